@@ -1,0 +1,230 @@
+/**
+ * Every error that the library throws: one class with a stable code, what was wrong, and what to do about it.
+ * The README lists each code with its remedy (a test compares the two lists).
+ */
+
+export type ErrorSeverity = "critical" | "error" | "warning" | "info";
+
+interface CodeFacts {
+  readonly retryable: boolean;
+  readonly severity: ErrorSeverity;
+  /** What a person should do; used where the thrower has nothing more precise to say. */
+  readonly remedy: string;
+}
+
+/** All codes. Append only: a code is part of the public contract. */
+export const ERROR_CODES = {
+  VALIDATION_FAILED: {
+    retryable: false,
+    severity: "error",
+    remedy: "Correct the value named in the message and send it again; nothing was stored.",
+  },
+  PAYLOAD_TOO_LARGE: {
+    retryable: false,
+    severity: "error",
+    remedy:
+      "Store the data elsewhere (file, object store, table) and send a reference to it (claim-check pattern), or raise maxMessageBytes.",
+  },
+  UNKNOWN_RECIPIENT: {
+    retryable: false,
+    severity: "error",
+    remedy: "Register the agent first, or check the spelling of its id with `agent-outbox agents ls`.",
+  },
+  UNKNOWN_MESSAGE: {
+    retryable: false,
+    severity: "error",
+    remedy: "Check the id; archived messages are purged after the retention period.",
+  },
+  UNKNOWN_TASK: {
+    retryable: false,
+    severity: "error",
+    remedy: "Check the task id with `agent-outbox tasks ls`.",
+  },
+  ALREADY_EXISTS: {
+    retryable: false,
+    severity: "error",
+    remedy: "Use another id, or update what exists.",
+  },
+  LEASE_LOST: {
+    retryable: false,
+    severity: "warning",
+    remedy:
+      "The lease passed and someone else may hold the message: stop working on it. Raise leaseMs or call extend() in time.",
+  },
+  MESSAGE_TIMEOUT: {
+    retryable: true,
+    severity: "error",
+    remedy: "Wait longer (timeoutMs), or find out with why() what keeps the answer.",
+  },
+  SERVICE_UNAVAILABLE: {
+    retryable: true,
+    severity: "critical",
+    remedy:
+      "Check that the database is running and reachable (`agent-outbox health`), then try again; a send with a messageId can be repeated safely.",
+  },
+  PERMISSION_DENIED: {
+    retryable: false,
+    severity: "critical",
+    remedy: "Give the database user the rights that DEPLOYMENT.md lists, or correct the credentials.",
+  },
+  RATE_LIMITED: {
+    retryable: true,
+    severity: "warning",
+    remedy: "Wait for the time in details.retryAfterMs, then try again.",
+  },
+  CIRCUIT_OPEN: {
+    retryable: true,
+    severity: "warning",
+    remedy: "The destination failed repeatedly; wait for the time in details.retryAfterMs.",
+  },
+  UNKNOWN_COMMAND: {
+    retryable: false,
+    severity: "error",
+    remedy: "Register a handler for the message type, or send one that the agent knows.",
+  },
+  SIGNATURE_INVALID: {
+    retryable: false,
+    severity: "critical",
+    remedy: "Do not process the message; check the keys of sender and receiver.",
+  },
+  FOREIGN_TRANSACTION: {
+    retryable: false,
+    severity: "error",
+    remedy:
+      "Pass a transaction of the database that holds the outbox tables, and one that is still open.",
+  },
+  NOT_MIGRATED: {
+    retryable: false,
+    severity: "critical",
+    remedy: "Run `npx agent-outbox migrate` against this database, or open it with { migrate: true }.",
+  },
+  NEWER_DATABASE: {
+    retryable: false,
+    severity: "critical",
+    remedy:
+      "A newer agent-outbox migrated this database: upgrade this one (`npm install agent-outbox@latest`).",
+  },
+  DRIVER_MISSING: {
+    retryable: false,
+    severity: "critical",
+    remedy: "Install the driver that the message names with npm.",
+  },
+  DATABASE_ERROR: {
+    retryable: false,
+    severity: "error",
+    remedy: "See the cause; `agent-outbox doctor` checks the installation.",
+  },
+  STORAGE_FULL: {
+    retryable: true,
+    severity: "critical",
+    remedy: "Free disk space for the database; what was committed is safe, what failed was not stored.",
+  },
+  CLOSED: {
+    retryable: false,
+    severity: "error",
+    remedy: "The outbox was closed; open it again before using it.",
+  },
+  INVALID_CONFIGURATION: {
+    retryable: false,
+    severity: "error",
+    remedy: "Correct the option or environment variable that the message names.",
+  },
+} as const satisfies Record<string, CodeFacts>;
+
+export type ErrorCode = keyof typeof ERROR_CODES;
+
+export interface ErrorOptions {
+  readonly cause?: unknown;
+  readonly details?: Readonly<Record<string, unknown>>;
+  /** Overrides the remedy of the code where the thrower knows better. */
+  readonly recoverySuggestion?: string;
+  readonly retryable?: boolean;
+}
+
+/** The base of all errors of this library; catch it, then switch on `code`. */
+export class AgentCommunicationError extends Error {
+  override readonly name: string = "AgentCommunicationError";
+  readonly code: ErrorCode;
+  readonly severity: ErrorSeverity;
+  /** True when the same call may succeed later without any change. */
+  readonly retryable: boolean;
+  readonly recoverySuggestion: string;
+  readonly details: Readonly<Record<string, unknown>>;
+
+  constructor(code: ErrorCode, message: string, options: ErrorOptions = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    const facts: CodeFacts = ERROR_CODES[code];
+    this.code = code;
+    this.severity = facts.severity;
+    this.retryable = options.retryable ?? facts.retryable;
+    this.recoverySuggestion = options.recoverySuggestion ?? facts.remedy;
+    this.details = options.details ?? {};
+  }
+
+  toJSON(): Record<string, unknown> {
+    return {
+      name: this.name,
+      code: this.code,
+      message: this.message,
+      severity: this.severity,
+      retryable: this.retryable,
+      recovery_suggestion: this.recoverySuggestion,
+      details: this.details,
+    };
+  }
+}
+
+/** A subclass whose instances always carry one code. */
+function errorOf(name: string, code: ErrorCode) {
+  return class extends AgentCommunicationError {
+    override readonly name = name;
+    constructor(message: string, options: ErrorOptions = {}) {
+      super(code, message, options);
+    }
+  };
+}
+
+export class ValidationFailed extends errorOf("ValidationFailed", "VALIDATION_FAILED") {}
+export class PayloadTooLarge extends errorOf("PayloadTooLarge", "PAYLOAD_TOO_LARGE") {}
+export class UnknownRecipient extends errorOf("UnknownRecipient", "UNKNOWN_RECIPIENT") {}
+export class AlreadyExists extends errorOf("AlreadyExists", "ALREADY_EXISTS") {}
+export class LeaseLost extends errorOf("LeaseLost", "LEASE_LOST") {}
+export class MessageTimeout extends errorOf("MessageTimeout", "MESSAGE_TIMEOUT") {}
+export class ServiceUnavailable extends errorOf("ServiceUnavailable", "SERVICE_UNAVAILABLE") {}
+export class PermissionDenied extends errorOf("PermissionDenied", "PERMISSION_DENIED") {}
+export class RateLimited extends errorOf("RateLimited", "RATE_LIMITED") {}
+export class CircuitOpen extends errorOf("CircuitOpen", "CIRCUIT_OPEN") {}
+export class UnknownCommandError extends errorOf("UnknownCommandError", "UNKNOWN_COMMAND") {}
+export class SignatureInvalid extends errorOf("SignatureInvalid", "SIGNATURE_INVALID") {}
+
+/** The founding protocols use both names for one thing. */
+export { MessageTimeout as TimeoutError };
+
+/** The plain form of anything thrown, for storage beside a message and for logs. */
+export interface ErrorRecord {
+  readonly code: string;
+  readonly message: string;
+  readonly stack?: string;
+}
+
+const MAX_MESSAGE = 4_000;
+const MAX_STACK = 8_000;
+
+export function errorRecord(thrown: unknown): ErrorRecord {
+  if (thrown instanceof Error) {
+    const code = (thrown as { code?: unknown }).code;
+    return {
+      code: typeof code === "string" && code !== "" ? code : thrown.name,
+      message: thrown.message.slice(0, MAX_MESSAGE),
+      ...(thrown.stack === undefined ? {} : { stack: thrown.stack.slice(0, MAX_STACK) }),
+    };
+  }
+  if (typeof thrown === "string") return { code: "Error", message: thrown.slice(0, MAX_MESSAGE) };
+  let text: string;
+  try {
+    text = JSON.stringify(thrown) ?? String(thrown);
+  } catch {
+    text = String(thrown);
+  }
+  return { code: "Error", message: text.slice(0, MAX_MESSAGE) };
+}

@@ -1,0 +1,123 @@
+/**
+ * What happened, told after it was committed. The queue, the registry and the supervisor hand these to the
+ * observers of the outbox; file logging, metrics and tracing are such observers and nothing more, so that
+ * taking them away changes no behaviour.
+ */
+
+/** The life of a message as the audit log tells it. */
+export type MessageEventName =
+  | "sent"
+  | "delivered"
+  | "received"
+  | "read"
+  | "processed"
+  | "retried"
+  | "released"
+  | "expired"
+  | "rejected"
+  | "cancelled"
+  | "dead_lettered"
+  | "replayed";
+
+export interface MessageEvent {
+  readonly type: "message";
+  readonly event: MessageEventName;
+  readonly messageId: string;
+  readonly fromAgent: string;
+  readonly toAgent: string;
+  readonly messageType: string;
+  /** Milliseconds since the epoch. */
+  readonly at: number;
+  readonly correlationId?: string | undefined;
+  readonly traceId?: string | undefined;
+  readonly taskId?: string | undefined;
+  readonly attempt?: number | undefined;
+  readonly reason?: string | undefined;
+  readonly durationMs?: number | undefined;
+}
+
+export interface AgentEvent {
+  readonly type: "agent";
+  /** For example `registered`, `deregistered`, `draining`, `status_change`, `lost`. */
+  readonly event: string;
+  readonly agentId: string;
+  readonly at: number;
+  readonly data: Readonly<Record<string, unknown>>;
+}
+
+export type TaskEventName =
+  | "submitted"
+  | "assigned"
+  | "reassigned"
+  | "progress"
+  | "completed"
+  | "failed"
+  | "cancelled"
+  | "rejected";
+
+export interface TaskEvent {
+  readonly type: "task";
+  readonly event: TaskEventName;
+  readonly taskId: string;
+  /** Null while no agent has the task. */
+  readonly agentId: string | null;
+  readonly at: number;
+  /** Ends carry `duration_ms` and `success`. */
+  readonly data: Readonly<Record<string, unknown>>;
+  readonly correlationId?: string | undefined;
+  readonly attempt?: number | undefined;
+}
+
+export interface MetricEvent {
+  readonly type: "metric";
+  readonly agentId: string;
+  readonly metric: string;
+  readonly value: number;
+  readonly unit: string;
+  readonly at: number;
+}
+
+export interface ErrorEvent {
+  readonly type: "error";
+  readonly agentId: string;
+  readonly errorType: string;
+  readonly errorMessage: string;
+  readonly at: number;
+  readonly data?: Readonly<Record<string, unknown>> | undefined;
+  readonly messageId?: string | undefined;
+  readonly taskId?: string | undefined;
+  readonly correlationId?: string | undefined;
+}
+
+export type OutboxEvent = MessageEvent | AgentEvent | TaskEvent | MetricEvent | ErrorEvent;
+
+/** Called with what was committed, in order. It must not block; what it throws is dropped. */
+export type Observer = (events: readonly OutboxEvent[]) => void;
+
+/** Hands events to every observer; one that throws disturbs neither the others nor the caller. */
+export class Observers {
+  readonly #observers = new Set<Observer>();
+
+  /** Adds an observer and returns the call that takes it away again. */
+  add(observer: Observer): () => void {
+    this.#observers.add(observer);
+    return () => {
+      this.#observers.delete(observer);
+    };
+  }
+
+  get active(): boolean {
+    return this.#observers.size > 0;
+  }
+
+  emit(events: readonly OutboxEvent[]): void {
+    if (events.length === 0) return;
+    for (const observer of this.#observers) {
+      try {
+        observer(events);
+      } catch {
+        // An observer is never allowed to fail what it observes (guarantee G12).
+      }
+    }
+  }
+}

@@ -1,0 +1,151 @@
+import type { Knex } from "knex";
+
+export type DialectName = "postgres" | "mssql" | "sqlite";
+
+/** A connection pool or one transaction; every statement runs in what it is given. */
+export type Db = Knex;
+
+/** A message as the send statement takes it: JSON columns as text, instants relative to the database's clock. */
+export interface NewMessage {
+  readonly message_id: string;
+  readonly from_agent: string;
+  readonly to_agent: string;
+  readonly message_type: string;
+  readonly original_type: string | null;
+  readonly kind: string;
+  readonly priority: number;
+  /** JSON text of an object or array. */
+  readonly content: string;
+  readonly headers: string | null;
+  readonly correlation_id: string | null;
+  readonly causation_id: string | null;
+  readonly reply_to: string | null;
+  readonly context_id: string | null;
+  readonly task_id: string | null;
+  readonly subject: string | null;
+  readonly ordering_key: string | null;
+  readonly dedupe_key: string | null;
+  readonly max_attempts: number;
+  /** Exactly one of delay and instant may be set; neither means at once. */
+  readonly delay_ms: number | null;
+  readonly available_at: number | null;
+  readonly ttl_ms: number | null;
+  readonly expires_at: number | null;
+}
+
+export interface DedupeKey {
+  readonly key: string;
+  readonly message_id: string;
+  readonly window_ms: number;
+}
+
+/** A message as a claim returns it. `doom` tells that it must not be handed out but buried. */
+export interface ClaimedRow {
+  readonly seq: number;
+  readonly message_id: string;
+  readonly from_agent: string;
+  readonly to_agent: string;
+  readonly message_type: string;
+  readonly original_type: string | null;
+  readonly kind: string;
+  readonly priority: number;
+  readonly content: unknown;
+  readonly headers: unknown;
+  readonly correlation_id: string | null;
+  readonly causation_id: string | null;
+  readonly reply_to: string | null;
+  readonly context_id: string | null;
+  readonly task_id: string | null;
+  readonly subject: string | null;
+  readonly created_at: number;
+  readonly expires_at: number | null;
+  readonly receipt: number;
+  readonly attempt: number;
+  readonly max_attempts: number;
+  /** The lease's end, by the database's clock. */
+  readonly visible_at: number;
+  readonly progress: unknown;
+  readonly redriven: number;
+  readonly doom: "expired" | "max_attempts" | null;
+}
+
+export interface ClaimRequest {
+  readonly agentId: string;
+  readonly limit: number;
+  readonly leaseMs: number;
+  readonly workerId: string;
+  /** Null: every type. */
+  readonly messageTypes: readonly string[] | null;
+}
+
+/** Names one claim: the row and the receipt that the claim gave. */
+export interface ClaimKey {
+  readonly seq: number;
+  readonly receipt: number;
+}
+
+export interface Release extends ClaimKey {
+  readonly delay_ms: number;
+  /** A deferred message gets its attempt back; a failed one does not. */
+  readonly keep_attempt: boolean;
+  /** JSON text, or null to leave the last error as it is. */
+  readonly error: string | null;
+}
+
+export interface Extension extends ClaimKey {
+  readonly lease_ms: number;
+  /** JSON text, or null to leave the progress as it is. */
+  readonly progress: string | null;
+}
+
+export interface Burial extends ClaimKey {
+  readonly reason: string;
+  /** JSON text, or null to keep the last error that was noted. */
+  readonly error: string | null;
+  readonly fingerprint: string;
+}
+
+export type DriverFault =
+  | "unique"
+  | "deadlock"
+  | "serialization"
+  | "busy"
+  | "connection"
+  | "missing_table"
+  | "permission"
+  | "disk_full"
+  | "other";
+
+/**
+ * What no two databases write alike. Each method is one statement or one short transaction; the texts are
+ * constants, one file per dialect, the same names in the same order. Not public: it changes with the library.
+ */
+export interface Dialect {
+  readonly name: DialectName;
+  /** SQL for the database's clock: milliseconds since the epoch, UTC. */
+  readonly now: string;
+
+  /** Stores messages in the order given. Keys were held before (`holdKeys`). */
+  insertMessages(db: Db, messages: readonly NewMessage[]): Promise<void>;
+  /** Takes dedupe keys; returns those already held, with the message that holds each. */
+  holdKeys(db: Db, keys: readonly DedupeKey[]): Promise<{ key: string; message_id: string }[]>;
+  /** Leases up to `limit` messages of a mailbox: highest priority first, then order of arrival. */
+  claim(db: Db, request: ClaimRequest): Promise<ClaimedRow[]>;
+  /** Ends messages as processed. Returns the `seq` of those whose receipt was valid; so do the next three. */
+  complete(db: Db, claims: readonly ClaimKey[], archive: boolean): Promise<number[]>;
+  /** Gives messages back, at once or after a delay. */
+  release(db: Db, releases: readonly Release[]): Promise<number[]>;
+  /** Makes leases longer, counted from now, and notes progress. */
+  extend(db: Db, extensions: readonly Extension[]): Promise<number[]>;
+  /** Moves messages to the dead letters. */
+  bury(db: Db, burials: readonly Burial[]): Promise<number[]>;
+  /** Moves up to `limit` expired messages that nobody holds to the dead letters. */
+  buryExpired(db: Db, limit: number): Promise<{ seq: number }[]>;
+
+  /** Makes the transaction wait for every other writer of the same lock until it ends. */
+  lock(trx: Db, name: string): Promise<void>;
+  /** The first statement of a transaction of our own. */
+  beginWrite(trx: Db): Promise<void>;
+  /** What a driver's error means. */
+  classify(error: unknown): DriverFault;
+}

@@ -1,0 +1,64 @@
+/** The columns that the live table, the archive and the dead letters share, in one order for all statements. */
+export const ENVELOPE = [
+  "message_id",
+  "from_agent",
+  "to_agent",
+  "message_type",
+  "original_type",
+  "kind",
+  "content",
+  "headers",
+  "correlation_id",
+  "causation_id",
+  "reply_to",
+  "context_id",
+  "task_id",
+  "subject",
+  "ordering_key",
+  "dedupe_key",
+  "created_at",
+  "expires_at",
+  "priority",
+] as const;
+
+/** Those of them that a sender gives as they are; the rest the statement computes. */
+export const GIVEN = ENVELOPE.filter(
+  (column) => column !== "created_at" && column !== "expires_at",
+);
+
+/** What a claim returns, besides the envelope. */
+export const CLAIMED = [
+  "seq",
+  "receipt",
+  "attempt",
+  "max_attempts",
+  "visible_at",
+  "progress",
+  "redriven",
+  "worker_id",
+] as const;
+
+export const DEAD = [
+  "worker_id",
+  "attempt",
+  "max_attempts",
+  "first_failed_at",
+  "redriven",
+] as const;
+
+/** `a, b` or, with a table, `t.a, t.b`. */
+export function list(columns: readonly string[], table?: string): string {
+  return columns.map((column) => (table === undefined ? column : `${table}.${column}`)).join(", ");
+}
+
+/**
+ * A doomed message is leased to the reason that ends it, so that a claimer which dies before it has buried the
+ * message leaves a lease like any other.
+ */
+export const DOOM_PREFIX = "!";
+
+export function doomOf(workerId: unknown): "expired" | "max_attempts" | null {
+  return typeof workerId === "string" && workerId.startsWith(DOOM_PREFIX)
+    ? (workerId.slice(1) as "expired" | "max_attempts")
+    : null;
+}

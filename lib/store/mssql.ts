@@ -1,0 +1,239 @@
+import type {
+  Burial,
+  ClaimKey,
+  ClaimRequest,
+  Db,
+  DedupeKey,
+  Dialect,
+  Extension,
+  NewMessage,
+  Release,
+} from "./dialect.ts";
+import { CLAIMED, DEAD, ENVELOPE, GIVEN, list } from "./envelope-columns.ts";
+import { faultOfMssql } from "./faults.ts";
+import { claimedRow, parseText, rowsAsJson, seqs } from "./rows.ts";
+import { int, query } from "./sql.ts";
+
+const NOW = "DATEDIFF_BIG(MILLISECOND, '1970-01-01', SYSUTCDATETIME())";
+
+/** Differs from PostgreSQL: the clock advances within a statement, so each batch reads it once. */
+const READ_CLOCK = `DECLARE @now bigint = ${NOW};`;
+
+const CLAIM_KEYS = "OPENJSON(:items) WITH (seq bigint '$.seq', receipt bigint '$.receipt') j";
+
+const PROMOTE = 500;
+
+/**
+ * READPAST walks past what another claimer holds; UPDLOCK keeps two from choosing one row; ROWLOCK because
+ * READPAST does not skip page locks; READCOMMITTEDLOCK because under read committed snapshot READPAST needs it.
+ */
+const CHOOSE = "WITH (UPDLOCK, READPAST, ROWLOCK, READCOMMITTEDLOCK)";
+
+export function mssql(prefix: string): Dialect {
+  const messages = `${prefix}messages`;
+  const archive = `${prefix}archive`;
+  const dead = `${prefix}dead_letters`;
+  const dedupe = `${prefix}dedupe`;
+  const mailboxes = `${prefix}mailboxes`;
+
+  // JSON documents are nested as JSON and taken out with AS JSON; content is always an object or an array,
+  // because AS JSON gives NULL for a bare scalar.
+  const INSERT = `
+    ${READ_CLOCK}
+    INSERT INTO ${messages} (${list(GIVEN)}, created_at, expires_at, state, visible_at, receipt, attempt, max_attempts, redriven)
+    SELECT ${list(GIVEN, "j")}, @now, COALESCE(j.expires_at, v.visible_at + j.ttl_ms),
+           CASE WHEN v.visible_at > @now THEN 1 ELSE 0 END, v.visible_at, 0, 0, j.max_attempts, 0
+    FROM OPENJSON(:items) WITH (
+      n int '$.n', message_id nvarchar(128) '$.message_id', from_agent nvarchar(128) '$.from_agent',
+      to_agent nvarchar(128) '$.to_agent', message_type nvarchar(128) '$.message_type',
+      original_type nvarchar(128) '$.original_type', kind nvarchar(16) '$.kind',
+      content nvarchar(max) '$.content' AS JSON, headers nvarchar(max) '$.headers' AS JSON,
+      correlation_id nvarchar(128) '$.correlation_id', causation_id nvarchar(128) '$.causation_id',
+      reply_to nvarchar(128) '$.reply_to', context_id nvarchar(128) '$.context_id', task_id nvarchar(128) '$.task_id',
+      subject nvarchar(max) '$.subject', ordering_key nvarchar(128) '$.ordering_key',
+      dedupe_key nvarchar(255) '$.dedupe_key', priority smallint '$.priority', max_attempts int '$.max_attempts',
+      delay_ms bigint '$.delay_ms', available_at bigint '$.available_at', ttl_ms bigint '$.ttl_ms',
+      expires_at bigint '$.expires_at') j
+    CROSS APPLY (SELECT COALESCE(j.available_at, @now + COALESCE(j.delay_ms, 0)) AS visible_at) v
+    ORDER BY j.n`;
+
+  // Differs from PostgreSQL: no ON CONFLICT. HOLDLOCK keeps the place of a missing key, so a second sender of
+  // it waits; keys come sorted, so that two batches take their locks in one order.
+  const HOLD = `
+    ${READ_CLOCK}
+    DECLARE @taken TABLE (dedupe_key nvarchar(400) COLLATE Latin1_General_100_BIN2);
+    UPDATE d SET message_id = j.message_id, expires_at = @now + j.window_ms
+    OUTPUT inserted.dedupe_key INTO @taken
+    FROM ${dedupe} d WITH (UPDLOCK, HOLDLOCK, ROWLOCK)
+    JOIN OPENJSON(:items) WITH (dedupe_key nvarchar(400) '$.key', message_id nvarchar(128) '$.message_id', window_ms bigint '$.window_ms') j
+      ON d.dedupe_key = j.dedupe_key COLLATE Latin1_General_100_BIN2
+    WHERE d.expires_at <= @now;
+    INSERT INTO ${dedupe} (dedupe_key, message_id, expires_at)
+    OUTPUT inserted.dedupe_key INTO @taken
+    SELECT j.dedupe_key, j.message_id, @now + j.window_ms
+    FROM OPENJSON(:items) WITH (dedupe_key nvarchar(400) '$.key', message_id nvarchar(128) '$.message_id', window_ms bigint '$.window_ms') j
+    WHERE NOT EXISTS (SELECT 1 FROM ${dedupe} d WITH (UPDLOCK, HOLDLOCK, ROWLOCK)
+                      WHERE d.dedupe_key = j.dedupe_key COLLATE Latin1_General_100_BIN2);
+    SELECT dedupe_key FROM @taken`;
+
+  const HELD = `
+    SELECT d.dedupe_key AS [key], d.message_id AS message_id FROM ${dedupe} d
+    JOIN OPENJSON(:keys) k ON d.dedupe_key = k.[value] COLLATE Latin1_General_100_BIN2`;
+
+  const LOOK_DUE = `SELECT TOP (1) 1 FROM ${messages} WHERE to_agent = :agent AND state = 1 AND visible_at <= @now`;
+
+  // Promotion and claim in one batch: one round trip, two statements.
+  const CLAIM = `
+    ${READ_CLOCK}
+    IF EXISTS (${LOOK_DUE})
+      UPDATE ${messages} SET state = 0 WHERE state = 1 AND seq IN (
+        SELECT TOP (${PROMOTE}) seq FROM ${messages} ${CHOOSE}
+        WHERE to_agent = :agent AND state = 1 AND visible_at <= @now ORDER BY visible_at);
+    UPDATE m SET
+      visible_at = @now + :lease,
+      receipt = m.receipt + 1,
+      attempt = m.attempt + CASE WHEN m.attempt < m.max_attempts AND (m.expires_at IS NULL OR m.expires_at > @now) THEN 1 ELSE 0 END,
+      worker_id = CASE WHEN m.expires_at <= @now THEN N'!expired'
+                       WHEN m.attempt >= m.max_attempts THEN N'!max_attempts'
+                       ELSE :worker END
+    OUTPUT ${list(ENVELOPE, "inserted")}, ${list(CLAIMED, "inserted")}
+    FROM ${messages} m WITH (ROWLOCK)
+    WHERE m.seq IN (
+      SELECT TOP (:limit) q.seq FROM ${messages} q ${CHOOSE}
+      WHERE q.to_agent = :agent AND q.state = 0 AND q.visible_at <= @now
+        AND (:types IS NULL OR q.message_type COLLATE Latin1_General_100_BIN2 IN (SELECT [value] COLLATE Latin1_General_100_BIN2 FROM OPENJSON(:types)))
+        AND NOT EXISTS (SELECT 1 FROM ${mailboxes} WHERE agent_id = :agent AND paused_at IS NOT NULL)
+      ORDER BY q.priority DESC, q.seq)
+      AND m.state = 0 AND m.visible_at <= @now`;
+
+  const VALID = "m.seq = j.seq AND m.receipt = j.receipt AND m.worker_id IS NOT NULL";
+
+  const COMPLETE = `
+    DELETE m OUTPUT deleted.seq FROM ${messages} m WITH (ROWLOCK) JOIN ${CLAIM_KEYS} ON ${VALID}`;
+
+  // Differs from PostgreSQL: the copy goes through a table variable, which OUTPUT can fill on every server.
+  const COMPLETE_AND_ARCHIVE = `
+    ${READ_CLOCK}
+    DELETE m
+    OUTPUT deleted.seq, ${list(ENVELOPE, "deleted")}, N'processed', deleted.worker_id, deleted.attempt, @now
+      INTO ${archive} (seq, ${list(ENVELOPE)}, outcome, worker_id, attempt, finished_at)
+    OUTPUT deleted.seq
+    FROM ${messages} m WITH (ROWLOCK) JOIN ${CLAIM_KEYS} ON ${VALID}`;
+
+  const RELEASE = `
+    ${READ_CLOCK}
+    UPDATE m SET
+      state = CASE WHEN j.delay_ms > 0 THEN 1 ELSE 0 END,
+      visible_at = @now + j.delay_ms,
+      worker_id = NULL,
+      receipt = m.receipt + 1,
+      attempt = m.attempt - CASE WHEN j.keep_attempt = 1 THEN 1 ELSE 0 END,
+      last_error = COALESCE(j.error, m.last_error),
+      first_failed_at = CASE WHEN j.error IS NULL THEN m.first_failed_at ELSE COALESCE(m.first_failed_at, @now) END
+    OUTPUT inserted.seq
+    FROM ${messages} m WITH (ROWLOCK)
+    JOIN OPENJSON(:items) WITH (seq bigint '$.seq', receipt bigint '$.receipt', delay_ms bigint '$.delay_ms',
+      keep_attempt bit '$.keep_attempt', error nvarchar(max) '$.error' AS JSON) j ON ${VALID}`;
+
+  const EXTEND = `
+    ${READ_CLOCK}
+    UPDATE m SET visible_at = @now + j.lease_ms, progress = COALESCE(j.progress, m.progress)
+    OUTPUT inserted.seq
+    FROM ${messages} m WITH (ROWLOCK)
+    JOIN OPENJSON(:items) WITH (seq bigint '$.seq', receipt bigint '$.receipt', lease_ms bigint '$.lease_ms',
+      progress nvarchar(max) '$.progress' AS JSON) j ON ${VALID}`;
+
+  const DEAD_COLUMNS = `seq, ${list(ENVELOPE)}, ${list(DEAD)}, reason, last_error, fingerprint, receipt, failed_at`;
+
+  const BURY = `
+    ${READ_CLOCK}
+    DELETE m
+    OUTPUT deleted.seq, ${list(ENVELOPE, "deleted")}, ${list(DEAD, "deleted")}, j.reason,
+           COALESCE(j.error, deleted.last_error), j.fingerprint, deleted.receipt + 1, @now
+      INTO ${dead} (${DEAD_COLUMNS})
+    OUTPUT deleted.seq
+    FROM ${messages} m WITH (ROWLOCK)
+    JOIN OPENJSON(:items) WITH (seq bigint '$.seq', receipt bigint '$.receipt', reason nvarchar(32) '$.reason',
+      error nvarchar(max) '$.error' AS JSON, fingerprint nvarchar(64) '$.fingerprint') j ON ${VALID}`;
+
+  const BURY_EXPIRED = `
+    ${READ_CLOCK}
+    DELETE m
+    OUTPUT deleted.seq, ${list(ENVELOPE, "deleted")}, ${list(DEAD, "deleted")}, N'expired', deleted.last_error,
+           N'expired', deleted.receipt + 1, @now
+      INTO ${dead} (${DEAD_COLUMNS})
+    OUTPUT deleted.seq
+    FROM ${messages} m WITH (ROWLOCK)
+    WHERE m.seq IN (
+      SELECT TOP (:limit) q.seq FROM ${messages} q ${CHOOSE}
+      WHERE q.expires_at IS NOT NULL AND q.expires_at <= @now AND (q.worker_id IS NULL OR q.visible_at <= @now)
+      ORDER BY q.expires_at)
+      AND m.expires_at <= @now AND (m.worker_id IS NULL OR m.visible_at <= @now)`;
+
+  return {
+    name: "mssql",
+    now: NOW,
+
+    async insertMessages(db: Db, rows: readonly NewMessage[]) {
+      await query(db, INSERT, { items: rowsAsJson(rows, ["content", "headers"]) });
+    },
+
+    async holdKeys(db: Db, keys: readonly DedupeKey[]) {
+      const sorted = [...keys].sort((a, b) => (a.key < b.key ? -1 : 1));
+      const taken = await query<{ dedupe_key: string }>(db, HOLD, { items: JSON.stringify(sorted) });
+      if (taken.length === keys.length) return [];
+      const ours = new Set(taken.map((row) => row.dedupe_key));
+      const others = keys.map(({ key }) => key).filter((key) => !ours.has(key));
+      return query(db, HELD, { keys: JSON.stringify(others) });
+    },
+
+    async claim(db: Db, request: ClaimRequest) {
+      const answer = await query(db, CLAIM, {
+        agent: request.agentId,
+        limit: request.limit,
+        lease: request.leaseMs,
+        worker: request.workerId,
+        types: request.messageTypes === null ? null : JSON.stringify(request.messageTypes),
+      });
+      return answer
+        .map((row) => claimedRow(row, parseText))
+        .sort((a, b) => b.priority - a.priority || a.seq - b.seq);
+    },
+
+    async complete(db: Db, claims: readonly ClaimKey[], keep: boolean) {
+      const text = keep ? COMPLETE_AND_ARCHIVE : COMPLETE;
+      return seqs(await query(db, text, { items: rowsAsJson(claims, []) }));
+    },
+
+    async release(db: Db, releases: readonly Release[]) {
+      return seqs(await query(db, RELEASE, { items: rowsAsJson(releases, ["error"]) }));
+    },
+
+    async extend(db: Db, extensions: readonly Extension[]) {
+      return seqs(await query(db, EXTEND, { items: rowsAsJson(extensions, ["progress"]) }));
+    },
+
+    async bury(db: Db, burials: readonly Burial[]) {
+      return seqs(await query(db, BURY, { items: rowsAsJson(burials, ["error"]) }));
+    },
+
+    async buryExpired(db: Db, limit: number) {
+      const gone = await query<{ seq: unknown }>(db, BURY_EXPIRED, { limit });
+      return gone.map(({ seq }) => ({ seq: int(seq) }));
+    },
+
+    async lock(trx: Db, name: string) {
+      await query(
+        trx,
+        "DECLARE @got int; EXEC @got = sp_getapplock @Resource = :name, @LockMode = 'Exclusive', @LockOwner = 'Transaction', @LockTimeout = 60000; IF @got < 0 THROW 51222, 'the lock was not had within 60 s', 1",
+        { name },
+      );
+    },
+
+    async beginWrite() {
+      // Locks are taken by the statements, as in PostgreSQL.
+    },
+
+    classify: faultOfMssql,
+  };
+}

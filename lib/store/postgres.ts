@@ -1,0 +1,223 @@
+import type {
+  Burial,
+  ClaimKey,
+  ClaimRequest,
+  Db,
+  DedupeKey,
+  Dialect,
+  Extension,
+  NewMessage,
+  Release,
+} from "./dialect.ts";
+import { CLAIMED, DEAD, ENVELOPE, GIVEN, list } from "./envelope-columns.ts";
+import { claimedRow, rowsAsJson, seqs } from "./rows.ts";
+import { int, query } from "./sql.ts";
+import { faultOfPostgres } from "./faults.ts";
+
+/**
+ * The clock once per statement: STABLE, so that an index can be searched with it, and it moves inside a
+ * caller's long transaction, which now() would not.
+ */
+const NOW = "CAST(floor(extract(epoch FROM statement_timestamp()) * 1000) AS bigint)";
+
+const CLAIM_KEYS = "jsonb_to_recordset(CAST(:items AS jsonb)) AS j(seq bigint, receipt bigint)";
+
+/** How many due messages one claim moves to the ready ones at most. */
+const PROMOTE = 500;
+
+export function postgres(prefix: string): Dialect {
+  const messages = `${prefix}messages`;
+  const archive = `${prefix}archive`;
+  const dead = `${prefix}dead_letters`;
+  const dedupe = `${prefix}dedupe`;
+  const mailboxes = `${prefix}mailboxes`;
+
+  const INSERT = `
+    INSERT INTO ${messages} (${list(GIVEN)}, created_at, expires_at, state, visible_at, receipt, attempt, max_attempts, redriven)
+    SELECT ${list(GIVEN, "j")}, t.now, coalesce(j.expires_at, v.visible_at + j.ttl_ms),
+           CASE WHEN v.visible_at > t.now THEN 1 ELSE 0 END, v.visible_at, 0, 0, j.max_attempts, 0
+    FROM (SELECT ${NOW} AS now) t
+    CROSS JOIN jsonb_to_recordset(CAST(:items AS jsonb)) AS j(
+      n int, message_id text, from_agent text, to_agent text, message_type text, original_type text, kind text,
+      content jsonb, headers jsonb, correlation_id text, causation_id text, reply_to text, context_id text,
+      task_id text, subject text, ordering_key text, dedupe_key text, priority smallint, max_attempts int,
+      delay_ms bigint, available_at bigint, ttl_ms bigint, expires_at bigint)
+    CROSS JOIN LATERAL (SELECT coalesce(j.available_at, t.now + coalesce(j.delay_ms, 0)) AS visible_at) v
+    ORDER BY j.n`;
+
+  // The conflict waits for the other sender's transaction to end, so two concurrent sends store one message.
+  const HOLD = `
+    INSERT INTO ${dedupe} AS d (dedupe_key, message_id, expires_at)
+    SELECT j.key, j.message_id, ${NOW} + j.window_ms
+    FROM jsonb_to_recordset(CAST(:items AS jsonb)) AS j(key text, message_id text, window_ms bigint)
+    ORDER BY j.key
+    ON CONFLICT (dedupe_key) DO UPDATE SET message_id = excluded.message_id, expires_at = excluded.expires_at
+      WHERE d.expires_at <= ${NOW}
+    RETURNING dedupe_key`;
+
+  const HELD = `
+    SELECT dedupe_key AS key, message_id FROM ${dedupe}
+    WHERE dedupe_key IN (SELECT jsonb_array_elements_text(CAST(:keys AS jsonb)))`;
+
+  // One statement claims and promotes: messages that fell due are candidates beside the ready ones, and those
+  // that the limit leaves out become ready. MATERIALIZED keeps the planner from running a LIMIT twice and so
+  // locking more than asked; the outer re-check names visible_at and not state, because a state = 0 there would
+  // offer the planner the ready index as the outer path, which it takes when its statistics are old.
+  const CLAIM = `
+    WITH t AS MATERIALIZED (SELECT ${NOW} AS now),
+    ready AS MATERIALIZED (
+      SELECT seq, priority FROM ${messages}
+      WHERE to_agent = :agent AND state = 0 AND visible_at <= (SELECT now FROM t)
+        AND (CAST(:types AS text) IS NULL OR message_type IN (SELECT jsonb_array_elements_text(CAST(:types AS jsonb))))
+        AND NOT EXISTS (SELECT 1 FROM ${mailboxes} WHERE agent_id = :agent AND paused_at IS NOT NULL)
+      ORDER BY priority DESC, seq LIMIT :limit FOR UPDATE SKIP LOCKED),
+    due AS MATERIALIZED (
+      SELECT seq, priority, message_type FROM ${messages}
+      WHERE to_agent = :agent AND state = 1 AND visible_at <= (SELECT now FROM t)
+      ORDER BY visible_at LIMIT ${PROMOTE} FOR UPDATE SKIP LOCKED),
+    candidates AS (
+      SELECT seq, priority FROM ready
+      UNION ALL
+      SELECT seq, priority FROM due
+      WHERE (CAST(:types AS text) IS NULL OR message_type IN (SELECT jsonb_array_elements_text(CAST(:types AS jsonb))))
+        AND NOT EXISTS (SELECT 1 FROM ${mailboxes} WHERE agent_id = :agent AND paused_at IS NOT NULL)),
+    picked AS MATERIALIZED (SELECT seq FROM candidates ORDER BY priority DESC, seq LIMIT :limit),
+    touched AS MATERIALIZED (
+      SELECT seq, true AS taken FROM picked
+      UNION ALL
+      SELECT seq, false FROM due WHERE seq NOT IN (SELECT seq FROM picked))
+    UPDATE ${messages} m SET
+      state = 0,
+      visible_at = CASE WHEN c.taken THEN (SELECT now FROM t) + :lease ELSE m.visible_at END,
+      receipt = m.receipt + CASE WHEN c.taken THEN 1 ELSE 0 END,
+      attempt = m.attempt + CASE WHEN c.taken AND m.attempt < m.max_attempts
+                                  AND (m.expires_at IS NULL OR m.expires_at > (SELECT now FROM t)) THEN 1 ELSE 0 END,
+      worker_id = CASE WHEN NOT c.taken THEN m.worker_id
+                       WHEN m.expires_at <= (SELECT now FROM t) THEN '!expired'
+                       WHEN m.attempt >= m.max_attempts THEN '!max_attempts'
+                       ELSE :worker END
+    FROM touched c
+    WHERE m.seq = c.seq AND m.visible_at <= (SELECT now FROM t)
+    RETURNING c.taken, ${list(ENVELOPE, "m")}, ${list(CLAIMED, "m")}`;
+
+  const COMPLETE = `
+    DELETE FROM ${messages} m USING ${CLAIM_KEYS}
+    WHERE m.seq = j.seq AND m.receipt = j.receipt AND m.worker_id IS NOT NULL
+    RETURNING m.seq`;
+
+  const COMPLETE_AND_ARCHIVE = `
+    WITH done AS (
+      DELETE FROM ${messages} m USING ${CLAIM_KEYS}
+      WHERE m.seq = j.seq AND m.receipt = j.receipt AND m.worker_id IS NOT NULL
+      RETURNING m.*)
+    INSERT INTO ${archive} (seq, ${list(ENVELOPE)}, outcome, worker_id, attempt, finished_at)
+    SELECT seq, ${list(ENVELOPE)}, 'processed', worker_id, attempt, ${NOW} FROM done
+    RETURNING seq`;
+
+  const RELEASE = `
+    UPDATE ${messages} m SET
+      state = CASE WHEN j.delay_ms > 0 THEN 1 ELSE 0 END,
+      visible_at = ${NOW} + j.delay_ms,
+      worker_id = NULL,
+      receipt = m.receipt + 1,
+      attempt = m.attempt - CASE WHEN j.keep_attempt THEN 1 ELSE 0 END,
+      last_error = coalesce(j.error, m.last_error),
+      first_failed_at = CASE WHEN j.error IS NULL THEN m.first_failed_at ELSE coalesce(m.first_failed_at, ${NOW}) END
+    FROM jsonb_to_recordset(CAST(:items AS jsonb))
+      AS j(seq bigint, receipt bigint, delay_ms bigint, keep_attempt boolean, error jsonb)
+    WHERE m.seq = j.seq AND m.receipt = j.receipt AND m.worker_id IS NOT NULL
+    RETURNING m.seq`;
+
+  const EXTEND = `
+    UPDATE ${messages} m SET visible_at = ${NOW} + j.lease_ms, progress = coalesce(j.progress, m.progress)
+    FROM jsonb_to_recordset(CAST(:items AS jsonb)) AS j(seq bigint, receipt bigint, lease_ms bigint, progress jsonb)
+    WHERE m.seq = j.seq AND m.receipt = j.receipt AND m.worker_id IS NOT NULL
+    RETURNING m.seq`;
+
+  const BURY = `
+    WITH gone AS (
+      DELETE FROM ${messages} m
+      USING jsonb_to_recordset(CAST(:items AS jsonb))
+        AS j(seq bigint, receipt bigint, reason text, error jsonb, fingerprint text)
+      WHERE m.seq = j.seq AND m.receipt = j.receipt AND m.worker_id IS NOT NULL
+      RETURNING m.*, j.reason, j.error, j.fingerprint)
+    INSERT INTO ${dead} (seq, ${list(ENVELOPE)}, ${list(DEAD)}, reason, last_error, fingerprint, receipt, failed_at)
+    SELECT seq, ${list(ENVELOPE)}, ${list(DEAD)}, reason, coalesce(error, last_error), fingerprint, receipt + 1, ${NOW}
+    FROM gone
+    RETURNING seq`;
+
+  const BURY_EXPIRED = `
+    WITH gone AS (
+      DELETE FROM ${messages} WHERE seq IN (
+        SELECT seq FROM ${messages}
+        WHERE expires_at <= ${NOW} AND (worker_id IS NULL OR visible_at <= ${NOW})
+        ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED)
+      RETURNING *)
+    INSERT INTO ${dead} (seq, ${list(ENVELOPE)}, ${list(DEAD)}, reason, last_error, fingerprint, receipt, failed_at)
+    SELECT seq, ${list(ENVELOPE)}, ${list(DEAD)}, 'expired', last_error, 'expired', receipt + 1, ${NOW}
+    FROM gone
+    RETURNING seq`;
+
+  return {
+    name: "postgres",
+    now: NOW,
+
+    async insertMessages(db: Db, rows: readonly NewMessage[]) {
+      await query(db, INSERT, { items: rowsAsJson(rows, ["content", "headers"]) });
+    },
+
+    async holdKeys(db: Db, keys: readonly DedupeKey[]) {
+      const taken = await query<{ dedupe_key: string }>(db, HOLD, { items: JSON.stringify(keys) });
+      if (taken.length === keys.length) return [];
+      const ours = new Set(taken.map((row) => row.dedupe_key));
+      const others = keys.map(({ key }) => key).filter((key) => !ours.has(key));
+      return query(db, HELD, { keys: JSON.stringify(others) });
+    },
+
+    async claim(db: Db, request: ClaimRequest) {
+      const answer = await query(db, CLAIM, {
+        agent: request.agentId,
+        limit: request.limit,
+        lease: request.leaseMs,
+        worker: request.workerId,
+        types: request.messageTypes === null ? null : JSON.stringify(request.messageTypes),
+      });
+      return answer
+        .filter((row) => row.taken === true)
+        .map((row) => claimedRow(row, (json) => json))
+        .sort((a, b) => b.priority - a.priority || a.seq - b.seq);
+    },
+
+    async complete(db: Db, claims: readonly ClaimKey[], keep: boolean) {
+      const text = keep ? COMPLETE_AND_ARCHIVE : COMPLETE;
+      return seqs(await query(db, text, { items: rowsAsJson(claims, []) }));
+    },
+
+    async release(db: Db, releases: readonly Release[]) {
+      return seqs(await query(db, RELEASE, { items: rowsAsJson(releases, ["error"]) }));
+    },
+
+    async extend(db: Db, extensions: readonly Extension[]) {
+      return seqs(await query(db, EXTEND, { items: rowsAsJson(extensions, ["progress"]) }));
+    },
+
+    async bury(db: Db, burials: readonly Burial[]) {
+      return seqs(await query(db, BURY, { items: rowsAsJson(burials, ["error"]) }));
+    },
+
+    async buryExpired(db: Db, limit: number) {
+      const gone = await query<{ seq: unknown }>(db, BURY_EXPIRED, { limit });
+      return gone.map(({ seq }) => ({ seq: int(seq) }));
+    },
+
+    async lock(trx: Db, name: string) {
+      await query(trx, "SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))", { name });
+    },
+
+    async beginWrite() {
+      // BEGIN is enough: a statement of PostgreSQL takes the locks it needs when it runs.
+    },
+
+    classify: faultOfPostgres,
+  };
+}

@@ -1,0 +1,63 @@
+import type { ClaimedRow } from "./dialect.ts";
+import { doomOf } from "./envelope-columns.ts";
+import { int, intOrNull, type Row } from "./sql.ts";
+
+/**
+ * A batch as one JSON parameter. Columns named in `raw` hold JSON text already and are put in as they are:
+ * parsing them only to write them again would be the dearest part of a send.
+ */
+export function rowsAsJson(items: readonly object[], raw: readonly string[]): string {
+  const texts = items.map((item, n) => {
+    const fields = [`"n":${n}`];
+    for (const [key, value] of Object.entries(item) as [string, unknown][]) {
+      if (value === null || value === undefined) continue;
+      fields.push(`"${key}":${raw.includes(key) ? (value as string) : JSON.stringify(value)}`);
+    }
+    return `{${fields.join(",")}}`;
+  });
+  return `[${texts.join(",")}]`;
+}
+
+/** Text columns come back parsed from PostgreSQL's jsonb and as text from the other two. */
+export type ParseJson = (value: unknown) => unknown;
+
+export const parseText: ParseJson = (value) =>
+  typeof value === "string" ? JSON.parse(value) : (value ?? null);
+
+export function text(value: unknown): string | null {
+  return value === null || value === undefined ? null : String(value);
+}
+
+export function claimedRow(row: Row, parse: ParseJson): ClaimedRow {
+  return {
+    seq: int(row.seq),
+    message_id: String(row.message_id),
+    from_agent: String(row.from_agent),
+    to_agent: String(row.to_agent),
+    message_type: String(row.message_type),
+    original_type: text(row.original_type),
+    kind: String(row.kind),
+    priority: int(row.priority),
+    content: parse(row.content),
+    headers: parse(row.headers),
+    correlation_id: text(row.correlation_id),
+    causation_id: text(row.causation_id),
+    reply_to: text(row.reply_to),
+    context_id: text(row.context_id),
+    task_id: text(row.task_id),
+    subject: text(row.subject),
+    created_at: int(row.created_at),
+    expires_at: intOrNull(row.expires_at),
+    receipt: int(row.receipt),
+    attempt: int(row.attempt),
+    max_attempts: int(row.max_attempts),
+    visible_at: int(row.visible_at),
+    progress: parse(row.progress),
+    redriven: int(row.redriven),
+    doom: doomOf(row.worker_id),
+  };
+}
+
+export function seqs(rows: readonly Row[]): number[] {
+  return rows.map((row) => int(row.seq));
+}

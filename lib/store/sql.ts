@@ -1,0 +1,121 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Knex } from "knex";
+import { AgentCommunicationError, PermissionDenied, ServiceUnavailable } from "../errors.ts";
+import type { Db, Dialect, DriverFault } from "./dialect.ts";
+
+export type Row = Record<string, unknown>;
+export type Bindings = Record<string, string | number | boolean | null>;
+
+/**
+ * Runs one constant statement with named bindings and returns its rows, whatever shape the driver gives.
+ * knex leaves an unknown `:name` in the text, where only the database would object: the names are compared here.
+ * Casts are written CAST(x AS type): knex would take the name out of `::type`.
+ */
+export async function query<R = Row>(db: Db, text: string, bindings: Bindings = {}): Promise<R[]> {
+  for (const [, name] of text.matchAll(/(?<![:\w]):([a-z_]+)\b/g)) {
+    if (name !== undefined && !(name in bindings)) {
+      throw new Error(`the statement names :${name}, which is not bound`);
+    }
+  }
+  return rows<R>(await db.raw(text, bindings));
+}
+
+/** node-postgres answers `{ rows }`; sqlite3 and tedious, through knex, an array. */
+export function rows<R = Row>(answer: unknown): R[] {
+  if (Array.isArray(answer)) return answer as R[];
+  const inner = (answer as { rows?: unknown } | undefined)?.rows;
+  return Array.isArray(inner) ? (inner as R[]) : [];
+}
+
+/** BIGINT arrives as text from PostgreSQL and SQL Server. All of ours are below 2^53. */
+export function int(value: unknown): number {
+  return typeof value === "number" ? value : Number(value);
+}
+
+export function intOrNull(value: unknown): number | null {
+  return value === null || value === undefined ? null : int(value);
+}
+
+export function isTransaction(db: Db): db is Knex.Transaction {
+  return (db as { isTransaction?: boolean }).isTransaction === true;
+}
+
+const RETRIED: readonly DriverFault[] = ["deadlock", "serialization", "busy"];
+const MOST_TRIES = 6;
+
+/**
+ * Runs statements that must happen together. In a caller's transaction they join it and are never retried (the
+ * caller's earlier statements could not be repeated); in one of our own, deadlocks, serialization failures and
+ * a locked SQLite file are tried again a few times, after a random pause that grows.
+ */
+export async function transaction<T>(
+  dialect: Dialect,
+  db: Db,
+  run: (trx: Db) => Promise<T>,
+): Promise<T> {
+  if (isTransaction(db)) return run(db);
+  return retried(dialect, () =>
+    db.transaction(async (trx) => {
+      await dialect.beginWrite(trx);
+      return run(trx);
+    }),
+  );
+}
+
+/** A single statement outside any transaction, tried again like a transaction of our own. */
+export async function retried<T>(dialect: Dialect, run: () => Promise<T>): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await run();
+    } catch (error) {
+      if (attempt >= MOST_TRIES || !RETRIED.includes(dialect.classify(error))) throw error;
+      await sleep(Math.random() * 10 * 2 ** attempt);
+    }
+  }
+}
+
+/** A driver's error as one of ours, with the driver's as its cause. Errors of ours pass as they are. */
+export function translate(dialect: Dialect, error: unknown): unknown {
+  if (error instanceof AgentCommunicationError || !(error instanceof Error)) return error;
+  const options = { cause: error };
+  switch (dialect.classify(error)) {
+    case "connection":
+    case "busy":
+      return new ServiceUnavailable(`the database did not answer: ${error.message}`, options);
+    case "deadlock":
+    case "serialization":
+      return new ServiceUnavailable(`the database gave up a conflict: ${error.message}`, options);
+    case "permission":
+      return new PermissionDenied(`the database refused: ${error.message}`, options);
+    case "disk_full":
+      return new AgentCommunicationError(
+        "STORAGE_FULL",
+        `the database has no room: ${error.message}`,
+        options,
+      );
+    case "missing_table":
+      return new AgentCommunicationError(
+        "NOT_MIGRATED",
+        "the tables of agent-outbox are not in this database",
+        options,
+      );
+    default:
+      // A programming error (TypeError and the like) is not the database's: leave it as it is.
+      return isDriverError(error)
+        ? new AgentCommunicationError("DATABASE_ERROR", error.message, options)
+        : error;
+  }
+}
+
+function isDriverError(error: Error): boolean {
+  return "code" in error || "errno" in error || "number" in error || "severity" in error;
+}
+
+/** Runs a store call and translates what the driver throws. */
+export async function translated<T>(dialect: Dialect, run: () => Promise<T>): Promise<T> {
+  try {
+    return await run();
+  } catch (error) {
+    throw translate(dialect, error);
+  }
+}

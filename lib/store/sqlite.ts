@@ -1,0 +1,224 @@
+import type {
+  Burial,
+  ClaimKey,
+  ClaimRequest,
+  Db,
+  DedupeKey,
+  Dialect,
+  Extension,
+  NewMessage,
+  Release,
+} from "./dialect.ts";
+import { CLAIMED, DEAD, ENVELOPE, GIVEN, list } from "./envelope-columns.ts";
+import { faultOfSqlite } from "./faults.ts";
+import { claimedRow, parseText, rowsAsJson, seqs } from "./rows.ts";
+import { int, query, transaction } from "./sql.ts";
+
+/** Differs from PostgreSQL: fixed within one statement by SQLite itself. */
+const NOW = "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)";
+
+const CLAIM_KEYS =
+  "(SELECT value ->> '$.seq' AS seq, value ->> '$.receipt' AS receipt FROM json_each(:items)) j";
+
+const PROMOTE = 500;
+
+export function sqlite(prefix: string): Dialect {
+  const messages = `${prefix}messages`;
+  const archive = `${prefix}archive`;
+  const dead = `${prefix}dead_letters`;
+  const dedupe = `${prefix}dedupe`;
+  const mailboxes = `${prefix}mailboxes`;
+
+  const given = GIVEN.map((column) => `value ->> '$.${column}'`).join(", ");
+  const INSERT = `
+    INSERT INTO ${messages} (${list(GIVEN)}, created_at, expires_at, state, visible_at, receipt, attempt, max_attempts, redriven)
+    SELECT ${given}, now, coalesce(value ->> '$.expires_at', visible_at + (value ->> '$.ttl_ms')),
+           CASE WHEN visible_at > now THEN 1 ELSE 0 END, visible_at, 0, 0, value ->> '$.max_attempts', 0
+    FROM (SELECT key, value, ${NOW} AS now,
+                 coalesce(value ->> '$.available_at', ${NOW} + coalesce(value ->> '$.delay_ms', 0)) AS visible_at
+          FROM json_each(:items))
+    ORDER BY key`;
+
+  const HOLD = `
+    INSERT INTO ${dedupe} AS d (dedupe_key, message_id, expires_at)
+    SELECT value ->> '$.key', value ->> '$.message_id', ${NOW} + (value ->> '$.window_ms')
+    FROM json_each(:items) WHERE true
+    ON CONFLICT (dedupe_key) DO UPDATE SET message_id = excluded.message_id, expires_at = excluded.expires_at
+      WHERE d.expires_at <= ${NOW}
+    RETURNING dedupe_key`;
+
+  const HELD = `
+    SELECT dedupe_key AS key, message_id FROM ${dedupe}
+    WHERE dedupe_key IN (SELECT value FROM json_each(:keys))`;
+
+  // Differs from PostgreSQL: a look before the claim, because an UPDATE takes the one write lock even when it
+  // finds nothing, and idle pollers would keep it busy. Then promotion and claim as two statements; each is
+  // atomic by itself, and a message promoted and not claimed is simply ready.
+  const LOOK = `
+    SELECT EXISTS (SELECT 1 FROM ${messages} WHERE to_agent = :agent AND state = 0 AND visible_at <= ${NOW}) AS ready,
+           EXISTS (SELECT 1 FROM ${messages} WHERE to_agent = :agent AND state = 1 AND visible_at <= ${NOW}) AS due`;
+
+  const PROMOTE_DUE = `
+    UPDATE ${messages} SET state = 0 WHERE seq IN (
+      SELECT seq FROM ${messages} WHERE to_agent = :agent AND state = 1 AND visible_at <= ${NOW}
+      ORDER BY visible_at LIMIT ${PROMOTE})`;
+
+  const CLAIM = `
+    UPDATE ${messages} SET
+      visible_at = ${NOW} + :lease,
+      receipt = receipt + 1,
+      attempt = attempt + CASE WHEN attempt < max_attempts AND (expires_at IS NULL OR expires_at > ${NOW}) THEN 1 ELSE 0 END,
+      worker_id = CASE WHEN expires_at <= ${NOW} THEN '!expired'
+                       WHEN attempt >= max_attempts THEN '!max_attempts'
+                       ELSE :worker END
+    WHERE seq IN (
+      SELECT seq FROM ${messages}
+      WHERE to_agent = :agent AND state = 0 AND visible_at <= ${NOW}
+        AND (:types IS NULL OR message_type IN (SELECT value FROM json_each(:types)))
+        AND NOT EXISTS (SELECT 1 FROM ${mailboxes} WHERE agent_id = :agent AND paused_at IS NOT NULL)
+      ORDER BY priority DESC, seq LIMIT :limit)
+    RETURNING ${list(ENVELOPE)}, ${list(CLAIMED)}`;
+
+  // Differs from PostgreSQL: no writing CTE, so what a statement there returns is copied first and deleted then,
+  // inside one transaction.
+  const VALID = `m.seq = j.seq AND m.receipt = j.receipt AND m.worker_id IS NOT NULL`;
+
+  const ARCHIVE = `
+    INSERT INTO ${archive} (seq, ${list(ENVELOPE)}, outcome, worker_id, attempt, finished_at)
+    SELECT m.seq, ${list(ENVELOPE, "m")}, 'processed', m.worker_id, m.attempt, ${NOW}
+    FROM ${CLAIM_KEYS} CROSS JOIN ${messages} m WHERE ${VALID}`;
+
+  const COMPLETE = `
+    DELETE FROM ${messages} WHERE seq IN (
+      SELECT m.seq FROM ${CLAIM_KEYS} CROSS JOIN ${messages} m WHERE ${VALID})
+    RETURNING seq`;
+
+  const RELEASE = `
+    UPDATE ${messages} AS m SET
+      state = CASE WHEN j.delay_ms > 0 THEN 1 ELSE 0 END,
+      visible_at = ${NOW} + j.delay_ms,
+      worker_id = NULL,
+      receipt = m.receipt + 1,
+      attempt = m.attempt - CASE WHEN j.keep_attempt THEN 1 ELSE 0 END,
+      last_error = coalesce(j.error, m.last_error),
+      first_failed_at = CASE WHEN j.error IS NULL THEN m.first_failed_at ELSE coalesce(m.first_failed_at, ${NOW}) END
+    FROM (SELECT value ->> '$.seq' AS seq, value ->> '$.receipt' AS receipt, value ->> '$.delay_ms' AS delay_ms,
+                 value ->> '$.keep_attempt' AS keep_attempt, value ->> '$.error' AS error
+          FROM json_each(:items)) j
+    WHERE ${VALID}
+    RETURNING seq`;
+
+  const EXTEND = `
+    UPDATE ${messages} AS m SET visible_at = ${NOW} + j.lease_ms, progress = coalesce(j.progress, m.progress)
+    FROM (SELECT value ->> '$.seq' AS seq, value ->> '$.receipt' AS receipt, value ->> '$.lease_ms' AS lease_ms,
+                 value -> '$.progress' AS progress
+          FROM json_each(:items)) j
+    WHERE ${VALID}
+    RETURNING seq`;
+
+  const BURY = `
+    INSERT INTO ${dead} (seq, ${list(ENVELOPE)}, ${list(DEAD)}, reason, last_error, fingerprint, receipt, failed_at)
+    SELECT m.seq, ${list(ENVELOPE, "m")}, ${list(DEAD, "m")}, j.reason, coalesce(j.error, m.last_error), j.fingerprint,
+           m.receipt + 1, ${NOW}
+    FROM (SELECT value ->> '$.seq' AS seq, value ->> '$.receipt' AS receipt, value ->> '$.reason' AS reason,
+                 value ->> '$.error' AS error, value ->> '$.fingerprint' AS fingerprint
+          FROM json_each(:items)) j
+    CROSS JOIN ${messages} m WHERE ${VALID}
+    RETURNING seq`;
+
+  const EXPIRED = `
+    FROM ${messages} WHERE expires_at <= ${NOW} AND (worker_id IS NULL OR visible_at <= ${NOW})
+    ORDER BY expires_at LIMIT :limit`;
+
+  const BURY_EXPIRED = `
+    INSERT INTO ${dead} (seq, ${list(ENVELOPE)}, ${list(DEAD)}, reason, last_error, fingerprint, receipt, failed_at)
+    SELECT seq, ${list(ENVELOPE)}, ${list(DEAD)}, 'expired', last_error, 'expired', receipt + 1, ${NOW}
+    ${EXPIRED}
+    RETURNING seq`;
+
+  const DELETE_SEQS = `DELETE FROM ${messages} WHERE seq IN (SELECT value FROM json_each(:seqs))`;
+  const LOOK_EXPIRED = `SELECT EXISTS (SELECT 1 FROM ${messages} WHERE expires_at <= ${NOW}) AS found`;
+
+  const dialect: Dialect = {
+    name: "sqlite",
+    now: NOW,
+
+    async insertMessages(db: Db, rows: readonly NewMessage[]) {
+      // JSON columns travel as strings, so that the stored text is the sender's to the letter.
+      await query(db, INSERT, { items: JSON.stringify(rows) });
+    },
+
+    async holdKeys(db: Db, keys: readonly DedupeKey[]) {
+      const taken = await query<{ dedupe_key: string }>(db, HOLD, { items: JSON.stringify(keys) });
+      if (taken.length === keys.length) return [];
+      const ours = new Set(taken.map((row) => row.dedupe_key));
+      const others = keys.map(({ key }) => key).filter((key) => !ours.has(key));
+      return query(db, HELD, { keys: JSON.stringify(others) });
+    },
+
+    async claim(db: Db, request: ClaimRequest) {
+      const agent = request.agentId;
+      const [look] = await query(db, LOOK, { agent });
+      if (!look?.ready && !look?.due) return [];
+      if (look.due) await query(db, PROMOTE_DUE, { agent });
+      const answer = await query(db, CLAIM, {
+        agent,
+        limit: request.limit,
+        lease: request.leaseMs,
+        worker: request.workerId,
+        types: request.messageTypes === null ? null : JSON.stringify(request.messageTypes),
+      });
+      return answer
+        .map((row) => claimedRow(row, parseText))
+        .sort((a, b) => b.priority - a.priority || a.seq - b.seq);
+    },
+
+    async complete(db: Db, claims: readonly ClaimKey[], keep: boolean) {
+      const items = rowsAsJson(claims, []);
+      if (!keep) return seqs(await query(db, COMPLETE, { items }));
+      return transaction(dialect, db, async (trx) => {
+        await query(trx, ARCHIVE, { items });
+        return seqs(await query(trx, COMPLETE, { items }));
+      });
+    },
+
+    async release(db: Db, releases: readonly Release[]) {
+      return seqs(await query(db, RELEASE, { items: JSON.stringify(releases) }));
+    },
+
+    async extend(db: Db, extensions: readonly Extension[]) {
+      return seqs(await query(db, EXTEND, { items: rowsAsJson(extensions, ["progress"]) }));
+    },
+
+    async bury(db: Db, burials: readonly Burial[]) {
+      return transaction(dialect, db, async (trx) => {
+        const buried = seqs(await query(trx, BURY, { items: JSON.stringify(burials) }));
+        await query(trx, DELETE_SEQS, { seqs: JSON.stringify(buried) });
+        return buried;
+      });
+    },
+
+    async buryExpired(db: Db, limit: number) {
+      const [look] = await query(db, LOOK_EXPIRED);
+      if (!look?.found) return [];
+      return transaction(dialect, db, async (trx) => {
+        const gone = seqs(await query(trx, BURY_EXPIRED, { limit }));
+        await query(trx, DELETE_SEQS, { seqs: JSON.stringify(gone) });
+        return gone.map((seq) => ({ seq: int(seq) }));
+      });
+    },
+
+    async lock() {
+      // Differs from PostgreSQL: beginWrite holds the file's only write lock already.
+    },
+
+    async beginWrite(trx: Db) {
+      // knex begins DEFERRED: a transaction that reads and then writes would fail at once, without any waiting,
+      // when another process wrote in between. A write that changes nothing takes the write lock first.
+      await query(trx, "DELETE FROM sqlite_sequence WHERE 0");
+    },
+
+    classify: faultOfSqlite,
+  };
+  return dialect;
+}

@@ -1,0 +1,50 @@
+import type { Knex } from "knex";
+import * as messages from "./001_messages.ts";
+import * as agents from "./002_agents.ts";
+import * as tasks from "./003_tasks.ts";
+import type { MigrationContext } from "./columns.ts";
+
+export type { MigrationContext } from "./columns.ts";
+
+export interface Migration {
+  /** Recorded in the database, without a file extension: the same in development (.ts) and production (.js). */
+  readonly name: string;
+  up(schema: Knex.SchemaBuilder, context: MigrationContext): Knex.SchemaBuilder;
+  down(schema: Knex.SchemaBuilder, context: MigrationContext): Knex.SchemaBuilder;
+}
+
+/** In order, append only. A migration is never edited after it was released. */
+export const migrations: readonly Migration[] = [
+  { name: "001_messages", ...messages },
+  { name: "002_agents", ...agents },
+  { name: "003_tasks", ...tasks },
+];
+
+export const DEFAULT_PREFIX = "outbox_";
+
+export function migrationContext(
+  dialect: MigrationContext["dialect"],
+  prefix: string = DEFAULT_PREFIX,
+): MigrationContext {
+  return { dialect, name: (base) => `${prefix}${base}` };
+}
+
+/** The same list for knex's own migrator (`npx knex migrate:latest`). */
+export function migrationSource(
+  dialect: MigrationContext["dialect"],
+  prefix: string = DEFAULT_PREFIX,
+): Knex.MigrationSource<Migration> {
+  const context = migrationContext(dialect, prefix);
+  return {
+    getMigrations: async () => [...migrations],
+    getMigrationName: (migration) => migration.name,
+    getMigration: async (migration) => ({
+      up: async (knex: Knex) => {
+        await migration.up(knex.schema, context);
+      },
+      down: async (knex: Knex) => {
+        await migration.down(knex.schema, context);
+      },
+    }),
+  };
+}
