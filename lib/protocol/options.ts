@@ -1,0 +1,90 @@
+import { z } from "zod";
+import { type RetryPolicyInput, retryPolicySchema } from "./retry.ts";
+import { durationMs, id, instant, plainText, positiveInt } from "./validate.ts";
+
+/** The options of every public call of the queue: strict, with defaults, checked once at the door. */
+
+const DAY_MS = 86_400_000;
+
+export const queueOptionsSchema = z.strictObject({
+  /** What the table names begin with. Default "outbox_". */
+  prefix: z.string().default("outbox_"),
+  /** `fromAgent` of messages that name none. Default "system". */
+  agentId: id.default("system"),
+  /** When a failed message runs again, where the message or the worker does not say. Default: 3 runs, 1 s × 2, at most 30 s. */
+  retryPolicy: retryPolicySchema.prefault({}),
+  /** The most that content and headers may take as UTF-8 JSON, in bytes. Default 1,000,000. */
+  maxMessageBytes: positiveInt(1_000_000_000).default(1_000_000),
+  /** How long finished messages are kept, in milliseconds; 0: not at all. Default seven days. */
+  archiveRetentionMs: durationMs().default(7 * DAY_MS),
+  /** How long a messageId of the sender's choosing is remembered, in milliseconds. Default seven days. */
+  messageIdWindowMs: durationMs(1).default(7 * DAY_MS),
+  /** PostgreSQL only: tell waiting workers of new messages by NOTIFY. Off: they find them by polling. Default true. */
+  notify: z.boolean().default(true),
+});
+export type QueueOptions = z.output<typeof queueOptionsSchema>;
+export type QueueOptionsInput = Omit<z.input<typeof queueOptionsSchema>, "retryPolicy"> & {
+  retryPolicy?: RetryPolicyInput;
+};
+
+const WEEK_MS = 7 * DAY_MS;
+
+export const receiveOptionsSchema = z.strictObject({
+  /** The most messages to claim, 1 to 1,000. Default 10. */
+  limit: positiveInt(1_000).default(10),
+  /** How long the claim is valid, in milliseconds; 1 to a week. Default 30,000. */
+  leaseMs: durationMs(1).max(WEEK_MS, "expected at most a week").default(30_000),
+  /** How long to wait for a message when there is none, in milliseconds. Default 0. */
+  waitMs: durationMs().max(DAY_MS, "expected at most a day").default(0),
+  /** Only these types; others stay where they are. Default: all. */
+  messageTypes: z.array(id).min(1).max(100).optional(),
+  /** Who claims, for `why` and the dead letters. Default: host, process and a number. */
+  workerId: id.optional(),
+});
+export type ReceiveOptions = z.input<typeof receiveOptionsSchema>;
+
+export const markOptionsSchema = z.strictObject({
+  /** The claim meant. Default: the one that this agent holds now. */
+  receipt: z.number().int().min(1).optional(),
+});
+
+export const nackOptionsSchema = z.strictObject({
+  /** Milliseconds until the next run. Default: by the retry policy. */
+  delayMs: durationMs().optional(),
+  /** False: no further run, straight to the dead letters. Default true. */
+  retry: z.boolean().default(true),
+});
+export type NackOptions = z.input<typeof nackOptionsSchema>;
+
+export const deadLetterFilterSchema = z.strictObject({
+  messageIds: z.array(id).min(1).max(1_000).optional(),
+  agentId: id.optional(),
+  reason: plainText(32).optional(),
+  messageType: id.optional(),
+  fingerprint: plainText(64).optional(),
+  failedBefore: instant.optional(),
+});
+export type DeadLetterFilterInput = z.input<typeof deadLetterFilterSchema>;
+
+export const deadLetterListSchema = deadLetterFilterSchema.extend({
+  /** The most to return, 1 to 1,000. Default 50. */
+  limit: positiveInt(1_000).default(50),
+  /** Continue after this sequence number. Default 0. */
+  afterSeq: z.number().int().min(0).default(0),
+});
+
+export const redriveSchema = deadLetterFilterSchema.extend({
+  /** The most to send again. Default 1,000. */
+  limit: positiveInt(1_000_000).default(1_000),
+  /** Another mailbox than the one they failed in. */
+  toAgent: id.optional(),
+  /** Milliseconds until they are handed out. Default 0. */
+  delayMs: durationMs().default(0),
+});
+export type RedriveInput = z.input<typeof redriveSchema>;
+
+export const purgeSchema = deadLetterFilterSchema.extend({
+  /** The most to delete. Default 1,000. */
+  limit: positiveInt(1_000_000).default(1_000),
+});
+export type PurgeInput = z.input<typeof purgeSchema>;

@@ -1,0 +1,151 @@
+import type { Knex } from "knex";
+import { AgentMessage, type Content, type Headers, type MessageInput } from "../protocol/envelope.ts";
+import type { NackOptions } from "../protocol/options.ts";
+import type { MessageKind } from "../protocol/types.ts";
+import type { ClaimedRow } from "../store/dialect.ts";
+import type { Sent } from "../store/messages.ts";
+
+/** Writes join this transaction of the caller's, where one is given. */
+export interface TxOption {
+  tx?: Knex.Transaction | undefined;
+}
+
+/** `stale`: someone else may hold the message now, nothing was changed. `gone`: it has ended already. */
+export type AckOutcome = "acked" | "stale" | "gone";
+export type NackOutcome = "retried" | "dead_lettered" | "stale" | "gone";
+export type DeferOutcome = "deferred" | "stale" | "gone";
+export type ExtendOutcome = "extended" | "stale" | "gone";
+export type DeadLetterOutcome = "dead_lettered" | "stale" | "gone";
+
+export type ReplyOptions = TxOption &
+  Partial<Omit<MessageInput, "content" | "toAgent" | "fromAgent">>;
+
+/** What a claimed message asks of the queue. */
+export interface Settler {
+  ack(claims: readonly ClaimedMessage[], options: TxOption): Promise<AckOutcome[]>;
+  nack(claim: ClaimedMessage, error: unknown, options: NackOptions & TxOption): Promise<NackOutcome>;
+  defer(claim: ClaimedMessage, delayMs: number, options: TxOption): Promise<DeferOutcome>;
+  extend(claim: ClaimedMessage, leaseMs: number): Promise<ExtendOutcome>;
+  deadLetter(
+    claim: ClaimedMessage,
+    reason: string,
+    error: unknown,
+    options: TxOption,
+  ): Promise<DeadLetterOutcome>;
+  reply(claim: ClaimedMessage, content: Content | object, options: ReplyOptions): Promise<Sent>;
+}
+
+/** A message that this caller holds until its lease ends. Each settling call says whether it still held it. */
+export class ClaimedMessage extends AgentMessage {
+  /** The place in the order of arrival. */
+  readonly sequence: number;
+  /** Names this claim; every later claim of the message has a greater one. */
+  readonly receipt: number;
+  /** 1 at the first run. */
+  readonly attempt: number;
+  readonly maxAttempts: number;
+  /** What an earlier run noted with `progress`, or null. */
+  readonly progress: unknown;
+  /** How often it came back from the dead letters. */
+  readonly redriven: number;
+  /** When this process got it, by its own clock: for measuring durations only. */
+  readonly receivedAt: number = Date.now();
+  #leaseExpiresAt: number;
+  readonly #claimedAt: number;
+  readonly #since = performance.now();
+  readonly #settler: Settler;
+
+  constructor(row: ClaimedRow, leaseMs: number, settler: Settler) {
+    super({
+      messageId: row.message_id,
+      fromAgent: row.from_agent,
+      toAgent: row.to_agent,
+      messageType: row.message_type,
+      originalType: row.original_type,
+      kind: row.kind as MessageKind,
+      content: row.content as Content,
+      priority: row.priority,
+      timestamp: row.created_at,
+      headers: (row.headers ?? {}) as Headers,
+      correlationId: row.correlation_id,
+      causationId: row.causation_id,
+      replyTo: row.reply_to,
+      contextId: row.context_id,
+      taskId: row.task_id,
+      subject: row.subject,
+      expiresAt: row.expires_at,
+    });
+    this.sequence = row.seq;
+    this.receipt = row.receipt;
+    this.attempt = row.attempt;
+    this.maxAttempts = row.max_attempts;
+    this.progress = row.progress;
+    this.redriven = row.redriven;
+    this.#leaseExpiresAt = row.visible_at;
+    this.#claimedAt = row.visible_at - leaseMs;
+    this.#settler = settler;
+  }
+
+  /** The lease's end, in milliseconds since the epoch by the database's clock. */
+  get leaseExpiresAt(): number {
+    return this.#leaseExpiresAt;
+  }
+
+  /** Done: the message is finished and archived, in the caller's transaction if one is given. */
+  async ack(options: TxOption = {}): Promise<AckOutcome> {
+    const [outcome] = await this.#settler.ack([this], options);
+    return outcome as AckOutcome;
+  }
+
+  /** Failed: tried again after the retry policy's pause (or `delayMs`), or dead-lettered after the last run. */
+  nack(error: unknown, options: NackOptions & TxOption = {}): Promise<NackOutcome> {
+    return this.#settler.nack(this, error, options);
+  }
+
+  /** Not now: handed out again after `delayMs`, without counting as a run. */
+  defer(delayMs: number, options: TxOption = {}): Promise<DeferOutcome> {
+    return this.#settler.defer(this, delayMs, options);
+  }
+
+  /** Keeps the message for `leaseMs` from now. */
+  async extend(leaseMs: number): Promise<ExtendOutcome> {
+    const outcome = await this.#settler.extend(this, leaseMs);
+    if (outcome === "extended") this.noteExtended(leaseMs);
+    return outcome;
+  }
+
+  /** Never again: to the dead letters. A reason of other than a-z, 0-9, _ is kept as the error's text. */
+  deadLetter(
+    reason: string,
+    options: TxOption & { error?: unknown } = {},
+  ): Promise<DeadLetterOutcome> {
+    const { error, ...rest } = options;
+    return this.#settler.deadLetter(this, reason, error, rest);
+  }
+
+  /**
+   * Answers the sender (`replyTo`, else `fromAgent`). The answer's id follows from this message's, so that a
+   * second run of the same message does not answer twice; its type is TASK_RESPONSE to a task, else RESPONSE.
+   */
+  reply(content: Content | object, options: ReplyOptions = {}): Promise<Sent> {
+    return this.#settler.reply(this, content, options);
+  }
+
+  /** @internal The database's clock is followed by the time that passed here, not by this machine's clock. */
+  noteExtended(leaseMs: number): void {
+    const databaseNow = this.#claimedAt + Math.round(performance.now() - this.#since);
+    this.#leaseExpiresAt = databaseNow + leaseMs;
+  }
+
+  override toJSON(): Record<string, unknown> {
+    return {
+      ...super.toJSON(),
+      sequence: this.sequence,
+      receipt: this.receipt,
+      attempt: this.attempt,
+      max_attempts: this.maxAttempts,
+      lease_expires_at: new Date(this.#leaseExpiresAt).toISOString(),
+      ...(this.progress === null ? {} : { progress: this.progress }),
+    };
+  }
+}

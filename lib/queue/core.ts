@@ -1,0 +1,339 @@
+import { createHash } from "node:crypto";
+import { hostname } from "node:os";
+import type { Knex } from "knex";
+import { AgentCommunicationError, type ErrorRecord, errorRecord } from "../errors.ts";
+import type { EncodedMessage } from "../protocol/envelope.ts";
+import type { MessageEvent, MessageEventName, Observers } from "../protocol/events.ts";
+import type { QueueOptions } from "../protocol/options.ts";
+import { retryDelayMs } from "../protocol/retry.ts";
+import { afterCommit } from "../store/after-commit.ts";
+import { DeadLetterStore } from "../store/dead-letters.ts";
+import type { Burial, ClaimedRow, Db, Dialect } from "../store/dialect.ts";
+import { databaseIdentity, joined } from "../store/identity.ts";
+import { MessageStore, type Sent, type Settled } from "../store/messages.ts";
+import { checkMigrated } from "../store/migrate.ts";
+import { UpkeepStore } from "../store/upkeep.ts";
+import type { ClaimedMessage } from "./claimed.ts";
+import { hubOf, type WakeHub } from "./wake.ts";
+
+/** A doomed message is buried and the claim repeated at most this often, so that a call always ends. */
+const MOST_BURIALS = 20;
+
+const REASON = /^[a-z][a-z0-9_]{0,31}$/;
+
+let consumers = 0;
+
+/** Who claims, when the caller names nobody: host, process and a number. */
+export function newWorkerId(): string {
+  const host = hostname()
+    .replace(/[^\w.-]/g, "")
+    .slice(0, 60);
+  return `${host}:${process.pid}:${++consumers}`;
+}
+
+interface EventFields {
+  readonly messageId: string;
+  readonly fromAgent: string;
+  readonly toAgent: string;
+  readonly messageType: string;
+  readonly correlationId?: string | null | undefined;
+  readonly taskId?: string | null | undefined;
+}
+
+/** What the manager and the worker share: one database, its stores, the wake-up, and what observers are told. */
+export class QueueCore {
+  readonly knex: Knex;
+  readonly dialect: Dialect;
+  readonly options: QueueOptions;
+  readonly store: MessageStore;
+  readonly dead: DeadLetterStore;
+  readonly upkeep: UpkeepStore;
+  readonly observers: Observers;
+  readonly wakeHub: WakeHub;
+  readonly #ready = new WeakSet<object>();
+  closed = false;
+
+  constructor(knex: Knex, dialect: Dialect, options: QueueOptions, observers: Observers) {
+    this.knex = knex;
+    this.dialect = dialect;
+    this.options = options;
+    this.observers = observers;
+    this.store = new MessageStore(knex, dialect, {
+      prefix: options.prefix,
+      archive: options.archiveRetentionMs > 0,
+      ownIdWindowMs: options.messageIdWindowMs,
+    });
+    this.dead = new DeadLetterStore(knex, dialect, options.prefix);
+    this.upkeep = new UpkeepStore(knex, dialect, options.prefix);
+    this.wakeHub = hubOf(`${databaseIdentity(knex)}:${options.prefix}`);
+  }
+
+  /** The connection for a call: open, the right database, migrated. The first call of a queue pays one look. */
+  async db(tx?: unknown): Promise<Db> {
+    if (this.closed) {
+      throw new AgentCommunicationError("CLOSED", "this queue was closed");
+    }
+    const db = joined(this.knex, tx);
+    if (!this.#ready.has(this.knex)) {
+      await checkMigrated(db, this.dialect.name, this.options.prefix);
+      this.#ready.add(this.knex);
+    }
+    return db;
+  }
+
+  async send(db: Db, messages: readonly EncodedMessage[]): Promise<Sent[]> {
+    const sent = await this.store.send(db, messages);
+    const stored = messages.filter((_, n) => sent[n]?.duplicate === false);
+    if (stored.length > 0) {
+      afterCommit(db, () => {
+        this.signal(new Set(stored.flatMap(({ toAgent }) => toAgent)));
+        if (!this.observers.active) return;
+        const at = Date.now();
+        this.observers.emit(
+          stored.flatMap((message) =>
+            message.toAgent.map((toAgent) => this.#event("sent", { ...message, toAgent }, { at })),
+          ),
+        );
+      });
+    }
+    return sent;
+  }
+
+  /** Wakes consumers here; the PostgreSQL notifier replaces this to reach those of other processes too. */
+  signal(agentIds: ReadonlySet<string>): void {
+    this.wakeHub.wake(agentIds);
+  }
+
+  /** Claims rows that may be handed out, and buries those that must not be. */
+  async claim(request: {
+    agentId: string;
+    limit: number;
+    leaseMs: number;
+    workerId: string;
+    messageTypes: readonly string[] | null;
+  }): Promise<ClaimedRow[]> {
+    const claimed: ClaimedRow[] = [];
+    for (let round = 0; round < MOST_BURIALS && claimed.length < request.limit; round++) {
+      const rows = await this.store.claim({ ...request, limit: request.limit - claimed.length });
+      const doomed = rows.filter((row) => row.doom !== null);
+      claimed.push(...rows.filter((row) => row.doom === null));
+      if (doomed.length === 0) break;
+      await this.#buryDoomed(doomed);
+    }
+    if (this.observers.active && claimed.length > 0) {
+      const at = Date.now();
+      this.observers.emit(
+        claimed.map((row) => this.#event("received", fieldsOf(row), { at, attempt: row.attempt })),
+      );
+    }
+    return claimed;
+  }
+
+  async #buryDoomed(rows: readonly ClaimedRow[]): Promise<void> {
+    const burials = rows.map((row): Burial => {
+      const reason = row.doom as string;
+      return {
+        seq: row.seq,
+        receipt: row.receipt,
+        reason,
+        // No error where the last run noted one: that says more than "the lease passed".
+        error: null,
+        fingerprint: fingerprint(row.message_type, reason, ""),
+      };
+    });
+    const outcomes = await this.store.bury(this.knex, burials);
+    const at = Date.now();
+    this.observers.emit(
+      rows
+        .filter((_, n) => outcomes[n] === "done")
+        .flatMap((row) => {
+          const fields = fieldsOf(row);
+          const extra = { at, attempt: row.attempt, reason: row.doom as string };
+          const buried = this.#event("dead_lettered", fields, extra);
+          return row.doom === "expired" ? [this.#event("expired", fields, extra), buried] : [buried];
+        }),
+    );
+  }
+
+  async ack(db: Db, claims: readonly ClaimedMessage[]): Promise<Settled[]> {
+    const keys = claims.map(({ sequence, receipt }) => ({ seq: sequence, receipt }));
+    const outcomes = await this.store.complete(db, keys);
+    this.#tell(db, claims, outcomes, "processed");
+    return outcomes;
+  }
+
+  async nack(
+    db: Db,
+    claim: ClaimedMessage,
+    error: unknown,
+    options: { delayMs?: number | undefined; retry: boolean },
+  ): Promise<"retried" | "dead_lettered" | "stale" | "gone"> {
+    if (!options.retry || claim.attempt >= claim.maxAttempts) {
+      const reason = options.retry ? "max_attempts" : "rejected";
+      const outcome = await this.bury(db, claim, reason, error);
+      return outcome === "done" ? "dead_lettered" : outcome;
+    }
+    const delay = options.delayMs ?? retryDelayMs(this.options.retryPolicy, claim.attempt);
+    const record = errorRecord(error);
+    const [outcome = "gone"] = await this.store.release(db, [
+      {
+        seq: claim.sequence,
+        receipt: claim.receipt,
+        delay_ms: delay,
+        keep_attempt: false,
+        error: storedError(record),
+      },
+    ]);
+    this.#tell(db, [claim], [outcome], "retried", `${record.code}: ${record.message}`);
+    if (outcome === "done" && delay === 0) this.#wakeAfter(db, [claim]);
+    return outcome === "done" ? "retried" : outcome;
+  }
+
+  /** Gives claims back without counting a run, now or after a delay. */
+  async release(
+    db: Db,
+    claims: readonly ClaimedMessage[],
+    delayMs: number,
+    reason?: string,
+  ): Promise<Settled[]> {
+    const outcomes = await this.store.release(
+      db,
+      claims.map((claim) => ({
+        seq: claim.sequence,
+        receipt: claim.receipt,
+        delay_ms: delayMs,
+        keep_attempt: true,
+        error: null,
+      })),
+    );
+    this.#tell(db, claims, outcomes, "released", reason);
+    if (delayMs === 0) this.#wakeAfter(db, claims);
+    return outcomes;
+  }
+
+  /** Makes leases longer; a progress, where given, is kept for the next run should this one die. */
+  async extend(
+    claims: readonly { claim: ClaimedMessage; progress?: unknown }[],
+    leaseMs: number,
+  ): Promise<Settled[]> {
+    return this.store.extend(
+      this.knex,
+      claims.map(({ claim, progress }) => ({
+        seq: claim.sequence,
+        receipt: claim.receipt,
+        lease_ms: leaseMs,
+        progress: progress === undefined ? null : JSON.stringify(progress),
+      })),
+    );
+  }
+
+  async bury(db: Db, claim: ClaimedMessage, reason: string, error: unknown): Promise<Settled> {
+    const named = REASON.test(reason);
+    const record = error === undefined ? undefined : errorRecord(error);
+    const noted = named ? record : (record ?? { code: "rejected", message: reason });
+    const [outcome = "gone"] = await this.store.bury(db, [
+      {
+        seq: claim.sequence,
+        receipt: claim.receipt,
+        reason: named ? reason : "rejected",
+        error: noted === undefined ? null : storedError(noted),
+        fingerprint: fingerprint(claim.messageType, noted?.code ?? reason, noted?.message ?? ""),
+      },
+    ]);
+    this.#tell(db, [claim], [outcome], "dead_lettered", reason);
+    return outcome;
+  }
+
+  #wakeAfter(db: Db, claims: readonly ClaimedMessage[]): void {
+    afterCommit(db, () => this.signal(new Set(claims.map(({ toAgent }) => toAgent))));
+  }
+
+  #tell(
+    db: Db,
+    claims: readonly ClaimedMessage[],
+    outcomes: readonly Settled[],
+    event: MessageEventName,
+    reason?: string,
+  ): void {
+    if (!this.observers.active) return;
+    afterCommit(db, () => {
+      const at = Date.now();
+      this.observers.emit(
+        claims
+          .filter((_, n) => outcomes[n] === "done")
+          .map((claim) =>
+            this.#event(event, claim, {
+              at,
+              attempt: claim.attempt,
+              reason,
+              durationMs: event === "processed" ? Math.max(0, at - claim.receivedAt) : undefined,
+            }),
+          ),
+      );
+    });
+  }
+
+  /** Tells observers of something that happened to rows outside a claim. */
+  tell(db: Db, event: MessageEventName, messages: readonly EventFields[], reason?: string): void {
+    if (!this.observers.active) return;
+    afterCommit(db, () => {
+      const at = Date.now();
+      this.observers.emit(messages.map((message) => this.#event(event, message, { at, reason })));
+    });
+  }
+
+  #event(
+    event: MessageEventName,
+    message: EventFields,
+    extra: Pick<MessageEvent, "at" | "attempt" | "reason" | "durationMs">,
+  ): MessageEvent {
+    return {
+      type: "message",
+      event,
+      messageId: message.messageId,
+      fromAgent: message.fromAgent,
+      toAgent: message.toAgent,
+      messageType: message.messageType,
+      correlationId: message.correlationId ?? undefined,
+      taskId: message.taskId ?? undefined,
+      ...extra,
+    };
+  }
+}
+
+/** Equal for failures of one cause: digits and quoted parts of the text do not count. */
+export function fingerprint(messageType: string, code: string, message: string): string {
+  const shape = message.replace(/(["'`]).*?\1/g, "?").replace(/[0-9a-f]{8,}|\d+/gi, "#");
+  return createHash("sha256")
+    .update(`${messageType}\n${code}\n${shape.slice(0, 200)}`)
+    .digest("hex")
+    .slice(0, 16);
+}
+
+/** Text that any database takes: an error may quote anything. */
+function storedError(record: ErrorRecord): string {
+  const clean = (text: string) => text.replaceAll("\0", "␀").toWellFormed();
+  return JSON.stringify({
+    code: clean(record.code),
+    message: clean(record.message),
+    ...(record.stack === undefined ? {} : { stack: clean(record.stack) }),
+  });
+}
+
+export function fieldsOf(row: {
+  readonly message_id: unknown;
+  readonly from_agent: unknown;
+  readonly to_agent: unknown;
+  readonly message_type: unknown;
+  readonly correlation_id?: unknown;
+  readonly task_id?: unknown;
+}): EventFields {
+  return {
+    messageId: String(row.message_id),
+    fromAgent: String(row.from_agent),
+    toAgent: String(row.to_agent),
+    messageType: String(row.message_type),
+    correlationId: (row.correlation_id as string | null) ?? undefined,
+    taskId: (row.task_id as string | null) ?? undefined,
+  };
+}

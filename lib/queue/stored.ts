@@ -1,0 +1,132 @@
+import type { Content, Headers } from "../protocol/envelope.ts";
+import type { ErrorRecord } from "../errors.ts";
+import type { ParseJson } from "../store/rows.ts";
+import { int, intOrNull, type Row } from "../store/sql.ts";
+
+/** Where a message is. `leased` ends by itself: a lease that has passed reads as `ready`. */
+export type MessageState =
+  | "ready"
+  | "scheduled"
+  | "blocked"
+  | "leased"
+  | "processed"
+  | "cancelled"
+  | "dead";
+
+/** A message as it lies in the database. Instants are milliseconds since the epoch, by the database's clock. */
+export interface StoredMessage {
+  messageId: string;
+  fromAgent: string;
+  toAgent: string;
+  messageType: string;
+  originalType: string | null;
+  kind: string;
+  priority: number;
+  content: Content;
+  headers: Headers;
+  correlationId: string | null;
+  causationId: string | null;
+  replyTo: string | null;
+  contextId: string | null;
+  taskId: string | null;
+  subject: string | null;
+  createdAt: number;
+  expiresAt: number | null;
+  sequence: number;
+  state: MessageState;
+  attempt: number;
+  /** Null once it is finished. */
+  maxAttempts: number | null;
+  /** When it can be handed out, or the end of its lease; null once it is finished. */
+  visibleAt: number | null;
+  workerId: string | null;
+  lastError: ErrorRecord | null;
+  progress: unknown;
+  /** When it was processed, cancelled or dead-lettered. */
+  finishedAt: number | null;
+  /** Why it is dead. */
+  reason: string | null;
+}
+
+export interface DeadLetter extends StoredMessage {
+  reason: string;
+  failedAt: number;
+  firstFailedAt: number | null;
+  /** Equal for failures of one cause. */
+  fingerprint: string;
+  redriven: number;
+}
+
+function common(row: Row, json: ParseJson) {
+  const optional = (value: unknown) => (value === undefined ? null : (value as string | null));
+  return {
+    messageId: String(row.message_id),
+    fromAgent: String(row.from_agent),
+    toAgent: String(row.to_agent),
+    messageType: String(row.message_type),
+    originalType: optional(row.original_type),
+    kind: String(row.kind),
+    priority: int(row.priority),
+    content: json(row.content) as Content,
+    headers: (json(row.headers) ?? {}) as Headers,
+    correlationId: optional(row.correlation_id),
+    causationId: optional(row.causation_id),
+    replyTo: optional(row.reply_to),
+    contextId: optional(row.context_id),
+    taskId: optional(row.task_id),
+    subject: optional(row.subject),
+    createdAt: int(row.created_at),
+    expiresAt: intOrNull(row.expires_at),
+    sequence: int(row.seq),
+    attempt: int(row.attempt),
+    workerId: optional(row.worker_id),
+  };
+}
+
+const STATES: readonly MessageState[] = ["ready", "scheduled", "blocked"];
+
+export function liveMessage(row: Row, json: ParseJson, now: number): StoredMessage {
+  const visibleAt = int(row.visible_at);
+  const state = STATES[int(row.state)] ?? "ready";
+  const leased = row.worker_id !== null && visibleAt > now;
+  return {
+    ...common(row, json),
+    state: leased ? "leased" : state === "scheduled" && visibleAt <= now ? "ready" : state,
+    maxAttempts: int(row.max_attempts),
+    visibleAt,
+    lastError: json(row.last_error) as ErrorRecord | null,
+    progress: json(row.progress),
+    finishedAt: null,
+    reason: null,
+  };
+}
+
+export function archivedMessage(row: Row, json: ParseJson): StoredMessage {
+  return {
+    ...common(row, json),
+    state: row.outcome === "cancelled" ? "cancelled" : "processed",
+    maxAttempts: null,
+    visibleAt: null,
+    lastError: null,
+    progress: null,
+    finishedAt: int(row.finished_at),
+    reason: null,
+  };
+}
+
+export function deadLetter(row: Row, json: ParseJson): DeadLetter {
+  return {
+    ...common(row, json),
+    state: "dead",
+    maxAttempts: int(row.max_attempts),
+    visibleAt: null,
+    lastError: json(row.last_error) as ErrorRecord | null,
+    progress: null,
+    finishedAt: int(row.failed_at),
+    failedAt: int(row.failed_at),
+    firstFailedAt: intOrNull(row.first_failed_at),
+    reason: String(row.reason),
+    fingerprint: String(row.fingerprint),
+    redriven: int(row.redriven),
+  };
+}

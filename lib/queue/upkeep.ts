@@ -1,0 +1,22 @@
+import type { QueueCore } from "./core.ts";
+
+/** What one round of upkeep did. */
+export interface UpkeepReport {
+  expired: number;
+  archivePurged: number;
+  dedupePurged: number;
+}
+
+/** Rows per step and table: small enough to hold no lock for long, also on SQL Server. */
+const STEP = 500;
+
+/** One bounded round. Any process may run it at any time beside any other: each row goes once. */
+export async function upkeep(core: QueueCore): Promise<UpkeepReport> {
+  const { archiveRetentionMs } = core.options;
+  return {
+    expired: await core.upkeep.buryExpired(STEP),
+    archivePurged:
+      archiveRetentionMs > 0 ? await core.upkeep.purgeArchive(archiveRetentionMs, STEP) : 0,
+    dedupePurged: await core.upkeep.purgeDedupe(STEP),
+  };
+}

@@ -1,0 +1,312 @@
+import { createHash } from "node:crypto";
+import type { Knex } from "knex";
+import type { EncodedMessage } from "../protocol/envelope.ts";
+import type { Burial, ClaimKey, ClaimRequest, Db, Dialect, Extension, Release } from "./dialect.ts";
+import { ENVELOPE } from "./envelope-columns.ts";
+import { type ParseJson, parseText } from "./rows.ts";
+import { int, query, type Row, retried, transaction, translated } from "./sql.ts";
+
+/** What became of one message of a batch. */
+export interface Sent {
+  readonly messageId: string;
+  readonly duplicate: boolean;
+}
+
+/** A claim or another id of a live row. */
+export interface LiveRow {
+  readonly seq: number;
+  readonly receipt: number;
+}
+
+export type Settled = "done" | "stale" | "gone";
+
+export interface MessageStoreOptions {
+  readonly prefix: string;
+  /** Whether finished messages are kept. */
+  readonly archive: boolean;
+  /** How long the id of a sender's own choosing is remembered. */
+  readonly ownIdWindowMs: number;
+}
+
+const DEDUPE_WINDOW_MS = 300_000;
+
+/** One statement takes at most this many messages; the rest follow in the same transaction. */
+const BATCH = 1_000;
+
+/** The live messages: sending, claiming, settling. All SQL of the hot path goes through the dialect. */
+export class MessageStore {
+  readonly knex: Knex;
+  readonly dialect: Dialect;
+  readonly table: string;
+  readonly archiveTable: string;
+  readonly mailboxTable: string;
+  readonly #options: MessageStoreOptions;
+
+  constructor(knex: Knex, dialect: Dialect, options: MessageStoreOptions) {
+    this.knex = knex;
+    this.dialect = dialect;
+    this.#options = options;
+    this.table = `${options.prefix}messages`;
+    this.archiveTable = `${options.prefix}archive`;
+    this.mailboxTable = `${options.prefix}mailboxes`;
+  }
+
+  get archives(): boolean {
+    return this.#options.archive;
+  }
+
+  /** jsonb arrives parsed, the text of the other two does not. */
+  get parseJson(): ParseJson {
+    return this.dialect.name === "postgres" ? (value) => value ?? null : parseText;
+  }
+
+  /** Stores messages in order, all or none. One statement, where no message bears a key and all fit one batch. */
+  async send(db: Db, messages: readonly EncodedMessage[]): Promise<Sent[]> {
+    const keyed = messages.some((message) => message.ownId || message.dedupeKey !== undefined);
+    if (!keyed && messages.length <= BATCH) {
+      await translated(this.dialect, () =>
+        retriedUnlessIn(this.dialect, db, () => this.#insert(db, messages)),
+      );
+      return messages.map(({ messageId }) => ({ messageId, duplicate: false }));
+    }
+    return translated(this.dialect, () =>
+      transaction(this.dialect, db, async (trx) => {
+        const duplicates = await this.#duplicates(trx, messages);
+        const fresh = messages.filter((message) => !duplicates.has(message));
+        for (let n = 0; n < fresh.length; n += BATCH) {
+          await this.#insert(trx, fresh.slice(n, n + BATCH));
+        }
+        return messages.map((message) => {
+          const first = duplicates.get(message);
+          return first === undefined
+            ? { messageId: message.messageId, duplicate: false }
+            : { messageId: first, duplicate: true };
+        });
+      }),
+    );
+  }
+
+  async #insert(db: Db, messages: readonly EncodedMessage[]): Promise<void> {
+    const rows = messages.flatMap((message) =>
+      message.toAgent.map((to_agent) => ({
+        message_id: message.messageId,
+        from_agent: message.fromAgent,
+        to_agent,
+        message_type: message.messageType,
+        original_type: message.originalType,
+        kind: message.kind,
+        priority: message.priority,
+        content: message.contentText,
+        headers: message.headersText,
+        correlation_id: message.correlationId ?? null,
+        causation_id: message.causationId ?? null,
+        reply_to: message.replyTo ?? null,
+        context_id: message.contextId ?? null,
+        task_id: message.taskId ?? null,
+        subject: message.subject ?? null,
+        ordering_key: null,
+        dedupe_key: message.dedupeKey ?? null,
+        max_attempts: message.maxAttempts,
+        delay_ms: message.delayMs ?? null,
+        available_at: message.availableAt ?? null,
+        ttl_ms: message.ttlMs ?? null,
+        expires_at: message.expiresAt ?? null,
+      })),
+    );
+    if (rows.length > 0) await this.dialect.insertMessages(db, rows);
+  }
+
+  /** Which messages were sent before, by their own id or by their key, and the id of the first one. */
+  async #duplicates(
+    trx: Db,
+    messages: readonly EncodedMessage[],
+  ): Promise<Map<EncodedMessage, string>> {
+    const duplicates = new Map<EncodedMessage, string>();
+    const inBatch = new Map<string, { message: EncodedMessage; windowMs: number }>();
+    for (const message of messages) {
+      const keys = this.#keysOf(message);
+      const earlier = keys.map(({ key }) => inBatch.get(key)?.message).find((found) => found);
+      if (earlier !== undefined) {
+        duplicates.set(message, earlier.messageId);
+        continue;
+      }
+      for (const { key, windowMs } of keys) inBatch.set(key, { message, windowMs });
+    }
+    const wanted = [...inBatch].map(([key, { message, windowMs }]) => ({
+      key,
+      message_id: message.messageId,
+      window_ms: windowMs,
+    }));
+    const held: string[] = [];
+    for (let n = 0; n < wanted.length; n += BATCH) {
+      for (const { key, message_id } of await this.dialect.holdKeys(trx, wanted.slice(n, n + BATCH))) {
+        const mine = inBatch.get(key);
+        if (mine === undefined) continue;
+        held.push(key);
+        duplicates.set(mine.message, message_id);
+      }
+    }
+    await this.#giveBack(trx, duplicates, new Set(held));
+    // A repetition inside the batch of a message that was itself a repetition points to the first one.
+    const firstOf = new Map([...duplicates].map(([message, first]) => [message.messageId, first]));
+    for (const [message, first] of duplicates) {
+      const before = first === message.messageId ? undefined : firstOf.get(first);
+      if (before !== undefined) duplicates.set(message, before);
+    }
+    return duplicates;
+  }
+
+  /** A message that one of its keys makes a duplicate is not stored, so its other keys must not be held by it. */
+  async #giveBack(
+    trx: Db,
+    duplicates: ReadonlyMap<EncodedMessage, string>,
+    held: ReadonlySet<string>,
+  ): Promise<void> {
+    for (const [message, first] of duplicates) {
+      if (first === message.messageId) continue;
+      const taken = this.#keysOf(message)
+        .map(({ key }) => key)
+        .filter((key) => !held.has(key));
+      if (taken.length === 0) continue;
+      await trx(`${this.#options.prefix}dedupe`)
+        .where({ message_id: message.messageId })
+        .whereIn("dedupe_key", taken)
+        .del();
+    }
+  }
+
+  #keysOf(message: EncodedMessage): { key: string; windowMs: number }[] {
+    const keys: { key: string; windowMs: number }[] = [];
+    if (message.ownId) {
+      keys.push({
+        key: `id:${message.fromAgent}:${message.messageId}`,
+        windowMs: this.#options.ownIdWindowMs,
+      });
+    }
+    if (message.dedupeKey !== undefined) {
+      const [only, ...others] = [...message.toAgent].sort();
+      const mailbox =
+        others.length === 0
+          ? only
+          : createHash("sha256").update([only, ...others].join("\n")).digest("hex");
+      keys.push({
+        key: `key:${mailbox}:${message.dedupeKey}`,
+        windowMs: message.dedupeWindowMs ?? DEDUPE_WINDOW_MS,
+      });
+    }
+    return keys;
+  }
+
+  async claim(request: ClaimRequest) {
+    return translated(this.dialect, () =>
+      retried(this.dialect, () => this.dialect.claim(this.knex, request)),
+    );
+  }
+
+  async complete(db: Db, claims: readonly ClaimKey[]): Promise<Settled[]> {
+    return this.#settle(db, claims, () =>
+      this.dialect.complete(db, claims, this.#options.archive),
+    );
+  }
+
+  async release(db: Db, releases: readonly Release[]): Promise<Settled[]> {
+    return this.#settle(db, releases, () => this.dialect.release(db, releases));
+  }
+
+  async extend(db: Db, extensions: readonly Extension[]): Promise<Settled[]> {
+    return this.#settle(db, extensions, () => this.dialect.extend(db, extensions));
+  }
+
+  async bury(db: Db, burials: readonly Burial[]): Promise<Settled[]> {
+    return this.#settle(db, burials, () => this.dialect.bury(db, burials));
+  }
+
+  /** One outcome per claim: done, stale (someone else's now) or gone (finished). */
+  async #settle(
+    db: Db,
+    claims: readonly ClaimKey[],
+    run: () => Promise<number[]>,
+  ): Promise<Settled[]> {
+    if (claims.length === 0) return [];
+    return translated(this.dialect, async () => {
+      const done = new Set(await retriedUnlessIn(this.dialect, db, run));
+      const missed = claims.filter(({ seq }) => !done.has(seq)).map(({ seq }) => seq);
+      if (missed.length === 0) return claims.map(() => "done" as const);
+      const rows = await db(this.table).select("seq").whereIn("seq", missed.slice(0, 2_000));
+      const live = new Set((rows as Row[]).map((row) => int(row.seq)));
+      return claims.map(({ seq }) => (done.has(seq) ? "done" : live.has(seq) ? "stale" : "gone"));
+    });
+  }
+
+  /** The claim that an agent holds on a message, the earliest where two senders used one id. */
+  async heldBy(db: Db, messageId: string, agentId: string): Promise<Row | undefined> {
+    return translated(this.dialect, () =>
+      db(this.table)
+        .where({ message_id: messageId, to_agent: agentId })
+        .whereNotNull("worker_id")
+        .whereRaw(`visible_at > ${this.dialect.now}`)
+        .orderBy("seq")
+        .first(),
+    );
+  }
+
+  /** The live rows of a message, one per recipient. */
+  async live(db: Db, messageId: string): Promise<Row[]> {
+    return translated(this.dialect, () =>
+      db(this.table).where({ message_id: messageId }).orderBy("seq"),
+    );
+  }
+
+  async archived(db: Db, messageId: string): Promise<Row[]> {
+    return translated(this.dialect, () =>
+      db(this.archiveTable).where({ message_id: messageId }).orderBy("seq"),
+    );
+  }
+
+  /** Takes a message out of every mailbox that has it. A worker that holds it finds its receipt gone. */
+  async cancel(db: Db, messageId: string, toAgent?: string): Promise<Row[]> {
+    return translated(this.dialect, () =>
+      transaction(this.dialect, db, async (trx) => {
+        const where = {
+          message_id: messageId,
+          ...(toAgent === undefined ? {} : { to_agent: toAgent }),
+        };
+        const rows = (await trx(this.table).where(where).del().returning("*")) as Row[];
+        if (rows.length === 0 || !this.#options.archive) return rows;
+        const now = await this.now(trx);
+        for (const row of rows) {
+          const envelope = Object.fromEntries(ENVELOPE.map((column) => [column, row[column]]));
+          await trx(this.archiveTable).insert({
+            ...envelope,
+            content: asText(row.content),
+            headers: asText(row.headers),
+            seq: row.seq,
+            outcome: "cancelled",
+            worker_id: row.worker_id,
+            attempt: row.attempt,
+            finished_at: now,
+          });
+        }
+        return rows;
+      }),
+    );
+  }
+
+  /** The database's clock, in milliseconds since the epoch. */
+  async now(db: Db = this.knex): Promise<number> {
+    return translated(this.dialect, async () => {
+      const [row] = await query(db, `SELECT ${this.dialect.now} AS now`);
+      return int(row?.now);
+    });
+  }
+}
+
+/** JSON columns as text again: knex would write an array as an SQL array. */
+export function asText(value: unknown): string | null {
+  if (value === null || value === undefined) return null;
+  return typeof value === "string" ? value : JSON.stringify(value);
+}
+
+function retriedUnlessIn<T>(dialect: Dialect, db: Db, run: () => Promise<T>): Promise<T> {
+  return (db as { isTransaction?: boolean }).isTransaction === true ? run() : retried(dialect, run);
+}
