@@ -5,7 +5,7 @@ export function up(schema: Knex.SchemaBuilder, context: MigrationContext): Knex.
   const { name } = context;
   const agents = name("agents");
   const capabilities = name("agent_capabilities");
-  return schema
+  const built = schema
     .createTable(agents, (table) => {
       const columns = new Columns(table, context);
       columns.key("agent_id").notNullable();
@@ -19,9 +19,13 @@ export function up(schema: Knex.SchemaBuilder, context: MigrationContext): Knex.
       columns.instant("heartbeat_at").notNullable();
       // Without a heartbeat for this long the agent counts as lost.
       table.integer("stale_after_ms").notNullable();
+      // When a supervisor found it lost and took its tasks away; the next heartbeat clears it.
+      columns.instant("lost_at");
       columns.instant("last_assigned_at").notNullable();
     })
-    .raw(`CREATE INDEX ${name("agents_heartbeat")} ON ${agents} (heartbeat_at)`)
+    // heartbeat_at is in no index: a heartbeat then writes the row alone (heap-only on PostgreSQL), and who
+    // looks for lost agents reads only those that are not known to be lost.
+    .raw(`CREATE INDEX ${name("agents_present")} ON ${agents} (agent_id) WHERE lost_at IS NULL`)
     .createTable(capabilities, (table) => {
       const columns = new Columns(table, context);
       columns.key("capability").notNullable();
@@ -29,6 +33,10 @@ export function up(schema: Knex.SchemaBuilder, context: MigrationContext): Knex.
       table.primary(["capability", "agent_id"], name("agent_capabilities_pk"));
     })
     .raw(`CREATE INDEX ${name("agent_capabilities_agent")} ON ${capabilities} (agent_id)`);
+  if (context.dialect === "postgres") {
+    built.raw(`ALTER TABLE ${agents} SET (fillfactor = 60)`);
+  }
+  return built;
 }
 
 export function down(schema: Knex.SchemaBuilder, { name }: MigrationContext): Knex.SchemaBuilder {

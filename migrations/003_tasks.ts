@@ -19,6 +19,8 @@ export function up(schema: Knex.SchemaBuilder, context: MigrationContext): Knex.
       columns.key("state", 16).notNullable();
       columns.key("supervisor_id").notNullable();
       columns.key("agent_id");
+      // Who had it before it was given back: a retry goes to another agent where there is one.
+      columns.key("previous_agent_id");
       // The message that carries the current assignment.
       columns.key("message_id");
       // The fence: it grows with every assignment; a result of an older one changes nothing.
@@ -31,6 +33,7 @@ export function up(schema: Knex.SchemaBuilder, context: MigrationContext): Knex.
       columns.key("correlation_id");
       columns.instant("created_at").notNullable();
       columns.instant("assigned_at");
+      columns.instant("started_at");
       columns.instant("deadline_at");
       columns.instant("finished_at");
     })
@@ -45,7 +48,9 @@ export function up(schema: Knex.SchemaBuilder, context: MigrationContext): Knex.
       `CREATE INDEX ${name("tasks_deadline")} ON ${tasks} (deadline_at) WHERE deadline_at IS NOT NULL AND finished_at IS NULL`,
     )
     .raw(`CREATE INDEX ${name("tasks_state")} ON ${tasks} (state, seq)`)
-    .raw(`CREATE INDEX ${name("tasks_finished")} ON ${tasks} (finished_at) WHERE finished_at IS NOT NULL`);
+    .raw(
+      `CREATE INDEX ${name("tasks_finished")} ON ${tasks} (finished_at) WHERE finished_at IS NOT NULL`,
+    );
 }
 
 export function down(schema: Knex.SchemaBuilder, { name }: MigrationContext): Knex.SchemaBuilder {

@@ -85,7 +85,11 @@ const SPELLINGS: Record<string, TaskState> = {
 
 /** The state behind a word in any of its spellings (`SUCCESS`, `TASK_STATE_COMPLETED`, `input-required`). */
 export function taskStateOf(word: string): TaskState | undefined {
-  const plain = word.trim().toLowerCase().replaceAll("-", "_").replace(/^task_state_/, "");
+  const plain = word
+    .trim()
+    .toLowerCase()
+    .replaceAll("-", "_")
+    .replace(/^task_state_/, "");
   if (Object.hasOwn(SPELLINGS, plain)) return SPELLINGS[plain];
   return TASK_STATES.find((state) => state === plain);
 }

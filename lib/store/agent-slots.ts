@@ -1,0 +1,163 @@
+import type { Knex } from "knex";
+import type { RegistryStats } from "../protocol/agents.ts";
+import { countLive, isFresh, liveTasks, TAKES_TASKS } from "./agent-statements.ts";
+import type { Db, Dialect } from "./dialect.ts";
+import { int, type Row, translated } from "./sql.ts";
+
+/** How many capabilities the statistics name. */
+const MOST_CAPABILITIES = 1_000;
+
+/** Who may have one task more, who is gone, and how busy all are. */
+export class AgentSlots {
+  readonly #knex: Knex;
+  readonly #dialect: Dialect;
+  readonly #prefix: string;
+
+  constructor(knex: Knex, dialect: Dialect, prefix: string) {
+    this.#knex = knex;
+    this.#dialect = dialect;
+    this.#prefix = prefix;
+  }
+
+  #agents(db: Db): Knex.QueryBuilder {
+    return db(`${this.#prefix}agents`);
+  }
+
+  /**
+   * Holds a place for one task with this agent until the transaction ends. First the row is locked by writing
+   * it, then its tasks are counted, by a statement of its own: at READ COMMITTED that one sees what every
+   * earlier holder of the lock committed; at a higher level the write fails instead of seeing less. So two
+   * supervisors can never both take the last place.
+   */
+  async reserve(trx: Db, agentId: string): Promise<"reserved" | "full" | "unavailable"> {
+    return translated(this.#dialect, async () => {
+      const locked = (await this.#agents(trx)
+        .where({ agent_id: agentId })
+        .whereRaw(`${TAKES_TASKS} AND ${isFresh(this.#dialect.now)}`)
+        .update({ last_assigned_at: trx.raw(this.#dialect.now) }, [
+          "max_concurrent_tasks",
+        ])) as Row[];
+      const [agent] = locked;
+      if (agent === undefined) return "unavailable";
+      const live = await countLive(trx, `${this.#prefix}tasks`, agentId);
+      return live < int(agent.max_concurrent_tasks) ? "reserved" : "full";
+    });
+  }
+
+  /** Up to `limit` agents whose heartbeat is overdue and which nobody has marked yet. */
+  async overdue(limit: number): Promise<string[]> {
+    return translated(this.#dialect, async () => {
+      const rows = (await this.#agents(this.#knex)
+        .select("agent_id")
+        .whereRaw(`lost_at IS NULL AND NOT (${isFresh(this.#dialect.now)})`)
+        .orderBy("agent_id")
+        .limit(limit)) as Row[];
+      return rows.map((row) => String(row.agent_id));
+    });
+  }
+
+  /**
+   * Locks an agent that is still overdue: until the transaction ends it can neither beat nor get a task.
+   * False when it beat in the meantime, or someone else marked it.
+   */
+  async lockOverdue(trx: Db, agentId: string): Promise<boolean> {
+    return translated(this.#dialect, async () => {
+      const rows = (await this.#agents(trx)
+        .where({ agent_id: agentId })
+        .whereRaw(`lost_at IS NULL AND NOT (${isFresh(this.#dialect.now)})`)
+        .update({ lost_at: null }, ["agent_id"])) as Row[];
+      return rows.length > 0;
+    });
+  }
+
+  /** The end of an agent that has no task left: marked as lost, or deleted where it was deregistered. */
+  async bury(trx: Db, agentId: string): Promise<"lost" | "removed"> {
+    return translated(this.#dialect, async () => {
+      const gone = await this.#agents(trx).where({ agent_id: agentId, status: "removed" }).del();
+      if (gone > 0) return "removed";
+      await this.#agents(trx)
+        .where({ agent_id: agentId })
+        .update({ lost_at: trx.raw(this.#dialect.now) });
+      return "lost";
+    });
+  }
+
+  /** Ids of agents that are there to listen (neither offline nor marked as lost), after `after`. */
+  async present(db: Db, after: string, limit: number): Promise<string[]> {
+    return translated(this.#dialect, async () => {
+      const rows = (await this.#agents(db)
+        .select("agent_id")
+        .whereRaw("lost_at IS NULL AND status NOT IN ('offline', 'removed')")
+        .where("agent_id", ">", after)
+        .orderBy("agent_id")
+        .limit(limit)) as Row[];
+      return rows.map((row) => String(row.agent_id));
+    });
+  }
+
+  /** Figures over all agents: grouped in the database, so that only the groups travel. */
+  async stats(): Promise<RegistryStats> {
+    const knex = this.#knex;
+    return translated(this.#dialect, async () => {
+      const fresh = isFresh(this.#dialect.now);
+      const takes = `${fresh} AND ${TAKES_TASKS} AND max_concurrent_tasks > 0`;
+      const each = knex({ a: `${this.#prefix}agents` })
+        .select(
+          "a.status",
+          "a.role",
+          knex.raw(`CASE WHEN ${fresh} THEN 0 ELSE 1 END AS lost`),
+          knex.raw(`CASE WHEN ${takes} THEN 1 ELSE 0 END AS takes`),
+          "a.max_concurrent_tasks AS most",
+          knex.raw(`${liveTasks(this.#prefix)} AS live`),
+        )
+        .whereNot("a.status", "removed")
+        .as("x");
+      const groups = (await knex
+        .from(each)
+        .select("x.status", "x.role", "x.lost", "x.takes")
+        .count({ agents: "*" })
+        .sum({ live: "x.live", most: "x.most" })
+        .select(
+          knex.raw("SUM(x.live * 1.0 / CASE WHEN x.most = 0 THEN 1 ELSE x.most END) AS load"),
+          knex.raw("SUM(CASE WHEN x.live < x.most THEN 1 ELSE 0 END) AS room"),
+        )
+        .groupBy("x.status", "x.role", "x.lost", "x.takes")) as Row[];
+      const capabilities = (await knex(`${this.#prefix}agent_capabilities`)
+        .select("capability")
+        .count({ agents: "*" })
+        .groupBy("capability")
+        .orderBy([{ column: "agents", order: "desc" }, { column: "capability" }])
+        .limit(MOST_CAPABILITIES)) as Row[];
+      return summary(groups, capabilities);
+    });
+  }
+}
+
+function summary(groups: readonly Row[], capabilities: readonly Row[]): RegistryStats {
+  const sum = (column: string, rows = groups): number =>
+    rows.reduce((total, row) => total + Number(row[column] ?? 0), 0);
+  const by = (column: string): Record<string, number> => {
+    const counts: Record<string, number> = {};
+    for (const row of groups) {
+      const key = String(row[column]);
+      counts[key] = (counts[key] ?? 0) + int(row.agents);
+    }
+    return counts;
+  };
+  const lost = groups.filter((row) => int(row.lost) === 1);
+  const takers = groups.filter((row) => int(row.takes) === 1);
+  const working = sum("agents", takers);
+  return {
+    totalAgents: sum("agents"),
+    averageLoad: working === 0 ? 0 : sum("load", takers) / working,
+    availableAgents: sum("room", takers),
+    lostAgents: sum("agents", lost),
+    currentTasks: sum("live"),
+    capacity: sum("most", takers),
+    byStatus: by("status"),
+    byRole: by("role"),
+    capabilities: Object.fromEntries(
+      capabilities.map((row) => [String(row.capability), int(row.agents)]),
+    ),
+  };
+}

@@ -1,0 +1,162 @@
+import type { Db, DialectName } from "./dialect.ts";
+import { type ParseJson, parseText } from "./rows.ts";
+import { int, type Row } from "./sql.ts";
+
+/** What the registry and the tasks need of SQL that no two databases write alike. */
+export interface AgentStatements {
+  /** Agents with room for a task that have every capability of the JSON list `:needs` (`:needed` of them). */
+  readonly findAvailable: string;
+  /** The same where nothing is required. */
+  readonly findAnyAvailable: string;
+  /** An expression for the capabilities of the agent `a`, as JSON. */
+  readonly capabilities: string;
+  /** Stores a task unless its id is taken; waits for another transaction that is about to take it. */
+  readonly insertTask: string;
+  /** Those of the JSON list `:ids` that are dead letters. */
+  readonly buried: string;
+  readonly json: ParseJson;
+}
+
+/** Live tasks of the agent `a`, by the index tasks_live. */
+export function liveTasks(prefix: string): string {
+  return `(SELECT COUNT(*) FROM ${prefix}tasks t WHERE t.agent_id = a.agent_id AND t.agent_id IS NOT NULL AND t.finished_at IS NULL)`;
+}
+
+export async function countLive(db: Db, tasks: string, agentId: string): Promise<number> {
+  const row = (await db(tasks)
+    .where({ agent_id: agentId })
+    .whereRaw("agent_id IS NOT NULL AND finished_at IS NULL")
+    .count({ live: "*" })
+    .first()) as Row | undefined;
+  return int(row?.live ?? 0);
+}
+
+/** Gets new tasks, as far as the row `a` itself tells; "removed" agents wait for their tasks to be taken away. */
+export const TAKES_TASKS =
+  "a.lost_at IS NULL AND a.status NOT IN ('draining', 'offline', 'removed')";
+
+export function isFresh(now: string): string {
+  return `a.heartbeat_at + a.stale_after_ms > ${now}`;
+}
+
+const AGENT =
+  "a.agent_id, a.role, a.status, a.max_concurrent_tasks, a.metadata, a.metrics, a.registered_at, a.heartbeat_at, a.stale_after_ms, a.lost_at, a.last_assigned_at";
+
+const TASK_COLUMNS =
+  "task_id, task_type, description, parameters, required_capabilities, need_key, priority, state, supervisor_id, agent_id, message_id, assignment, max_assignments, context_id, correlation_id, created_at, assigned_at, deadline_at";
+
+const LEAST_LOADED =
+  "ORDER BY x.live * 1.0 / x.max_concurrent_tasks, x.last_assigned_at, x.agent_id";
+
+function postgres(prefix: string, now: string): AgentStatements {
+  const capabilities = `coalesce((SELECT jsonb_agg(k.capability ORDER BY k.capability) FROM ${prefix}agent_capabilities k WHERE k.agent_id = a.agent_id), '[]')`;
+  const find = (source: string) => `
+    SELECT x.* FROM (
+      SELECT ${AGENT}, ${liveTasks(prefix)} AS live, ${capabilities} AS capabilities
+      FROM ${source}
+      WHERE ${TAKES_TASKS} AND ${isFresh(now)}) x
+    WHERE x.live < x.max_concurrent_tasks
+    ${LEAST_LOADED} LIMIT :limit`;
+  return {
+    findAvailable: find(`(
+        SELECT c.agent_id FROM jsonb_array_elements_text(CAST(:needs AS jsonb)) AS j(capability)
+        JOIN ${prefix}agent_capabilities c ON c.capability = j.capability
+        GROUP BY c.agent_id HAVING COUNT(*) = :needed) m
+      JOIN ${prefix}agents a ON a.agent_id = m.agent_id`),
+    findAnyAvailable: find(`${prefix}agents a`),
+    capabilities,
+    // The conflict waits for the other transaction to end.
+    insertTask: `
+      INSERT INTO ${prefix}tasks (${TASK_COLUMNS})
+      SELECT :task_id, :task_type, :description, CAST(:parameters AS jsonb), CAST(:required_capabilities AS jsonb),
+             :need_key, CAST(:priority AS smallint), :state, :supervisor_id, :agent_id, :message_id,
+             CAST(:assignment AS int), CAST(:max_assignments AS int), :context_id, :correlation_id, n.now,
+             CASE WHEN CAST(:assignment AS int) > 0 THEN n.now END, n.now + CAST(:deadline_ms AS bigint)
+      FROM (SELECT ${now} AS now) n
+      ON CONFLICT (task_id) DO NOTHING
+      RETURNING *`,
+    buried: `
+      SELECT d.message_id, d.reason, d.last_error
+      FROM jsonb_array_elements_text(CAST(:ids AS jsonb)) AS j(id)
+      JOIN ${prefix}dead_letters d ON d.message_id = j.id`,
+    json: (value) => value ?? null,
+  };
+}
+
+function mssql(prefix: string, now: string): AgentStatements {
+  // Differs from PostgreSQL: an array of objects, [{"capability":…}]; the reader takes both.
+  const capabilities = `(SELECT k.capability FROM ${prefix}agent_capabilities k WHERE k.agent_id = a.agent_id ORDER BY k.capability FOR JSON PATH)`;
+  const find = (source: string) => `
+    SELECT TOP (:limit) x.* FROM (
+      SELECT ${AGENT}, ${liveTasks(prefix)} AS live, ${capabilities} AS capabilities
+      FROM ${source}
+      WHERE ${TAKES_TASKS} AND ${isFresh(now)} AND a.max_concurrent_tasks > 0) x
+    WHERE x.live < x.max_concurrent_tasks
+    ORDER BY x.live * 1.0 / NULLIF(x.max_concurrent_tasks, 0), x.last_assigned_at, x.agent_id`;
+  return {
+    findAvailable: find(`(
+        SELECT c.agent_id FROM OPENJSON(:needs) j
+        JOIN ${prefix}agent_capabilities c ON c.capability = j.[value] COLLATE Latin1_General_100_BIN2
+        GROUP BY c.agent_id HAVING COUNT(*) = :needed) m
+      JOIN ${prefix}agents a ON a.agent_id = m.agent_id`),
+    findAnyAvailable: find(`${prefix}agents a`),
+    capabilities,
+    // Differs from PostgreSQL: no ON CONFLICT. HOLDLOCK keeps the place of the missing id until the commit.
+    insertTask: `
+      DECLARE @now bigint = ${now};
+      INSERT INTO ${prefix}tasks (${TASK_COLUMNS})
+      OUTPUT inserted.*
+      SELECT :task_id, :task_type, :description, :parameters, :required_capabilities, :need_key, :priority, :state,
+             :supervisor_id, :agent_id, :message_id, :assignment, :max_assignments, :context_id, :correlation_id, @now,
+             CASE WHEN :assignment > 0 THEN @now END, @now + CAST(:deadline_ms AS bigint)
+      WHERE NOT EXISTS (SELECT 1 FROM ${prefix}tasks WITH (UPDLOCK, HOLDLOCK, ROWLOCK) WHERE task_id = :task_id)`,
+    buried: `
+      SELECT d.message_id, d.reason, d.last_error
+      FROM OPENJSON(:ids) j
+      JOIN ${prefix}dead_letters d ON d.message_id = j.[value] COLLATE Latin1_General_100_BIN2`,
+    json: parseText,
+  };
+}
+
+function sqlite(prefix: string, now: string): AgentStatements {
+  const capabilities = `(SELECT json_group_array(k.capability) FROM (SELECT c.capability FROM ${prefix}agent_capabilities c WHERE c.agent_id = a.agent_id ORDER BY c.capability) k)`;
+  const find = (source: string) => `
+    SELECT x.* FROM (
+      SELECT ${AGENT}, ${liveTasks(prefix)} AS live, ${capabilities} AS capabilities
+      FROM ${source}
+      WHERE ${TAKES_TASKS} AND ${isFresh(now)}) x
+    WHERE x.live < x.max_concurrent_tasks
+    ${LEAST_LOADED} LIMIT :limit`;
+  return {
+    // Differs from PostgreSQL: CROSS JOIN, which SQLite never reorders: from the few that match to their rows.
+    findAvailable: find(`(
+        SELECT c.agent_id FROM json_each(:needs) j
+        CROSS JOIN ${prefix}agent_capabilities c ON c.capability = j.value
+        GROUP BY c.agent_id HAVING COUNT(*) = :needed) m
+      CROSS JOIN ${prefix}agents a ON a.agent_id = m.agent_id`),
+    findAnyAvailable: find(`${prefix}agents a`),
+    capabilities,
+    insertTask: `
+      INSERT INTO ${prefix}tasks (${TASK_COLUMNS})
+      SELECT :task_id, :task_type, :description, :parameters, :required_capabilities, :need_key, :priority, :state,
+             :supervisor_id, :agent_id, :message_id, :assignment, :max_assignments, :context_id, :correlation_id, n.now,
+             CASE WHEN :assignment > 0 THEN n.now END, n.now + :deadline_ms
+      FROM (SELECT ${now} AS now) n WHERE true
+      ON CONFLICT (task_id) DO NOTHING
+      RETURNING *`,
+    buried: `
+      SELECT d.message_id, d.reason, d.last_error
+      FROM json_each(:ids) j CROSS JOIN ${prefix}dead_letters d ON d.message_id = j.value`,
+    json: parseText,
+  };
+}
+
+const STATEMENTS: Record<DialectName, (prefix: string, now: string) => AgentStatements> = {
+  postgres,
+  mssql,
+  sqlite,
+};
+
+export function agentStatements(name: DialectName, prefix: string, now: string): AgentStatements {
+  return STATEMENTS[name](prefix, now);
+}
