@@ -36,7 +36,9 @@ export function migrationSource(
 ): Knex.MigrationSource<Migration> {
   const context = migrationContext(dialect, prefix);
   return {
-    getMigrations: async () => [...migrations],
+    // knex's migrate:list prints `file` of what is pending.
+    getMigrations: async () =>
+      migrations.map((migration) => ({ ...migration, file: migration.name })),
     getMigrationName: (migration) => migration.name,
     getMigration: async (migration) => ({
       up: async (knex: Knex) => {

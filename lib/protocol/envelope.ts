@@ -135,7 +135,8 @@ export interface EncodeDefaults {
 }
 
 /** A message checked and completed: ready for the store, which adds only the database's time. */
-export interface EncodedMessage extends Omit<z.output<typeof messageSchema>, "content" | "headers"> {
+export interface EncodedMessage
+  extends Omit<z.output<typeof messageSchema>, "content" | "headers"> {
   readonly messageId: string;
   /** True when the sender chose the id, so that a repetition must be recognised. */
   readonly ownId: boolean;
@@ -171,9 +172,7 @@ export function encode(input: unknown, defaults: EncodeDefaults, what = "message
     maxAttempts: fields.maxAttempts ?? defaults.maxAttempts,
     contentText,
     headersText:
-      head === undefined
-        ? null
-        : jsonDocument(head, `${what}.headers`, defaults.maxMessageBytes),
+      head === undefined ? null : jsonDocument(head, `${what}.headers`, defaults.maxMessageBytes),
   };
 }
 
@@ -251,11 +250,7 @@ export class AgentMessage implements MessageFields {
     this.toAgent = parse(id, seed.toAgent, "message.toAgent");
     this.messageType = type.messageType;
     this.originalType = seed.originalType ?? type.originalType;
-    this.kind = parse(
-      z.enum(MESSAGE_KINDS),
-      seed.kind ?? kindOf(type.messageType),
-      "message.kind",
-    );
+    this.kind = parse(z.enum(MESSAGE_KINDS), seed.kind ?? kindOf(type.messageType), "message.kind");
     this.content = seed.content;
     this.priority = parse(priority, seed.priority ?? DEFAULT_PRIORITY, "message.priority");
     this.timestamp = parse(instant, seed.timestamp ?? Date.now(), "message.timestamp");

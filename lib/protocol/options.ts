@@ -88,3 +88,20 @@ export const purgeSchema = deadLetterFilterSchema.extend({
   limit: positiveInt(1_000_000).default(1_000),
 });
 export type PurgeInput = z.input<typeof purgeSchema>;
+
+export const cancelOptionsSchema = z.strictObject({
+  /** Only in this mailbox. Default: in all that have the message. */
+  toAgent: id.optional(),
+});
+
+export const pauseOptionsSchema = z.strictObject({
+  /** Shown by `why`. */
+  reason: plainText(1_024).optional(),
+});
+
+export const reasonSchema = plainText(4_096).min(1, "expected a reason");
+export const delaySchema = durationMs();
+/** The bounds of a lease, wherever one is given. */
+export const leaseSchema = receiveOptionsSchema.shape.leaseMs.unwrap();
+export const messageListSchema = z.array(z.unknown(), "expected an array of messages");
+export const noOptionsSchema = z.strictObject({});

@@ -124,4 +124,3 @@ export const heartbeat = builder(MessageType.HEARTBEAT, heartbeatSchema, "heartb
 
 /** Instructions to several agents. */
 export const coordination = builder(MessageType.COORDINATION, coordinationSchema, "coordination");
-

@@ -1,7 +1,6 @@
 import { createHash } from "node:crypto";
 import type { Knex } from "knex";
-import { z } from "zod";
-import { AgentCommunicationError } from "../errors.ts";
+import { ValidationFailed } from "../errors.ts";
 import {
   type AgentMessage,
   type Content,
@@ -10,16 +9,23 @@ import {
 } from "../protocol/envelope.ts";
 import { Observers } from "../protocol/events.ts";
 import {
+  cancelOptionsSchema,
+  delaySchema,
+  leaseSchema,
   markOptionsSchema,
+  messageListSchema,
   nackOptionsSchema,
+  noOptionsSchema,
+  pauseOptionsSchema,
   type QueueOptions,
   type QueueOptionsInput,
   queueOptionsSchema,
   type ReceiveOptions,
+  reasonSchema,
   receiveOptionsSchema,
 } from "../protocol/options.ts";
 import { MessageType } from "../protocol/types.ts";
-import { durationMs, id, parse, plainText } from "../protocol/validate.ts";
+import { id, parse, shown } from "../protocol/validate.ts";
 import { connect, type DatabaseInput } from "../store/connect.ts";
 import { dialectFor } from "../store/dialects.ts";
 import type { Sent } from "../store/messages.ts";
@@ -36,7 +42,7 @@ import { DeadLetters } from "./dead-letters.ts";
 import { archivedMessage, deadLetter, liveMessage, type StoredMessage } from "./stored.ts";
 import { type UpkeepReport, upkeep } from "./upkeep.ts";
 import { type Explanation, explain } from "./why.ts";
-import { type WorkHandler, type WorkOptions, Worker } from "./worker.ts";
+import { Worker, type WorkHandler, type WorkOptions } from "./worker.ts";
 
 /** What `getQueueStats` tells of one mailbox, or of all together. */
 export interface QueueStats {
@@ -110,7 +116,7 @@ export class MessageQueueManager {
     messages: readonly (MessageInput | AgentMessage)[],
     options: TxOption = {},
   ): Promise<Sent[]> {
-    const list = parse(z.array(z.unknown(), "expected an array of messages"), messages, "messages");
+    const list = parse(messageListSchema, messages, "messages");
     const defaults = this.#defaults();
     const encoded = list.map((message, n) => encode(message, defaults, `messages.${n}`));
     const db = await this.#core.db(txOf(options));
@@ -174,19 +180,22 @@ export class MessageQueueManager {
     claimed: readonly ClaimedMessage[],
     options: TxOption = {},
   ): Promise<AckOutcome[]> {
-    const list = parse(
-      z.array(z.instanceof(ClaimedMessage, { message: "expected a claimed message" })),
-      claimed,
-      "claimed",
-    );
-    return this.#settler.ack(list, options);
+    const list = parse(messageListSchema, claimed, "claimed");
+    const stranger = list.find((claim) => !(claim instanceof ClaimedMessage));
+    if (stranger !== undefined) {
+      throw new ValidationFailed(`claimed: expected claimed messages, got ${shown(stranger)}`);
+    }
+    return this.#settler.ack(claimed, options);
   }
 
   /** Takes a message out of all mailboxes, leased or not; a worker that holds it can no longer settle it. */
-  async cancelMessage(messageId: string, options: { toAgent?: string } & TxOption = {}): Promise<boolean> {
+  async cancelMessage(
+    messageId: string,
+    options: { toAgent?: string } & TxOption = {},
+  ): Promise<boolean> {
     const { tx, ...rest } = options;
     const message = parse(id, messageId, "messageId");
-    const { toAgent } = parse(z.strictObject({ toAgent: id.optional() }), rest, "options");
+    const { toAgent } = parse(cancelOptionsSchema, rest, "options");
     const db = await this.#core.db(tx);
     const rows = await this.#core.store.cancel(db, message, toAgent);
     this.#core.tell(
@@ -213,11 +222,7 @@ export class MessageQueueManager {
   /** Stops handing out messages of a mailbox, in every process; sending to it goes on. */
   async pause(agentId: string, options: { reason?: string } = {}): Promise<void> {
     const agent = parse(id, agentId, "agentId");
-    const { reason } = parse(
-      z.strictObject({ reason: plainText(1_024).optional() }),
-      options,
-      "options",
-    );
+    const { reason } = parse(pauseOptionsSchema, options, "options");
     await this.#core.db();
     await this.#core.upkeep.pause(agent, reason ?? null);
   }
@@ -266,7 +271,13 @@ export class MessageQueueManager {
    * and nacks what throws. Survives a database that goes away.
    */
   work(agentId: string, handler: WorkHandler, options: WorkOptions = {}): Worker {
-    const worker = new Worker(this.#core, this.#settler, parse(id, agentId, "agentId"), handler, options);
+    const worker = new Worker(
+      this.#core,
+      this.#settler,
+      parse(id, agentId, "agentId"),
+      handler,
+      options,
+    );
     this.#workers.add(worker);
     void worker.stopped.then(() => this.#workers.delete(worker));
     return worker;
@@ -298,20 +309,25 @@ export class MessageQueueManager {
       return this.#core.nack(await this.#core.db(tx), claim, error, options);
     },
     defer: async (claim, delayMs, options) => {
-      const delay = parse(durationMs(), delayMs, "delayMs");
+      const delay = parse(delaySchema, delayMs, "delayMs");
       const db = await this.#core.db(txOf(options));
       const [outcome = "gone"] = await this.#core.release(db, [claim], delay, "deferred");
       return outcome === "done" ? "deferred" : outcome;
     },
     extend: async (claim, leaseMs) => {
-      const length = parse(lease, leaseMs, "leaseMs");
+      const length = parse(leaseSchema, leaseMs, "leaseMs");
       await this.#core.db();
       const [outcome = "gone"] = await this.#core.extend([{ claim }], length);
       return outcome === "done" ? "extended" : outcome;
     },
     deadLetter: async (claim, reason, error, options) => {
-      const checked = parse(plainText(4_096).min(1, "expected a reason"), reason, "reason");
-      const outcome = await this.#core.bury(await this.#core.db(txOf(options)), claim, checked, error);
+      const checked = parse(reasonSchema, reason, "reason");
+      const outcome = await this.#core.bury(
+        await this.#core.db(txOf(options)),
+        claim,
+        checked,
+        error,
+      );
       return outcome === "done" ? "dead_lettered" : outcome;
     },
     reply: (claim, content, options) => this.#reply(claim, content, options),
@@ -347,15 +363,12 @@ export class MessageQueueManager {
   }
 }
 
-/** The bounds of a lease, wherever one is given. */
-const lease = receiveOptionsSchema.shape.leaseMs.unwrap();
-
 function txOf(options: TxOption): Knex.Transaction | undefined {
   if (options === null || typeof options !== "object") {
-    throw new AgentCommunicationError("VALIDATION_FAILED", "options: expected an object");
+    throw new ValidationFailed(`options: expected an object, got ${shown(options)}`);
   }
   const { tx, ...rest } = options;
-  parse(z.strictObject({}), rest, "options");
+  parse(noOptionsSchema, rest, "options");
   return tx;
 }
 

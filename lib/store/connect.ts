@@ -73,11 +73,14 @@ function sqlitePool(synchronous: string): Knex.PoolConfig {
     max: 1,
     // A connection to ":memory:" is the database: it must never be closed for being idle.
     idleTimeoutMillis: 2_147_483_647,
-    afterCreate: (connection: SqliteConnection, done: (error: Error | null, c: unknown) => void) => {
+    afterCreate: (
+      connection: SqliteConnection,
+      done: (error: Error | null, c: unknown) => void,
+    ) => {
       const next = (statements: readonly string[]): void => {
         const [statement, ...rest] = statements;
-        if (statement === undefined) return done(null, connection);
-        connection.run(statement, (error) => (error ? done(error, connection) : next(rest)));
+        if (statement === undefined) done(null, connection);
+        else connection.run(statement, (error) => (error ? done(error, connection) : next(rest)));
       };
       next(SQLITE_PRAGMAS(synchronous));
     },
@@ -119,7 +122,10 @@ function parseInput(input: string | Knex.Config, options: ConnectOptions): Knex.
       pool,
     };
   }
-  if (/^(mssql|sqlserver):\/\//i.test(text) || /(^|;)\s*(driver|server|data source)\s*=/i.test(text)) {
+  if (
+    /^(mssql|sqlserver):\/\//i.test(text) ||
+    /(^|;)\s*(driver|server|data source)\s*=/i.test(text)
+  ) {
     return { client: "mssql", connection: tediousConfig(text), pool };
   }
   if (/^(sqlite3?|file):/i.test(text)) return sqliteConfig(text);

@@ -60,7 +60,9 @@ export class DeadLetterStore {
     while (moved.length < options.limit) {
       const step = Math.min(STEP, options.limit - moved.length);
       const rows = await translated(this.#dialect, () =>
-        transaction(this.#dialect, this.#knex, (trx) => this.#redriveStep(trx, filter, step, options)),
+        transaction(this.#dialect, this.#knex, (trx) =>
+          this.#redriveStep(trx, filter, step, options),
+        ),
       );
       moved.push(...rows);
       if (rows.length < step) break;
@@ -80,10 +82,11 @@ export class DeadLetterStore {
       .limit(step)) as Row[];
     if (chosen.length === 0) return [];
     // What a second operator took in the meantime is not returned to us, so it is not sent again.
-    const rows = (await trx(this.#table)
-      .whereIn("seq", chosen.map((row) => int(row.seq)))
-      .del()
-      .returning("*")) as Row[];
+    const rows = await this.#dialect.takeOut(
+      trx,
+      this.#table,
+      chosen.map((row) => int(row.seq)),
+    );
     rows.sort((a, b) => int(a.seq) - int(b.seq));
     const now = this.#dialect.now;
     const back = rows.map((row) => ({
@@ -121,7 +124,10 @@ export class DeadLetterStore {
           .limit(step)) as Row[];
         if (chosen.length === 0) break;
         gone += await this.#knex(this.#table)
-          .whereIn("seq", chosen.map((row) => int(row.seq)))
+          .whereIn(
+            "seq",
+            chosen.map((row) => int(row.seq)),
+          )
           .del();
         if (chosen.length < step) break;
       }

@@ -142,6 +142,9 @@ export interface Dialect {
   /** Moves up to `limit` expired messages that nobody holds to the dead letters. */
   buryExpired(db: Db, limit: number): Promise<{ seq: number }[]>;
 
+  /** Deletes rows of a table by `seq` and returns those that were there, in no order. */
+  takeOut(db: Db, table: string, seqs: readonly number[]): Promise<Record<string, unknown>[]>;
+
   /** Makes the transaction wait for every other writer of the same lock until it ends. */
   lock(trx: Db, name: string): Promise<void>;
   /** The first statement of a transaction of our own. */

@@ -139,7 +139,10 @@ export class MessageStore {
     }));
     const held: string[] = [];
     for (let n = 0; n < wanted.length; n += BATCH) {
-      for (const { key, message_id } of await this.dialect.holdKeys(trx, wanted.slice(n, n + BATCH))) {
+      for (const { key, message_id } of await this.dialect.holdKeys(
+        trx,
+        wanted.slice(n, n + BATCH),
+      )) {
         const mine = inBatch.get(key);
         if (mine === undefined) continue;
         held.push(key);
@@ -188,7 +191,9 @@ export class MessageStore {
       const mailbox =
         others.length === 0
           ? only
-          : createHash("sha256").update([only, ...others].join("\n")).digest("hex");
+          : createHash("sha256")
+              .update([only, ...others].join("\n"))
+              .digest("hex");
       keys.push({
         key: `key:${mailbox}:${message.dedupeKey}`,
         windowMs: message.dedupeWindowMs ?? DEDUPE_WINDOW_MS,
@@ -204,9 +209,7 @@ export class MessageStore {
   }
 
   async complete(db: Db, claims: readonly ClaimKey[]): Promise<Settled[]> {
-    return this.#settle(db, claims, () =>
-      this.dialect.complete(db, claims, this.#options.archive),
-    );
+    return this.#settle(db, claims, () => this.dialect.complete(db, claims, this.#options.archive));
   }
 
   async release(db: Db, releases: readonly Release[]): Promise<Settled[]> {
@@ -271,7 +274,12 @@ export class MessageStore {
           message_id: messageId,
           ...(toAgent === undefined ? {} : { to_agent: toAgent }),
         };
-        const rows = (await trx(this.table).where(where).del().returning("*")) as Row[];
+        const found = (await trx(this.table).select("seq").where(where)) as Row[];
+        const rows = await this.dialect.takeOut(
+          trx,
+          this.table,
+          found.map((row) => int(row.seq)),
+        );
         if (rows.length === 0 || !this.#options.archive) return rows;
         const now = await this.now(trx);
         for (const row of rows) {

@@ -57,24 +57,21 @@ export function mssql(prefix: string): Dialect {
     CROSS APPLY (SELECT COALESCE(j.available_at, @now + COALESCE(j.delay_ms, 0)) AS visible_at) v
     ORDER BY j.n`;
 
-  // Differs from PostgreSQL: no ON CONFLICT. HOLDLOCK keeps the place of a missing key, so a second sender of
-  // it waits; keys come sorted, so that two batches take their locks in one order.
+  // Differs from PostgreSQL: no ON CONFLICT. Keys whose window has passed go first, then those that are free are
+  // taken. HOLDLOCK keeps the place of a missing key, so a second sender of it waits for this transaction; keys
+  // come sorted, so that two batches take their locks in one order.
+  const KEYS =
+    "OPENJSON(:items) WITH (dedupe_key nvarchar(400) '$.key', message_id nvarchar(128) '$.message_id', window_ms bigint '$.window_ms') j";
   const HOLD = `
     ${READ_CLOCK}
-    DECLARE @taken TABLE (dedupe_key nvarchar(400) COLLATE Latin1_General_100_BIN2);
-    UPDATE d SET message_id = j.message_id, expires_at = @now + j.window_ms
-    OUTPUT inserted.dedupe_key INTO @taken
-    FROM ${dedupe} d WITH (UPDLOCK, HOLDLOCK, ROWLOCK)
-    JOIN OPENJSON(:items) WITH (dedupe_key nvarchar(400) '$.key', message_id nvarchar(128) '$.message_id', window_ms bigint '$.window_ms') j
-      ON d.dedupe_key = j.dedupe_key COLLATE Latin1_General_100_BIN2
+    DELETE d FROM ${dedupe} d WITH (UPDLOCK, HOLDLOCK, ROWLOCK)
+    JOIN ${KEYS} ON d.dedupe_key = j.dedupe_key COLLATE Latin1_General_100_BIN2
     WHERE d.expires_at <= @now;
     INSERT INTO ${dedupe} (dedupe_key, message_id, expires_at)
-    OUTPUT inserted.dedupe_key INTO @taken
-    SELECT j.dedupe_key, j.message_id, @now + j.window_ms
-    FROM OPENJSON(:items) WITH (dedupe_key nvarchar(400) '$.key', message_id nvarchar(128) '$.message_id', window_ms bigint '$.window_ms') j
+    OUTPUT inserted.dedupe_key
+    SELECT j.dedupe_key, j.message_id, @now + j.window_ms FROM ${KEYS}
     WHERE NOT EXISTS (SELECT 1 FROM ${dedupe} d WITH (UPDLOCK, HOLDLOCK, ROWLOCK)
-                      WHERE d.dedupe_key = j.dedupe_key COLLATE Latin1_General_100_BIN2);
-    SELECT dedupe_key FROM @taken`;
+                      WHERE d.dedupe_key = j.dedupe_key COLLATE Latin1_General_100_BIN2)`;
 
   const HELD = `
     SELECT d.dedupe_key AS [key], d.message_id AS message_id FROM ${dedupe} d
@@ -112,14 +109,21 @@ export function mssql(prefix: string): Dialect {
     DELETE m OUTPUT deleted.seq FROM ${messages} m WITH (ROWLOCK) JOIN ${CLAIM_KEYS} ON ${VALID}`;
 
   // Differs from PostgreSQL: the copy goes through a table variable, which OUTPUT can fill on every server.
-  const COMPLETE_AND_ARCHIVE = `
-    ${READ_CLOCK}
-    DELETE m
-    OUTPUT deleted.seq, ${list(ENVELOPE, "deleted")}, N'processed', deleted.worker_id, deleted.attempt, @now
-      INTO ${archive} (seq, ${list(ENVELOPE)}, outcome, worker_id, attempt, finished_at)
-    OUTPUT deleted.seq
-    FROM ${messages} m WITH (ROWLOCK) JOIN ${CLAIM_KEYS} ON ${VALID}`;
+  // Differs from PostgreSQL: what is deleted there and inserted elsewhere in one statement is copied, with the
+  // rows locked, and deleted then, in one batch: one round trip, and one transaction also outside a caller's.
+  const together = (statements: string) =>
+    `SET XACT_ABORT ON; BEGIN TRANSACTION; ${statements}; COMMIT TRANSACTION`;
+  const COPIED = `${messages} m WITH (UPDLOCK, ROWLOCK)`;
 
+  const COMPLETE_AND_ARCHIVE = together(`
+    ${READ_CLOCK}
+    INSERT INTO ${archive} (seq, ${list(ENVELOPE)}, outcome, worker_id, attempt, finished_at)
+    OUTPUT inserted.seq
+    SELECT m.seq, ${list(ENVELOPE, "m")}, N'processed', m.worker_id, m.attempt, @now
+    FROM ${COPIED} JOIN ${CLAIM_KEYS} ON ${VALID};
+    DELETE m FROM ${messages} m JOIN ${CLAIM_KEYS} ON ${VALID}`);
+
+  // A comma join: Babelfish loses the joined table in SET where OUTPUT stands beside JOIN.
   const RELEASE = `
     ${READ_CLOCK}
     UPDATE m SET
@@ -131,44 +135,43 @@ export function mssql(prefix: string): Dialect {
       last_error = COALESCE(j.error, m.last_error),
       first_failed_at = CASE WHEN j.error IS NULL THEN m.first_failed_at ELSE COALESCE(m.first_failed_at, @now) END
     OUTPUT inserted.seq
-    FROM ${messages} m WITH (ROWLOCK)
-    JOIN OPENJSON(:items) WITH (seq bigint '$.seq', receipt bigint '$.receipt', delay_ms bigint '$.delay_ms',
-      keep_attempt bit '$.keep_attempt', error nvarchar(max) '$.error' AS JSON) j ON ${VALID}`;
+    FROM ${messages} m WITH (ROWLOCK), OPENJSON(:items) WITH (seq bigint '$.seq', receipt bigint '$.receipt', delay_ms bigint '$.delay_ms',
+      keep_attempt bit '$.keep_attempt', error nvarchar(max) '$.error' AS JSON) j
+    WHERE ${VALID}`;
 
   const EXTEND = `
     ${READ_CLOCK}
     UPDATE m SET visible_at = @now + j.lease_ms, progress = COALESCE(j.progress, m.progress)
     OUTPUT inserted.seq
-    FROM ${messages} m WITH (ROWLOCK)
-    JOIN OPENJSON(:items) WITH (seq bigint '$.seq', receipt bigint '$.receipt', lease_ms bigint '$.lease_ms',
-      progress nvarchar(max) '$.progress' AS JSON) j ON ${VALID}`;
+    FROM ${messages} m WITH (ROWLOCK), OPENJSON(:items) WITH (seq bigint '$.seq', receipt bigint '$.receipt', lease_ms bigint '$.lease_ms',
+      progress nvarchar(max) '$.progress' AS JSON) j
+    WHERE ${VALID}`;
 
   const DEAD_COLUMNS = `seq, ${list(ENVELOPE)}, ${list(DEAD)}, reason, last_error, fingerprint, receipt, failed_at`;
 
-  const BURY = `
+  const BURY = together(`
     ${READ_CLOCK}
-    DELETE m
-    OUTPUT deleted.seq, ${list(ENVELOPE, "deleted")}, ${list(DEAD, "deleted")}, j.reason,
-           COALESCE(j.error, deleted.last_error), j.fingerprint, deleted.receipt + 1, @now
-      INTO ${dead} (${DEAD_COLUMNS})
-    OUTPUT deleted.seq
-    FROM ${messages} m WITH (ROWLOCK)
+    INSERT INTO ${dead} (${DEAD_COLUMNS})
+    OUTPUT inserted.seq
+    SELECT m.seq, ${list(ENVELOPE, "m")}, ${list(DEAD, "m")}, j.reason, COALESCE(j.error, m.last_error), j.fingerprint,
+           m.receipt + 1, @now
+    FROM ${COPIED}
     JOIN OPENJSON(:items) WITH (seq bigint '$.seq', receipt bigint '$.receipt', reason nvarchar(32) '$.reason',
-      error nvarchar(max) '$.error' AS JSON, fingerprint nvarchar(64) '$.fingerprint') j ON ${VALID}`;
+      error nvarchar(max) '$.error' AS JSON, fingerprint nvarchar(64) '$.fingerprint') j ON ${VALID};
+    DELETE m FROM ${messages} m JOIN ${CLAIM_KEYS} ON ${VALID}`);
 
-  const BURY_EXPIRED = `
+  const BURY_EXPIRED = together(`
     ${READ_CLOCK}
-    DELETE m
-    OUTPUT deleted.seq, ${list(ENVELOPE, "deleted")}, ${list(DEAD, "deleted")}, N'expired', deleted.last_error,
-           N'expired', deleted.receipt + 1, @now
-      INTO ${dead} (${DEAD_COLUMNS})
-    OUTPUT deleted.seq
-    FROM ${messages} m WITH (ROWLOCK)
-    WHERE m.seq IN (
-      SELECT TOP (:limit) q.seq FROM ${messages} q ${CHOOSE}
-      WHERE q.expires_at IS NOT NULL AND q.expires_at <= @now AND (q.worker_id IS NULL OR q.visible_at <= @now)
-      ORDER BY q.expires_at)
-      AND m.expires_at <= @now AND (m.worker_id IS NULL OR m.visible_at <= @now)`;
+    DECLARE @gone TABLE (seq bigint PRIMARY KEY);
+    INSERT INTO @gone (seq)
+    SELECT TOP (:limit) q.seq FROM ${messages} q ${CHOOSE}
+    WHERE q.expires_at IS NOT NULL AND q.expires_at <= @now AND (q.worker_id IS NULL OR q.visible_at <= @now)
+    ORDER BY q.expires_at;
+    INSERT INTO ${dead} (${DEAD_COLUMNS})
+    OUTPUT inserted.seq
+    SELECT m.seq, ${list(ENVELOPE, "m")}, ${list(DEAD, "m")}, N'expired', m.last_error, N'expired', m.receipt + 1, @now
+    FROM ${COPIED} JOIN @gone g ON m.seq = g.seq;
+    DELETE m FROM ${messages} m JOIN @gone g ON m.seq = g.seq`);
 
   return {
     name: "mssql",
@@ -180,7 +183,9 @@ export function mssql(prefix: string): Dialect {
 
     async holdKeys(db: Db, keys: readonly DedupeKey[]) {
       const sorted = [...keys].sort((a, b) => (a.key < b.key ? -1 : 1));
-      const taken = await query<{ dedupe_key: string }>(db, HOLD, { items: JSON.stringify(sorted) });
+      const taken = await query<{ dedupe_key: string }>(db, HOLD, {
+        items: JSON.stringify(sorted),
+      });
       if (taken.length === keys.length) return [];
       const ours = new Set(taken.map((row) => row.dedupe_key));
       const others = keys.map(({ key }) => key).filter((key) => !ours.has(key));
@@ -220,6 +225,14 @@ export function mssql(prefix: string): Dialect {
     async buryExpired(db: Db, limit: number) {
       const gone = await query<{ seq: unknown }>(db, BURY_EXPIRED, { limit });
       return gone.map(({ seq }) => ({ seq: int(seq) }));
+    },
+
+    async takeOut(db: Db, table: string, wanted: readonly number[]) {
+      return query(
+        db,
+        `DELETE FROM ${table} OUTPUT deleted.* WHERE seq IN (SELECT CAST([value] AS bigint) FROM OPENJSON(:seqs))`,
+        { seqs: JSON.stringify(wanted) },
+      );
     },
 
     async lock(trx: Db, name: string) {

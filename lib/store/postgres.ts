@@ -10,9 +10,9 @@ import type {
   Release,
 } from "./dialect.ts";
 import { CLAIMED, DEAD, ENVELOPE, GIVEN, list } from "./envelope-columns.ts";
+import { faultOfPostgres } from "./faults.ts";
 import { claimedRow, rowsAsJson, seqs } from "./rows.ts";
 import { int, query } from "./sql.ts";
-import { faultOfPostgres } from "./faults.ts";
 
 /**
  * The clock once per statement: STABLE, so that an index can be searched with it, and it moves inside a
@@ -208,6 +208,14 @@ export function postgres(prefix: string): Dialect {
     async buryExpired(db: Db, limit: number) {
       const gone = await query<{ seq: unknown }>(db, BURY_EXPIRED, { limit });
       return gone.map(({ seq }) => ({ seq: int(seq) }));
+    },
+
+    async takeOut(db: Db, table: string, wanted: readonly number[]) {
+      return query(
+        db,
+        `DELETE FROM ${table} WHERE seq IN (SELECT CAST(jsonb_array_elements_text(CAST(:seqs AS jsonb)) AS bigint)) RETURNING *`,
+        { seqs: JSON.stringify(wanted) },
+      );
     },
 
     async lock(trx: Db, name: string) {

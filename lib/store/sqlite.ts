@@ -208,6 +208,14 @@ export function sqlite(prefix: string): Dialect {
       });
     },
 
+    async takeOut(db: Db, table: string, wanted: readonly number[]) {
+      return query(
+        db,
+        `DELETE FROM ${table} WHERE seq IN (SELECT value FROM json_each(:seqs)) RETURNING *`,
+        { seqs: JSON.stringify(wanted) },
+      );
+    },
+
     async lock() {
       // Differs from PostgreSQL: beginWrite holds the file's only write lock already.
     },

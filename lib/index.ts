@@ -1,0 +1,33 @@
+// Everything public. What is not here may change in any release.
+
+export { AgentRegistry } from "./agent-registry.ts";
+export { configFromEnv, type EnvironmentConfig, maskedConfig } from "./config.ts";
+export * from "./errors.ts";
+export type { Health } from "./health.ts";
+export * from "./observability/index.ts";
+export { type OpenOptions, Outbox, openOutbox } from "./outbox.ts";
+export {
+  AgentMessage,
+  type Content,
+  type Headers,
+  type MessageInput,
+} from "./protocol/envelope.ts";
+export type * from "./protocol/events.ts";
+export type * from "./protocol/options.ts";
+export * from "./protocol/payloads.ts";
+export { DEFAULT_RETRY_POLICY, type RetryPolicy, type RetryPolicyInput } from "./protocol/retry.ts";
+export * from "./protocol/types.ts";
+export * from "./queue/claimed.ts";
+export { MessageQueueManager, type QueueStats } from "./queue/manager.ts";
+export type { DeadLetter, MessageState, StoredMessage } from "./queue/stored.ts";
+export type { Explanation } from "./queue/why.ts";
+export type { WorkContext, Worker, WorkHandler, WorkOptions } from "./queue/worker.ts";
+export { connect, type DatabaseInput, knexConfig, redactUrl } from "./store/connect.ts";
+export {
+  type MigrationStatus,
+  migrate,
+  migrateDown,
+  migrationSql,
+  migrationStatus,
+  schemaSql,
+} from "./store/migrate.ts";

@@ -1,0 +1,130 @@
+import type { Knex } from "knex";
+import { z } from "zod";
+import { AgentRegistry } from "./agent-registry.ts";
+import { configFromEnv, type EnvironmentConfig, queueOptions } from "./config.ts";
+import { type Health, healthCheck } from "./health.ts";
+import { FileLogger, type FileLoggingOptions } from "./observability/file-logger.ts";
+import { type Observer, Observers } from "./protocol/events.ts";
+import type { QueueOptionsInput } from "./protocol/options.ts";
+import { parse } from "./protocol/validate.ts";
+import { MessageQueueManager } from "./queue/manager.ts";
+import { type ConnectOptions, connect, type DatabaseInput } from "./store/connect.ts";
+import type { DialectName } from "./store/dialect.ts";
+import { checkMigrated, migrate } from "./store/migrate.ts";
+
+export interface OpenOptions extends QueueOptionsInput, ConnectOptions {
+  /** A URL, a connection string, a knex configuration, or an open knex (never closed). Default: the environment's. */
+  readonly database?: DatabaseInput;
+  /** Bring the database to this version first; safe when many processes do it at once. Default false. */
+  readonly migrate?: boolean;
+  /** Daily JSON lines; a folder, or options. Default: off, or the folder in OUTBOX_LOG_DIR. */
+  readonly fileLogging?: string | FileLoggingOptions | false;
+}
+
+const ownOptions = z.object({ migrate: z.boolean().default(false) });
+
+/** An open outbox: the queue, the registry and the supervisors of one database. */
+export class Outbox {
+  readonly queue: MessageQueueManager;
+  readonly agents: AgentRegistry;
+  readonly dialect: DialectName;
+  /** The environment's settings, as they were when it was opened. */
+  readonly config: EnvironmentConfig;
+  readonly #knex: Knex;
+  readonly #owned: boolean;
+  readonly #observers: Observers;
+  readonly #fileLogger: FileLogger | undefined;
+
+  /** @internal Use openOutbox. */
+  constructor(parts: {
+    knex: Knex;
+    owned: boolean;
+    dialect: DialectName;
+    config: EnvironmentConfig;
+    options: QueueOptionsInput;
+    fileLogger: FileLogger | undefined;
+  }) {
+    this.#knex = parts.knex;
+    this.#owned = parts.owned;
+    this.dialect = parts.dialect;
+    this.config = parts.config;
+    this.#fileLogger = parts.fileLogger;
+    this.#observers = new Observers();
+    const { fileLogger } = parts;
+    if (fileLogger !== undefined) {
+      this.#observers.add(fileLogger.observer);
+    }
+    const observers = this.#observers;
+    this.queue = new MessageQueueManager(parts.knex, { ...parts.options, observers });
+    this.agents = new AgentRegistry(parts.knex, { prefix: parts.options.prefix, observers });
+  }
+
+  /** The knex behind it, for transactions to send in. */
+  get knex(): Knex {
+    return this.#knex;
+  }
+
+  /** Tells `observer` of everything that is committed through this outbox, from now on; returns the way to stop. */
+  observe(observer: Observer): () => void {
+    return this.#observers.add(observer);
+  }
+
+  /** The file logger, where file logging is on. */
+  getFileLogger(): FileLogger | undefined {
+    return this.#fileLogger;
+  }
+
+  /** Looks at the database for real. */
+  health(): Promise<Health> {
+    return healthCheck(this.queue, this.agents);
+  }
+
+  /** Stops the workers, writes what is left of the logs, and closes the database unless it was the caller's. */
+  async close(): Promise<void> {
+    await this.queue.close();
+    await this.#fileLogger?.close();
+    if (this.#owned) await this.#knex.destroy();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}
+
+/**
+ * Opens the outbox.
+ *
+ * @throws AgentCommunicationError NOT_MIGRATED or NEWER_DATABASE with the command to run, INVALID_CONFIGURATION,
+ *   DRIVER_MISSING, SERVICE_UNAVAILABLE when the database does not answer
+ */
+export async function openOutbox(options: OpenOptions = {}): Promise<Outbox> {
+  const {
+    database,
+    migrate: wanted,
+    fileLogging,
+    poolMax,
+    acquireTimeoutMs,
+    ...queueGiven
+  } = options;
+  const config = configFromEnv();
+  const checked = parse(ownOptions, { migrate: wanted }, "options");
+  const queue = queueOptions(config, queueGiven);
+  const { knex, dialect, owned } = connect(database ?? config.database, {
+    ...(poolMax === undefined ? {} : { poolMax }),
+    ...(acquireTimeoutMs === undefined ? {} : { acquireTimeoutMs }),
+  });
+  let fileLogger: FileLogger | undefined;
+  try {
+    const prefix = queue.prefix ?? config.prefix;
+    // In memory there is nobody else who could have migrated it.
+    if (checked.migrate || config.mode === "mock") await migrate(knex, { prefix });
+    else await checkMigrated(knex, dialect, prefix);
+    const logging = fileLogging ?? config.logDir ?? false;
+    fileLogger = logging === false ? undefined : new FileLogger(logging);
+    return new Outbox({ knex, owned, dialect, config, options: queue, fileLogger });
+  } catch (error) {
+    await fileLogger?.close();
+    if (owned) await knex.destroy();
+    throw error;
+  }
+}
