@@ -4,7 +4,16 @@ export { AgentRegistry } from "./agent-registry.ts";
 export { configFromEnv, type EnvironmentConfig, maskedConfig } from "./config.ts";
 export * from "./errors.ts";
 export type { Health } from "./health.ts";
-export * from "./observability/index.ts";
+export {
+  disableFileLogging,
+  enableFileLogging,
+  FileLogger,
+  type FileLoggingOptions,
+  type FileLogStats,
+  getFileLogger,
+} from "./observability/file-logger.ts";
+export { listLogFiles } from "./observability/log-files.ts";
+export { type LogLine, type TailOptions, tailLogs } from "./observability/tail-logs.ts";
 export { type OpenOptions, Outbox, openOutbox } from "./outbox.ts";
 export {
   AgentMessage,

@@ -1,0 +1,206 @@
+import { expect, it } from "vitest";
+import { AgentMessage } from "../../lib/index.ts";
+import { eachDatabase } from "../support/databases.ts";
+import { elapse, failure, mailbox, note, watched } from "../support/queue.ts";
+
+eachDatabase("sending", (database) => {
+  it("returns every field as it was sent", async () => {
+    const { queue } = watched(database.knex());
+    const to = mailbox();
+    await queue.sendMessage({
+      toAgent: to,
+      fromAgent: "sender",
+      messageType: "INVOICE",
+      kind: "command",
+      content: { text: "ü 😀 \u2028 \\ ' \" %", deep: { list: [1, null, true, 1.5e-7] }, empty: {} },
+      priority: "urgent",
+      headers: { tries: 1, on: true, name: "x" },
+      correlationId: "corr",
+      causationId: "cause",
+      replyTo: "elsewhere",
+      contextId: "ctx",
+      taskId: "task",
+      subject: "About it",
+    });
+    const [got] = await queue.getMessages(to);
+    expect(got).toMatchObject({
+      fromAgent: "sender",
+      toAgent: to,
+      messageType: "INVOICE",
+      kind: "command",
+      content: { text: "ü 😀 \u2028 \\ ' \" %", deep: { list: [1, null, true, 1.5e-7] }, empty: {} },
+      priority: 40,
+      headers: { tries: 1, on: true, name: "x" },
+      correlationId: "corr",
+      causationId: "cause",
+      replyTo: "elsewhere",
+      contextId: "ctx",
+      taskId: "task",
+      subject: "About it",
+      attempt: 1,
+    });
+  });
+
+  it("takes an AgentMessage and an array as content", async () => {
+    const { queue } = watched(database.knex());
+    const to = mailbox();
+    const message = new AgentMessage({ toAgent: to, messageType: "task_request", content: [1, 2] });
+    const sent = await queue.sendMessage(message);
+    expect(sent).toEqual({ messageId: message.messageId, duplicate: false });
+    const [got] = await queue.getMessages(to);
+    expect(got).toMatchObject({
+      content: [1, 2],
+      messageType: "TASK_ASSIGNMENT",
+      originalType: "task_request",
+      kind: "task",
+    });
+  });
+
+  it("keeps the order of a batch, and reports per message", async () => {
+    const { queue } = watched(database.knex());
+    const to = mailbox();
+    const sent = await queue.sendMessages(
+      Array.from({ length: 250 }, (_, n) => note(to, { n })),
+    );
+    expect(new Set(sent.map(({ messageId }) => messageId)).size).toBe(250);
+    const got = await queue.getMessages(to, { limit: 250 });
+    expect(got.map(({ content }) => (content as { n: number }).n)).toEqual(
+      Array.from({ length: 250 }, (_, n) => n),
+    );
+    expect(await queue.sendMessages([])).toEqual([]);
+  });
+
+  it("stores a batch larger than one statement, or nothing of it", async () => {
+    const { queue } = watched(database.knex());
+    const to = mailbox();
+    const many = Array.from({ length: 2_300 }, (_, n) => note(to, { n }));
+    await failure(() => queue.sendMessages([...many, { ...note(to), priority: 101 }]));
+    expect((await queue.getQueueStats(to)).pending).toBe(0);
+    await queue.sendMessages(many);
+    expect((await queue.getQueueStats(to)).pending).toBe(2_300);
+  });
+
+  it("gives a message to each of several recipients, under one id", async () => {
+    const { queue } = watched(database.knex());
+    const [a, b] = [mailbox(), mailbox()];
+    const { messageId } = await queue.sendMessage({ ...note(a), toAgent: [a, b, a] });
+    const [atA] = await queue.getMessages(a);
+    const [atB] = await queue.getMessages(b);
+    expect([atA?.messageId, atB?.messageId]).toEqual([messageId, messageId]);
+    expect(await atA?.ack()).toBe("acked");
+    expect(await atB?.ack()).toBe("acked");
+    expect(await queue.getMessages(a)).toEqual([]);
+  });
+
+  it("holds a delayed message back until it is due", async () => {
+    const { queue } = watched(database.knex());
+    const to = mailbox();
+    const { messageId } = await queue.sendMessage({ ...note(to), delayMs: 60_000 });
+    await queue.sendMessage({ ...note(to, { n: 2 }), availableAt: "2200-01-01" });
+    expect(await queue.getMessages(to)).toEqual([]);
+    expect(await queue.getQueueStats(to)).toMatchObject({ scheduled: 2, pending: 0 });
+    await elapse(database.knex(), 60_001, messageId);
+    expect((await queue.getMessages(to)).map((message) => message.messageId)).toEqual([messageId]);
+  });
+
+  it("G2: a message sent in a transaction exists if and only if it commits", async () => {
+    const { queue, named } = watched(database.knex());
+    const knex = database.knex();
+    const to = mailbox();
+    const dropped = await knex.transaction();
+    const lost = await queue.sendMessage(note(to), { tx: dropped });
+    await dropped.rollback();
+    const kept = await knex.transaction(async (tx) => {
+      const sent = await queue.sendMessage({ ...note(to), messageId: `kept-${to}` }, { tx });
+      expect(await queue.getMessage(sent.messageId, { tx })).toMatchObject({ state: "ready" });
+      return sent;
+    });
+    await failure(() =>
+      knex.transaction(async (tx) => {
+        await queue.sendMessages([note(to), note(to)], { tx });
+        throw new Error("no");
+      }),
+    );
+    expect((await queue.getMessages(to)).map(({ messageId }) => messageId)).toEqual([kept.messageId]);
+    expect(await queue.getMessage(lost.messageId)).toBeNull();
+    expect(named(lost.messageId)).toEqual([]);
+    expect(named(kept.messageId)).toEqual(["sent", "received"]);
+  });
+
+  it("G2: a savepoint that is rolled back takes its messages with it", async () => {
+    const { queue, named } = watched(database.knex());
+    const to = mailbox();
+    const sent = await database.knex().transaction(async (tx) => {
+      const outer = await queue.sendMessage(note(to), { tx });
+      const inner = await tx.transaction();
+      const lost = await queue.sendMessage(note(to), { tx: inner });
+      await inner.rollback();
+      return { outer, lost };
+    });
+    await expect.poll(() => named(sent.outer.messageId)).toEqual(["sent"]);
+    expect(named(sent.lost.messageId)).toEqual([]);
+    expect(await queue.getQueueStats(to)).toMatchObject({ pending: 1 });
+  });
+
+  it("G5: the same messageId from the same sender is stored once, also under concurrency", async () => {
+    const { queue } = watched(database.knex());
+    const to = mailbox();
+    const message = { ...note(to), messageId: `once-${to}`, fromAgent: "s" };
+    const sent = await Promise.all(Array.from({ length: 12 }, () => queue.sendMessage(message)));
+    expect(sent.filter(({ duplicate }) => !duplicate)).toHaveLength(1);
+    expect(new Set(sent.map(({ messageId }) => messageId))).toEqual(new Set([message.messageId]));
+    const got = await queue.getMessages(to);
+    expect(got).toHaveLength(1);
+    await got[0]?.ack();
+    expect((await queue.sendMessage(message)).duplicate).toBe(true);
+    expect((await queue.sendMessage({ ...message, fromAgent: "other" })).duplicate).toBe(false);
+    expect(await queue.getMessages(to)).toHaveLength(1);
+  });
+
+  it("G5: one dedupe key stores one message a window, and names the first", async () => {
+    const { queue } = watched(database.knex());
+    const to = mailbox();
+    const message = { ...note(to), dedupeKey: "nightly", dedupeWindowMs: 60_000 };
+    const results = await Promise.all(Array.from({ length: 8 }, () => queue.sendMessage(message)));
+    const first = results.find(({ duplicate }) => !duplicate);
+    expect(results.filter(({ duplicate }) => !duplicate)).toHaveLength(1);
+    expect(results.every(({ messageId }) => messageId === first?.messageId)).toBe(true);
+    expect((await queue.sendMessage({ ...message, toAgent: mailbox() })).duplicate).toBe(false);
+    await database
+      .knex()("outbox_dedupe")
+      .update({ expires_at: database.knex().raw("expires_at - 60001") });
+    expect((await queue.sendMessage(message)).duplicate).toBe(false);
+    expect(await queue.getMessages(to)).toHaveLength(2);
+  });
+
+  it("G5: duplicates inside one batch point to the first of them", async () => {
+    const { queue } = watched(database.knex());
+    const to = mailbox();
+    const key = { ...note(to), dedupeKey: "same" };
+    const own = { ...note(to), messageId: `own-${to}` };
+    const sent = await queue.sendMessages([key, own, key, own, note(to)]);
+    expect(sent.map(({ duplicate }) => duplicate)).toEqual([false, false, true, true, false]);
+    expect(sent[2]?.messageId).toBe(sent[0]?.messageId);
+    expect(sent[3]?.messageId).toBe(own.messageId);
+    expect(await queue.getMessages(to)).toHaveLength(3);
+  });
+
+  it("G5: a message that its key makes a duplicate does not hold its id", async () => {
+    const { queue } = watched(database.knex());
+    const to = mailbox();
+    await queue.sendMessage({ ...note(to), dedupeKey: "k" });
+    const second = { ...note(to), messageId: `second-${to}` };
+    expect((await queue.sendMessage({ ...second, dedupeKey: "k" })).duplicate).toBe(true);
+    expect((await queue.sendMessage(second)).duplicate).toBe(false);
+  });
+
+  it("G5: a key taken in a transaction that is rolled back is free again", async () => {
+    const { queue } = watched(database.knex());
+    const to = mailbox();
+    const message = { ...note(to), messageId: `undone-${to}` };
+    const tx = await database.knex().transaction();
+    expect((await queue.sendMessage(message, { tx })).duplicate).toBe(false);
+    await tx.rollback();
+    expect((await queue.sendMessage(message)).duplicate).toBe(false);
+  });
+});
