@@ -107,7 +107,8 @@ export const positiveInt = (most: number) =>
 const DEEPEST = 200;
 
 function refuse(path: string, message: string): never {
-  throw new ValidationFailed(`${path}: ${message}`, { details: { path } });
+  const where = path.length > 120 ? `${path.slice(0, 117)}…` : path;
+  throw new ValidationFailed(`${where}: ${message}`, { details: { path: where } });
 }
 
 /** Refuses what JSON.stringify would silently drop or change: it would be lost without anyone knowing. */

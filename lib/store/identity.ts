@@ -18,7 +18,10 @@ interface Settings {
 
 /** A name for the database behind a knex, equal for two instances that reach the same one. */
 export function databaseIdentity(knex: Db): string {
-  const client = knex.client as { config: object & { client?: unknown }; connectionSettings?: Settings };
+  const client = knex.client as {
+    config: object & { client?: unknown };
+    connectionSettings?: Settings;
+  };
   const settings = client.connectionSettings ?? {};
   const standardPort = client.config.client === "mssql" ? 1433 : 5432;
   if (settings.filename !== undefined) {
@@ -36,7 +39,11 @@ export function databaseIdentity(knex: Db): string {
   if (settings.connectionString !== undefined) {
     try {
       const url = new URL(settings.connectionString);
-      return serverName(url.hostname, url.port || standardPort, decodeURIComponent(url.pathname.slice(1)));
+      return serverName(
+        url.hostname,
+        url.port || standardPort,
+        decodeURIComponent(url.pathname.slice(1)),
+      );
     } catch {
       return settings.connectionString;
     }
@@ -62,10 +69,7 @@ function serverName(host = "", port: number | string, database = ""): string {
 export function joined(knex: Knex, tx: unknown): Db {
   if (tx === undefined) return knex;
   if (typeof tx !== "function" || !("client" in tx) || !isTransaction(tx as Db)) {
-    throw new AgentCommunicationError(
-      "FOREIGN_TRANSACTION",
-      "tx is not a knex transaction",
-    );
+    throw new AgentCommunicationError("FOREIGN_TRANSACTION", "tx is not a knex transaction");
   }
   const trx = tx as Knex.Transaction;
   if (trx.isCompleted()) {

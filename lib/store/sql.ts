@@ -46,7 +46,8 @@ const MOST_TRIES = 6;
 /**
  * Runs statements that must happen together. In a caller's transaction they join it and are never retried (the
  * caller's earlier statements could not be repeated); in one of our own, deadlocks, serialization failures and
- * a locked SQLite file are tried again a few times, after a random pause that grows.
+ * a locked SQLite file are tried again a few times, after a random pause that grows. So are unique violations:
+ * our statements look before they insert, so one means that another sender was faster, and the next look sees it.
  */
 export async function transaction<T>(
   dialect: Dialect,
@@ -54,21 +55,28 @@ export async function transaction<T>(
   run: (trx: Db) => Promise<T>,
 ): Promise<T> {
   if (isTransaction(db)) return run(db);
-  return retried(dialect, () =>
-    db.transaction(async (trx) => {
-      await dialect.beginWrite(trx);
-      return run(trx);
-    }),
+  return retried(
+    dialect,
+    () =>
+      db.transaction(async (trx) => {
+        await dialect.beginWrite(trx);
+        return run(trx);
+      }),
+    [...RETRIED, "unique"],
   );
 }
 
 /** A single statement outside any transaction, tried again like a transaction of our own. */
-export async function retried<T>(dialect: Dialect, run: () => Promise<T>): Promise<T> {
+export async function retried<T>(
+  dialect: Dialect,
+  run: () => Promise<T>,
+  faults: readonly DriverFault[] = RETRIED,
+): Promise<T> {
   for (let attempt = 1; ; attempt++) {
     try {
       return await run();
     } catch (error) {
-      if (attempt >= MOST_TRIES || !RETRIED.includes(dialect.classify(error))) throw error;
+      if (attempt >= MOST_TRIES || !faults.includes(dialect.classify(error))) throw error;
       await sleep(Math.random() * 10 * 2 ** attempt);
     }
   }
@@ -78,19 +86,20 @@ export async function retried<T>(dialect: Dialect, run: () => Promise<T>): Promi
 export function translate(dialect: Dialect, error: unknown): unknown {
   if (error instanceof AgentCommunicationError || !(error instanceof Error)) return error;
   const options = { cause: error };
+  const said = driverMessage(error);
   switch (dialect.classify(error)) {
     case "connection":
     case "busy":
-      return new ServiceUnavailable(`the database did not answer: ${error.message}`, options);
+      return new ServiceUnavailable(`the database did not answer: ${said}`, options);
     case "deadlock":
     case "serialization":
-      return new ServiceUnavailable(`the database gave up a conflict: ${error.message}`, options);
+      return new ServiceUnavailable(`the database gave up a conflict: ${said}`, options);
     case "permission":
-      return new PermissionDenied(`the database refused: ${error.message}`, options);
+      return new PermissionDenied(`the database refused: ${said}`, options);
     case "disk_full":
       return new AgentCommunicationError(
         "STORAGE_FULL",
-        `the database has no room: ${error.message}`,
+        `the database has no room: ${said}`,
         options,
       );
     case "missing_table":
@@ -102,9 +111,16 @@ export function translate(dialect: Dialect, error: unknown): unknown {
     default:
       // A programming error (TypeError and the like) is not the database's: leave it as it is.
       return isDriverError(error)
-        ? new AgentCommunicationError("DATABASE_ERROR", error.message, options)
+        ? new AgentCommunicationError("DATABASE_ERROR", said, options)
         : error;
   }
+}
+
+/** knex puts the whole statement before the driver's words; the cause still has it. */
+function driverMessage(error: Error): string {
+  const inner = error instanceof AggregateError ? (error.errors[0] as Error | undefined) : error;
+  const message = inner?.message || error.message || error.name;
+  return message.slice(message.lastIndexOf(" - ") + 1).replace(/^- /, "");
 }
 
 function isDriverError(error: Error): boolean {

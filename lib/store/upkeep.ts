@@ -192,15 +192,19 @@ export class UpkeepStore {
       if (old.length === 0) return 0;
       // The time is asked again: a dedupe key may have been taken anew since.
       return this.#knex(table)
-        .whereIn(key, old.map((row) => row[key] as string | number))
+        .whereIn(
+          key,
+          old.map((row) => row[key] as string | number),
+        )
         .whereRaw(`${column} <= ${this.#dialect.now} - CAST(? AS bigint)`, [olderThanMs])
         .del();
     });
   }
 
   async buryExpired(limit: number): Promise<number> {
-    return translated(this.#dialect, async () =>
-      (await this.#dialect.buryExpired(this.#knex, limit)).length,
+    return translated(
+      this.#dialect,
+      async () => (await this.#dialect.buryExpired(this.#knex, limit)).length,
     );
   }
 

@@ -17,9 +17,9 @@ eachDatabase("claiming", (database) => {
     expect(await first?.defer(1)).toBe("stale");
     expect(await first?.extend(60_000)).toBe("stale");
     expect(await first?.deadLetter("late")).toBe("stale");
-    expect(await queue.markProcessed(String(first?.messageId), to, { receipt: first?.receipt })).toBe(
-      false,
-    );
+    expect(
+      await queue.markProcessed(String(first?.messageId), to, { receipt: first?.receipt }),
+    ).toBe(false);
     expect(await queue.getMessage(String(first?.messageId))).toMatchObject({
       state: "leased",
       attempt: 2,
@@ -123,10 +123,15 @@ eachDatabase("claiming", (database) => {
     const swept = await queue.sendMessage({ ...note(mailbox()), ttlMs: 60_000 });
     const fine = await queue.sendMessage({ ...note(to), ttlMs: 600_000 });
     await elapse(database.knex(), 60_001);
-    expect((await queue.getMessages(to)).map(({ messageId }) => messageId)).toEqual([fine.messageId]);
+    expect((await queue.getMessages(to)).map(({ messageId }) => messageId)).toEqual([
+      fine.messageId,
+    ]);
     expect((await queue.maintain()).expired).toBe(1);
     for (const { messageId } of [claimed, swept]) {
-      expect(await queue.deadLetters.get(messageId)).toMatchObject({ reason: "expired", attempt: 0 });
+      expect(await queue.deadLetters.get(messageId)).toMatchObject({
+        reason: "expired",
+        attempt: 0,
+      });
     }
     expect(named(claimed.messageId)).toEqual(["sent", "expired", "dead_lettered"]);
   });

@@ -22,7 +22,11 @@ eachDatabase("dead letters", (database) => {
       "rejected",
     ]);
     expect(new Set(all.map(({ fingerprint }) => fingerprint)).size).toBe(1);
-    const page = await queue.deadLetters.list({ agentId: to, limit: 2, afterSeq: all[1]?.sequence ?? 0 });
+    const page = await queue.deadLetters.list({
+      agentId: to,
+      limit: 2,
+      afterSeq: all[1]?.sequence ?? 0,
+    });
     expect(page.map(({ messageId }) => messageId)).toEqual(
       all.slice(2, 4).map(({ messageId }) => messageId),
     );
@@ -55,7 +59,10 @@ eachDatabase("dead letters", (database) => {
     ]);
     const claims = await queue.getMessages(to);
     for (const claim of claims) await claim.deadLetter("rejected");
-    const { redriven, messageIds } = await queue.deadLetters.redrive({ agentId: to, toAgent: other });
+    const { redriven, messageIds } = await queue.deadLetters.redrive({
+      agentId: to,
+      toAgent: other,
+    });
     expect(redriven).toBe(2);
     expect(messageIds).toEqual(claims.map(({ messageId }) => messageId));
     const again = await queue.getMessages(other);
@@ -63,7 +70,9 @@ eachDatabase("dead letters", (database) => {
       { content: { n: 1 }, attempt: 1, redriven: 1, priority: 30, headers: { h: 1 } },
       { content: { n: 2 } },
     ]);
-    expect(await queue.markProcessed(String(claims[0]?.messageId), other, { receipt: 1 })).toBe(false);
+    expect(await queue.markProcessed(String(claims[0]?.messageId), other, { receipt: 1 })).toBe(
+      false,
+    );
     expect(await claims[0]?.ack()).toBe("gone");
     expect(await again[0]?.ack()).toBe("acked");
     expect(named(String(claims[0]?.messageId))).toContain("replayed");
@@ -73,7 +82,8 @@ eachDatabase("dead letters", (database) => {
     const { queue } = watched(database.knex());
     const to = mailbox();
     await queue.sendMessages(Array.from({ length: 120 }, (_, n) => note(to, { n })));
-    for (const claim of await queue.getMessages(to, { limit: 200 })) await claim.deadLetter("rejected");
+    for (const claim of await queue.getMessages(to, { limit: 200 }))
+      await claim.deadLetter("rejected");
     const done = await Promise.all(
       [1, 2, 3].map(() => queue.deadLetters.redrive({ agentId: to, limit: 500 })),
     );

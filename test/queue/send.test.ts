@@ -12,7 +12,11 @@ eachDatabase("sending", (database) => {
       fromAgent: "sender",
       messageType: "INVOICE",
       kind: "command",
-      content: { text: "ü 😀 \u2028 \\ ' \" %", deep: { list: [1, null, true, 1.5e-7] }, empty: {} },
+      content: {
+        text: "ü 😀 \u2028 \\ ' \" %",
+        deep: { list: [1, null, true, 1.5e-7] },
+        empty: {},
+      },
       priority: "urgent",
       headers: { tries: 1, on: true, name: "x" },
       correlationId: "corr",
@@ -28,7 +32,11 @@ eachDatabase("sending", (database) => {
       toAgent: to,
       messageType: "INVOICE",
       kind: "command",
-      content: { text: "ü 😀 \u2028 \\ ' \" %", deep: { list: [1, null, true, 1.5e-7] }, empty: {} },
+      content: {
+        text: "ü 😀 \u2028 \\ ' \" %",
+        deep: { list: [1, null, true, 1.5e-7] },
+        empty: {},
+      },
       priority: 40,
       headers: { tries: 1, on: true, name: "x" },
       correlationId: "corr",
@@ -59,9 +67,7 @@ eachDatabase("sending", (database) => {
   it("keeps the order of a batch, and reports per message", async () => {
     const { queue } = watched(database.knex());
     const to = mailbox();
-    const sent = await queue.sendMessages(
-      Array.from({ length: 250 }, (_, n) => note(to, { n })),
-    );
+    const sent = await queue.sendMessages(Array.from({ length: 250 }, (_, n) => note(to, { n })));
     expect(new Set(sent.map(({ messageId }) => messageId)).size).toBe(250);
     const got = await queue.getMessages(to, { limit: 250 });
     expect(got.map(({ content }) => (content as { n: number }).n)).toEqual(
@@ -121,7 +127,9 @@ eachDatabase("sending", (database) => {
         throw new Error("no");
       }),
     );
-    expect((await queue.getMessages(to)).map(({ messageId }) => messageId)).toEqual([kept.messageId]);
+    expect((await queue.getMessages(to)).map(({ messageId }) => messageId)).toEqual([
+      kept.messageId,
+    ]);
     expect(await queue.getMessage(lost.messageId)).toBeNull();
     expect(named(lost.messageId)).toEqual([]);
     expect(named(kept.messageId)).toEqual(["sent", "received"]);

@@ -44,9 +44,9 @@ eachDatabase("settling", (database) => {
     expect(await queue.markProcessed(messageId, to)).toBe(false);
     const [claim] = await queue.getMessages(to);
     expect(await queue.markProcessed(messageId, "someone-else")).toBe(false);
-    expect(
-      await queue.markProcessed(messageId, "someone-else", { receipt: claim?.receipt }),
-    ).toBe(false);
+    expect(await queue.markProcessed(messageId, "someone-else", { receipt: claim?.receipt })).toBe(
+      false,
+    );
     expect(await queue.markProcessed(messageId, to)).toBe(true);
     expect(await queue.markProcessed(messageId, to)).toBe(false);
     expect(await queue.markProcessed("never-seen", to)).toBe(false);
@@ -158,7 +158,13 @@ eachDatabase("settling", (database) => {
     });
     const answers = await queue.getMessages(from);
     expect(answers).toMatchObject([
-      { content: { n: 1 }, correlationId: messageId, causationId: messageId, fromAgent: to, contextId: "c" },
+      {
+        content: { n: 1 },
+        correlationId: messageId,
+        causationId: messageId,
+        fromAgent: to,
+        contextId: "c",
+      },
       { content: { n: 2 } },
     ]);
   });
@@ -166,7 +172,12 @@ eachDatabase("settling", (database) => {
   it("a reply to a long id has an id that fits", async () => {
     const { queue } = watched(database.knex());
     const [to, from] = [mailbox(), mailbox()];
-    await queue.sendMessage({ ...note(to), fromAgent: from, messageId: "x".repeat(128), replyTo: from });
+    await queue.sendMessage({
+      ...note(to),
+      fromAgent: from,
+      messageId: "x".repeat(128),
+      replyTo: from,
+    });
     const [claim] = await queue.getMessages(to);
     const { messageId } = (await claim?.reply({ ok: true })) ?? {};
     expect(messageId?.length).toBeLessThanOrEqual(128);

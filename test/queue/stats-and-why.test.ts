@@ -21,7 +21,13 @@ eachDatabase("stats and why", (database) => {
     });
     await claims[1]?.ack();
     const all = await queue.getQueueStats();
-    expect(all).toMatchObject({ pending: 2, leased: 0, scheduled: 1, dead: 1, messagesPerMinute: 1 });
+    expect(all).toMatchObject({
+      pending: 2,
+      leased: 0,
+      scheduled: 1,
+      dead: 1,
+      messagesPerMinute: 1,
+    });
     expect(all.oldestAgeMs).toBeGreaterThanOrEqual(0);
     expect((await queue.getQueueStats(mailbox())).oldestAgeMs).toBeNull();
   });

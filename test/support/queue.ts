@@ -1,6 +1,10 @@
 import type { Knex } from "knex";
 import { onTestFinished } from "vitest";
-import { type AgentCommunicationError, MessageQueueManager, type OutboxEvent } from "../../lib/index.ts";
+import {
+  type AgentCommunicationError,
+  MessageQueueManager,
+  type OutboxEvent,
+} from "../../lib/index.ts";
 import { Observers } from "../../lib/protocol/events.ts";
 import type { QueueOptionsInput } from "../../lib/protocol/options.ts";
 
