@@ -1,0 +1,226 @@
+import { LeaseLost } from "../errors.ts";
+import type { RetryPolicy } from "../protocol/retry.ts";
+import { retryDelayMs } from "../protocol/retry.ts";
+import type { QueueCore } from "./core.ts";
+import type { LeaseKeeper } from "./worker-leases.ts";
+import type { Reports } from "./worker-reports.ts";
+import type { Run, WorkHandler } from "./worker-run.ts";
+import type { Settlement } from "./worker-settlement.ts";
+
+/** One statement gives back at most this many: on SQL Server more would lock the whole table. */
+const MOST_AT_ONCE = 500;
+
+export interface CrewOptions {
+  readonly core: QueueCore;
+  readonly handler: WorkHandler;
+  readonly concurrency: number;
+  readonly retryPolicy: RetryPolicy;
+  readonly leases: LeaseKeeper;
+  readonly settlement: Settlement;
+  readonly reports: Reports;
+  /** Called when there may be room for more. */
+  readonly changed: () => void;
+  /** Called when a message of this mailbox is known to fall due after so long. */
+  readonly dueAfter: (ms: number) => void;
+}
+
+/** The runs in a worker's hands: starts them in order, a bounded number at once, and settles how they end. */
+export class Crew {
+  readonly #options: CrewOptions;
+  /** Claimed ahead, in the order to start in. */
+  readonly #waiting: Run[] = [];
+  readonly #running = new Map<Run, Promise<void>>();
+  readonly #settling = new Set<Promise<void>>();
+  /** The latest run of each message here, until its end is written down. */
+  readonly #bySequence = new Map<number, Run>();
+  readonly counts = { processed: 0, failed: 0, lost: 0, released: 0 };
+  #averageMs: number | undefined;
+  #closed = false;
+
+  constructor(options: CrewOptions) {
+    this.#options = options;
+  }
+
+  get running(): number {
+    return this.#running.size;
+  }
+
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
+  get settling(): number {
+    return this.#settling.size;
+  }
+
+  /** How long handlers took lately, in milliseconds; undefined before the first one ended. */
+  get averageMs(): number | undefined {
+    return this.#averageMs;
+  }
+
+  /** Starts these as soon as there is room, after those that wait already. */
+  take(runs: readonly Run[]): void {
+    for (const run of runs) {
+      // Handed out again: an earlier run of it here is over, whether it knows or not.
+      this.#bySequence.get(run.message.sequence)?.lose();
+      this.#bySequence.set(run.message.sequence, run);
+      this.#options.leases.add(run);
+      this.#waiting.push(run);
+    }
+    this.#startWaiting();
+  }
+
+  /** Gives back what has not started. */
+  async giveBackWaiting(tookMs = 0): Promise<void> {
+    // Handlers turned out slower than the average said: claim less ahead.
+    if (this.#averageMs !== undefined) this.#averageMs = Math.max(this.#averageMs, tookMs);
+    await this.giveBack(this.#waiting.splice(0));
+  }
+
+  /** Nothing is started any more. */
+  close(): void {
+    this.#closed = true;
+  }
+
+  /** Until every handler has returned. */
+  async handlersDone(): Promise<void> {
+    await Promise.all(this.#running.values());
+  }
+
+  /** Until the ends of all handlers that have returned are written down. */
+  async settled(): Promise<void> {
+    await Promise.all(this.#settling);
+  }
+
+  abortRunning(reason: unknown): void {
+    for (const run of this.#running.keys()) run.abort(reason);
+  }
+
+  /** Gives back the messages of handlers that still run; what these do from now on counts for nothing. */
+  async giveBackRunning(): Promise<void> {
+    await this.giveBack([...this.#running.keys()]);
+  }
+
+  /** The messages can be claimed at once, and this run does not count. */
+  async giveBack(runs: readonly Run[]): Promise<void> {
+    const { core, leases, settlement } = this.#options;
+    for (const run of runs) {
+      run.state = "ended";
+      leases.remove(run);
+      this.#forget(run);
+    }
+    const claims = runs.filter((run) => !run.lost && !run.settled).map(({ message }) => message);
+    for (let n = 0; n < claims.length; n += MOST_AT_ONCE) {
+      const some = claims.slice(n, n + MOST_AT_ONCE);
+      const outcomes = await settlement.settle(
+        () => core.release(core.knex, some, 0, "not finished here"),
+        (answer) => answer,
+      );
+      if (Array.isArray(outcomes)) {
+        this.counts.released += outcomes.filter((outcome) => outcome === "done").length;
+      }
+    }
+  }
+
+  #startWaiting(): void {
+    while (this.#running.size < this.#options.concurrency && !this.#closed) {
+      const run = this.#waiting.shift();
+      if (run === undefined) return;
+      if (run.lost) {
+        this.counts.lost++;
+        this.#options.leases.remove(run);
+        this.#forget(run);
+      } else if (run.signal.aborted) {
+        void this.giveBack([run]);
+      } else {
+        this.#running.set(run, this.#run(run));
+      }
+    }
+  }
+
+  async #run(run: Run): Promise<void> {
+    run.state = "running";
+    const begun = performance.now();
+    let failure: { error: unknown } | undefined;
+    // The caller notes this run first: a handler may be done before it returns.
+    await undefined;
+    try {
+      await this.#options.handler(run.message, run.context);
+    } catch (error) {
+      failure = { error };
+    }
+    const tookMs = performance.now() - begun;
+    this.#averageMs = (this.#averageMs ?? tookMs) * 0.8 + tookMs * 0.2;
+    const settled = this.#end(run, failure);
+    this.#settling.add(settled);
+    void settled.finally(() => {
+      this.#settling.delete(settled);
+      this.#options.changed();
+    });
+    this.#running.delete(run);
+    this.#startWaiting();
+    this.#options.changed();
+  }
+
+  async #end(run: Run, failure: { error: unknown } | undefined): Promise<void> {
+    // Given back at the stop's deadline: what the handler did after that counts for nothing.
+    if (run.state === "ended") return;
+    run.state = "settling";
+    this.#options.leases.remove(run);
+    await run.ownSettling();
+    await this.#settle(run, failure);
+    run.state = "ended";
+    this.#forget(run);
+  }
+
+  async #settle(run: Run, failure: { error: unknown } | undefined): Promise<void> {
+    const { core, reports, settlement } = this.#options;
+    const { message } = run;
+    if (run.lost) {
+      this.counts.lost++;
+      return;
+    }
+    // What it settled in a transaction that failed with it is not settled; if it did commit, the receipt says so.
+    if (run.settled && !(failure !== undefined && run.settledInTransaction)) {
+      this.counts.processed++;
+      if (failure !== undefined) reports.tell(failure.error, "handle", message);
+      return;
+    }
+    if (failure === undefined) {
+      const outcome = await settlement.ack(message);
+      this.counts[outcome === "done" ? "processed" : "lost"]++;
+      return;
+    }
+    // Not the message's fault: the database was away too long, or the worker stops.
+    if (run.signal.aborted) {
+      await this.giveBack([run]);
+      return;
+    }
+    this.counts.failed++;
+    reports.tell(failure.error, "handle", message);
+    const policy = this.#options.retryPolicy;
+    const delayMs = retryDelayMs(policy, message.attempt);
+    const outcome = await settlement.settle(
+      () =>
+        !rejects(failure.error) && message.attempt >= policy.maxAttempts
+          ? core.bury(core.knex, message, "max_attempts", failure.error)
+          : core.nack(core.knex, message, failure.error, {
+              delayMs,
+              retry: !rejects(failure.error),
+            }),
+      (answer) => answer,
+    );
+    if (outcome === "retried") this.#options.dueAfter(delayMs);
+  }
+
+  #forget(run: Run): void {
+    const { sequence } = run.message;
+    if (this.#bySequence.get(sequence) === run) this.#bySequence.delete(sequence);
+  }
+}
+
+/** Whether a further run is pointless. A closed queue and a lost lease say nothing about the message. */
+function rejects(error: unknown): boolean {
+  const { retryable, code } = (error ?? {}) as { retryable?: unknown; code?: unknown };
+  return retryable === false && code !== "CLOSED" && !(error instanceof LeaseLost);
+}
