@@ -132,9 +132,7 @@ describe("statements", () => {
   it("name every binding, which knex would leave to the database to notice", async () => {
     const { knex } = connect("sqlite::memory:");
     await expect(query(knex, "SELECT :a AS a, :b AS b", { a: 1 })).rejects.toThrow(":b");
-    expect(
-      await query(knex, "SELECT :a AS a, ':c' AS c, '12:30' AS t", { a: 1, c: 0 }),
-    ).toHaveLength(1);
+    expect(await query(knex, "SELECT :a AS a, '12:30' AS t", { a: 1 })).toHaveLength(1);
     await knex.destroy();
   });
 });

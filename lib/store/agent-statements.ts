@@ -32,11 +32,10 @@ export async function countLive(db: Db, tasks: string, agentId: string): Promise
 }
 
 /** Gets new tasks, as far as the row `a` itself tells; "removed" agents wait for their tasks to be taken away. */
-export const TAKES_TASKS =
-  "a.lost_at IS NULL AND a.status NOT IN ('draining', 'offline', 'removed')";
+export const TAKES_TASKS = "lost_at IS NULL AND status NOT IN ('draining', 'offline', 'removed')";
 
 export function isFresh(now: string): string {
-  return `a.heartbeat_at + a.stale_after_ms > ${now}`;
+  return `heartbeat_at + stale_after_ms > ${now}`;
 }
 
 const AGENT =

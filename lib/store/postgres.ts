@@ -20,7 +20,17 @@ import { int, query } from "./sql.ts";
  */
 const NOW = "CAST(floor(extract(epoch FROM statement_timestamp()) * 1000) AS bigint)";
 
-const CLAIM_KEYS = "jsonb_to_recordset(CAST(:items AS jsonb)) AS j(seq bigint, receipt bigint)";
+/** The batch as `j`, and its rows of the live table as `m`. */
+const items = (columns: string) =>
+  `WITH j AS MATERIALIZED (SELECT * FROM jsonb_to_recordset(CAST(:items AS jsonb)) AS j(seq bigint, receipt bigint${columns}))`;
+
+/**
+ * The claims that are still valid. The array drives the scan through the primary key whatever the statistics
+ * say: after a quiet night they say that no worker_id is set, and the planner would rather read the whole table
+ * for its "no rows" than look a few up. For the same reason the last condition is one without statistics.
+ */
+const VALID =
+  "m.seq = ANY (ARRAY(SELECT seq FROM j)) AND m.seq = j.seq AND m.receipt = j.receipt AND length(m.worker_id) > 0";
 
 /** How many due messages one claim moves to the ready ones at most. */
 const PROMOTE = 500;
@@ -101,20 +111,18 @@ export function postgres(prefix: string): Dialect {
     RETURNING c.taken, ${list(ENVELOPE, "m")}, ${list(CLAIMED, "m")}`;
 
   const COMPLETE = `
-    DELETE FROM ${messages} m USING ${CLAIM_KEYS}
-    WHERE m.seq = j.seq AND m.receipt = j.receipt AND m.worker_id IS NOT NULL
-    RETURNING m.seq`;
+    ${items("")}
+    DELETE FROM ${messages} m USING j WHERE ${VALID} RETURNING m.seq`;
 
   const COMPLETE_AND_ARCHIVE = `
-    WITH done AS (
-      DELETE FROM ${messages} m USING ${CLAIM_KEYS}
-      WHERE m.seq = j.seq AND m.receipt = j.receipt AND m.worker_id IS NOT NULL
-      RETURNING m.*)
+    ${items("")},
+    done AS (DELETE FROM ${messages} m USING j WHERE ${VALID} RETURNING m.*)
     INSERT INTO ${archive} (seq, ${list(ENVELOPE)}, outcome, worker_id, attempt, finished_at)
     SELECT seq, ${list(ENVELOPE)}, 'processed', worker_id, attempt, ${NOW} FROM done
     RETURNING seq`;
 
   const RELEASE = `
+    ${items(", delay_ms bigint, keep_attempt boolean, error jsonb")}
     UPDATE ${messages} m SET
       state = CASE WHEN j.delay_ms > 0 THEN 1 ELSE 0 END,
       visible_at = ${NOW} + j.delay_ms,
@@ -123,23 +131,17 @@ export function postgres(prefix: string): Dialect {
       attempt = m.attempt - CASE WHEN j.keep_attempt THEN 1 ELSE 0 END,
       last_error = coalesce(j.error, m.last_error),
       first_failed_at = CASE WHEN j.error IS NULL THEN m.first_failed_at ELSE coalesce(m.first_failed_at, ${NOW}) END
-    FROM jsonb_to_recordset(CAST(:items AS jsonb))
-      AS j(seq bigint, receipt bigint, delay_ms bigint, keep_attempt boolean, error jsonb)
-    WHERE m.seq = j.seq AND m.receipt = j.receipt AND m.worker_id IS NOT NULL
-    RETURNING m.seq`;
+    FROM j WHERE ${VALID} RETURNING m.seq`;
 
   const EXTEND = `
+    ${items(", lease_ms bigint, progress jsonb")}
     UPDATE ${messages} m SET visible_at = ${NOW} + j.lease_ms, progress = coalesce(j.progress, m.progress)
-    FROM jsonb_to_recordset(CAST(:items AS jsonb)) AS j(seq bigint, receipt bigint, lease_ms bigint, progress jsonb)
-    WHERE m.seq = j.seq AND m.receipt = j.receipt AND m.worker_id IS NOT NULL
-    RETURNING m.seq`;
+    FROM j WHERE ${VALID} RETURNING m.seq`;
 
   const BURY = `
-    WITH gone AS (
-      DELETE FROM ${messages} m
-      USING jsonb_to_recordset(CAST(:items AS jsonb))
-        AS j(seq bigint, receipt bigint, reason text, error jsonb, fingerprint text)
-      WHERE m.seq = j.seq AND m.receipt = j.receipt AND m.worker_id IS NOT NULL
+    ${items(", reason text, error jsonb, fingerprint text")},
+    gone AS (
+      DELETE FROM ${messages} m USING j WHERE ${VALID}
       RETURNING m.*, j.reason, j.error, j.fingerprint)
     INSERT INTO ${dead} (seq, ${list(ENVELOPE)}, ${list(DEAD)}, reason, last_error, fingerprint, receipt, failed_at)
     SELECT seq, ${list(ENVELOPE)}, ${list(DEAD)}, reason, coalesce(error, last_error), fingerprint, receipt + 1, ${NOW}
