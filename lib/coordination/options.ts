@@ -1,0 +1,37 @@
+import type { AgentRegistry } from "../agent-registry.ts";
+import type { Observers } from "../protocol/events.ts";
+import type { SupervisorOptionsInput, Task } from "../protocol/tasks.ts";
+import type { Priority } from "../protocol/types.ts";
+import type { TxOption } from "../queue/claimed.ts";
+import type { MessageQueueManager } from "../queue/manager.ts";
+import type { MessageHook } from "./inbox.ts";
+
+/** What assignTask returns: the task as it is stored, and whether it was there before. */
+export type AssignedTask = Task & { readonly duplicate: boolean };
+
+export interface SupervisorOptions extends SupervisorOptionsInput {
+  /** The queue to send through. Default: one of its own on the same tables. */
+  queue?: MessageQueueManager | undefined;
+  /** The registry to find agents in. Default: one of its own on the same tables. */
+  registry?: AgentRegistry | undefined;
+  /** Who is told what happened, after it was committed. */
+  observers?: Observers | undefined;
+  /**
+   * Handles messages to this supervisor other than TASK_RESPONSE, ERROR_REPORT, STATUS_UPDATE and HEARTBEAT.
+   * Writes in `context.tx` commit together with the acknowledgement; throwing lets the message be tried again.
+   * Default: such messages are dead-lettered with the reason `no_handler`.
+   */
+  onMessage?: MessageHook | undefined;
+}
+
+export interface WaitOptions {
+  /** Milliseconds. Default 300,000 (AGENT_DEFAULT_TIMEOUT). */
+  timeoutMs?: number | undefined;
+  /** Stops waiting: waitForTask then throws the signal's reason. */
+  signal?: AbortSignal | undefined;
+}
+
+export interface BroadcastOptions extends TxOption {
+  /** Default NORMAL. */
+  priority?: Priority | undefined;
+}

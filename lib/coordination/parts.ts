@@ -1,0 +1,118 @@
+import { createHash } from "node:crypto";
+import type { Observers, TaskEventName } from "../protocol/events.ts";
+import type { Task, TaskFailure } from "../protocol/tasks.ts";
+import { MessagePriority, MessageType } from "../protocol/types.ts";
+import type { TxOption } from "../queue/claimed.ts";
+import type { MessageQueueManager } from "../queue/manager.ts";
+import { afterCommit } from "../store/after-commit.ts";
+import type { AgentSlots } from "../store/agent-slots.ts";
+import type { AgentStore } from "../store/agents.ts";
+import type { Fence } from "../store/task-row.ts";
+import type { TaskStore } from "../store/tasks.ts";
+
+export type Tx = NonNullable<TxOption["tx"]>;
+
+/** What the pieces of a supervisor share. */
+export interface Parts {
+  readonly supervisorId: string;
+  readonly queue: MessageQueueManager;
+  readonly tasks: TaskStore;
+  readonly agents: AgentStore;
+  readonly slots: AgentSlots;
+  readonly observers: Observers;
+}
+
+export function fenceOf(task: Task): Fence {
+  return { taskId: task.taskId, assignment: task.assignment, agentId: task.agentId };
+}
+
+const LONGEST_ID = 128;
+
+/** `<prefix><id><suffix>`, which must stay an id: hashed where it would be too long. */
+export function derivedId(prefix: string, id: string, suffix = ""): string {
+  const plain = `${prefix}${id}${suffix}`;
+  if (plain.length <= LONGEST_ID) return plain;
+  return `${prefix}${createHash("sha256").update(plain).digest("hex")}${suffix}`;
+}
+
+/** Tells observers of a task, once the transaction has committed. */
+export function tellTask(
+  { observers }: Pick<Parts, "observers">,
+  trx: Tx,
+  event: TaskEventName,
+  task: Task,
+  data: Readonly<Record<string, unknown>> = {},
+): void {
+  if (!observers.active) return;
+  afterCommit(trx, () =>
+    observers.emit([
+      {
+        type: "task",
+        event,
+        taskId: task.taskId,
+        agentId: task.agentId,
+        at: Date.now(),
+        data,
+        correlationId: task.correlationId ?? undefined,
+        attempt: task.assignment,
+      },
+    ]),
+  );
+}
+
+/** How long a task took and how it went, as the task log has it. */
+export function endOf(task: Task, executionMs?: number): Record<string, unknown> {
+  const since = task.startedAt ?? task.assignedAt ?? task.createdAt;
+  return {
+    duration_ms: executionMs ?? Math.max(0, (task.finishedAt ?? since) - since),
+    success: task.state === "completed",
+    ...(task.lastError === null || task.state === "completed"
+      ? {}
+      : { error_type: task.lastError.code, error_message: task.lastError.message }),
+  };
+}
+
+/**
+ * Takes an assignment away from its agent: parks the task for another one, or fails it after the last. The
+ * message is cancelled, which also ends the lease of an agent that is only slow. Undefined when the assignment
+ * was over already.
+ */
+export async function takeAway(
+  parts: Parts,
+  trx: Tx,
+  task: Task,
+  error: TaskFailure,
+): Promise<Task | undefined> {
+  const again = task.assignment < task.maxAssignments;
+  const moved = again
+    ? await parts.tasks.giveBack(trx, fenceOf(task), error)
+    : await parts.tasks.finish(trx, fenceOf(task), "failed", { error });
+  if (moved === undefined) return undefined;
+  await cancelMessage(parts, trx, task);
+  if (again) tellTask(parts, trx, "submitted", moved, { reason: error.code });
+  else tellTask(parts, trx, "failed", moved, endOf(moved));
+  return moved;
+}
+
+export async function cancelMessage(parts: Parts, trx: Tx, task: Task): Promise<void> {
+  if (task.messageId === null || task.agentId === null) return;
+  await parts.queue.cancelMessage(task.messageId, { toAgent: task.agentId, tx: trx });
+}
+
+/** Tells an agent that began a task to stop: the task has ended without it. */
+export async function recall(parts: Parts, trx: Tx, task: Task, reason: string): Promise<void> {
+  if (task.agentId === null || task.startedAt === null) return;
+  await parts.queue.sendMessage(
+    {
+      fromAgent: task.supervisorId,
+      toAgent: task.agentId,
+      messageType: MessageType.TASK_CANCEL,
+      priority: MessagePriority.CRITICAL,
+      content: { task_id: task.taskId, assignment: task.assignment, reason },
+      taskId: task.taskId,
+      correlationId: task.correlationId ?? undefined,
+      contextId: task.contextId ?? undefined,
+    },
+    { tx: trx },
+  );
+}

@@ -1,0 +1,187 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import type { AgentRegistry } from "../agent-registry.ts";
+import { AgentCommunicationError, errorRecord, UnknownRecipient } from "../errors.ts";
+import { AgentRole } from "../protocol/agents.ts";
+import { runIntervalMs, type SupervisorSettings } from "../protocol/tasks.ts";
+import { parse } from "../protocol/validate.ts";
+import type { ClaimedMessage } from "../queue/claimed.ts";
+import type { Inbox } from "./inbox.ts";
+import type { Parts } from "./parts.ts";
+import type { Sweeper } from "./sweeper.ts";
+
+export interface RunOptions {
+  /** Ends the run. Default: it never ends. */
+  signal?: AbortSignal | undefined;
+  /** The longest pause between two looks for messages, in milliseconds. Default 1,000. */
+  intervalMs?: number | undefined;
+}
+
+interface Pieces {
+  readonly parts: Parts;
+  readonly inbox: Inbox;
+  readonly sweeper: Sweeper;
+  readonly registry: AgentRegistry;
+  readonly settings: SupervisorSettings;
+}
+
+/** Messages of one claim while the supervisor runs. */
+const LIMIT = 100;
+/** Handling that many takes seconds at most; a supervisor that dies gives them back after this. */
+const LEASE_MS = 60_000;
+const LONGEST_BACKOFF_MS = 5_000;
+const SHORTEST_PAUSE_MS = 10;
+const LONGEST_PAUSE_MS = 500;
+
+/** When the supervisor looks: once, while somebody waits for a task, or for as long as it runs. */
+export class Rounds {
+  readonly #pieces: Pieces;
+  #running = 0;
+  #sweepAt = 0;
+  #beatAt = 0;
+  /** The round that waiters share. */
+  #shared: Promise<unknown> | undefined;
+  #background: { stop: AbortController; ended: Promise<void> } | undefined;
+
+  constructor(pieces: Pieces) {
+    this.#pieces = pieces;
+  }
+
+  /** Handles up to `limit` messages and sweeps once. */
+  async round(limit: number): Promise<number> {
+    const handled = await this.#messages(limit, 0);
+    await this.#sweep();
+    return handled;
+  }
+
+  async #messages(limit: number, waitMs: number): Promise<number> {
+    const { parts, inbox } = this.#pieces;
+    const messages = await parts.queue.getMessages(parts.supervisorId, {
+      limit,
+      leaseMs: LEASE_MS,
+      waitMs,
+    });
+    let handled = 0;
+    for (const [n, message] of messages.entries()) {
+      try {
+        if (await inbox.handle(message)) handled++;
+      } catch (error) {
+        await this.#failed(message, error, messages.slice(n + 1));
+      }
+    }
+    return handled;
+  }
+
+  /** The message is tried again later. When the database is away, so are the rest, and the caller is told. */
+  async #failed(
+    message: ClaimedMessage,
+    error: unknown,
+    rest: readonly ClaimedMessage[],
+  ): Promise<void> {
+    this.#tell(error, message);
+    if (error instanceof AgentCommunicationError && error.retryable) {
+      // Their leases would hold them for a minute; giving them back is worth a try.
+      for (const claimed of [message, ...rest]) await claimed.defer(0).catch(() => undefined);
+      throw error;
+    }
+    await message.nack(error);
+  }
+
+  async #sweep(): Promise<void> {
+    await this.#pieces.sweeper.sweep();
+    this.#sweepAt = performance.now() + this.#pieces.settings.sweepIntervalMs;
+  }
+
+  /** A pause of somebody who waits for a task; works meanwhile, unless `run` does. */
+  async pause(look: number, left: number, signal?: AbortSignal): Promise<void> {
+    if (this.#running === 0) {
+      this.#shared ??= this.#sharedRound().finally(() => {
+        this.#shared = undefined;
+      });
+      await this.#shared;
+    }
+    const pause = Math.min(SHORTEST_PAUSE_MS * 1.5 ** look, LONGEST_PAUSE_MS);
+    await sleep(Math.min(pause, left), undefined, { signal }).catch(() => undefined);
+  }
+
+  async #sharedRound(): Promise<void> {
+    await this.#messages(LIMIT, 0);
+    if (performance.now() >= this.#sweepAt) await this.#sweep();
+  }
+
+  start(options: RunOptions): void {
+    if (this.#background !== undefined) return;
+    const stop = new AbortController();
+    const ended = this.run({ ...options, signal: stop.signal });
+    this.#background = { stop, ended };
+  }
+
+  async stop(): Promise<void> {
+    const background = this.#background;
+    this.#background = undefined;
+    background?.stop.abort();
+    await background?.ended;
+  }
+
+  async run(options: RunOptions): Promise<void> {
+    const { signal } = options;
+    const intervalMs = parse(runIntervalMs, options.intervalMs, "options.intervalMs");
+    let failures = 0;
+    this.#running++;
+    try {
+      while (signal?.aborted !== true) {
+        try {
+          await this.#beat();
+          const untilSweep = Math.max(0, this.#sweepAt - performance.now());
+          const wait = Math.min(untilSweep, intervalMs);
+          await this.#messages(LIMIT, Math.floor(wait));
+          if (performance.now() >= this.#sweepAt) await this.#sweep();
+          failures = 0;
+        } catch (error) {
+          if (error instanceof AgentCommunicationError && error.code === "CLOSED") throw error;
+          this.#tell(error);
+          failures++;
+          const backoff = Math.min(50 * 2 ** failures, LONGEST_BACKOFF_MS);
+          await sleep(backoff * (0.5 + Math.random() / 2), undefined, { signal }).catch(
+            () => undefined,
+          );
+        }
+      }
+    } finally {
+      this.#running--;
+    }
+  }
+
+  async #beat(): Promise<void> {
+    if (performance.now() < this.#beatAt) return;
+    const { registry, parts, settings } = this.#pieces;
+    try {
+      await registry.updateHeartbeat(parts.supervisorId);
+    } catch (error) {
+      if (!(error instanceof UnknownRecipient)) throw error;
+      await registry.registerAgent({
+        agentId: parts.supervisorId,
+        role: AgentRole.SUPERVISOR,
+        maxConcurrentTasks: 0,
+        staleAfterMs: Math.max(100, Math.min(86_400_000, settings.heartbeatIntervalMs * 3)),
+      });
+    }
+    this.#beatAt = performance.now() + settings.heartbeatIntervalMs;
+  }
+
+  #tell(error: unknown, message?: ClaimedMessage): void {
+    const { parts } = this.#pieces;
+    if (!parts.observers.active) return;
+    const record = errorRecord(error);
+    parts.observers.emit([
+      {
+        type: "error",
+        agentId: parts.supervisorId,
+        errorType: record.code,
+        errorMessage: record.message,
+        at: Date.now(),
+        messageId: message?.messageId,
+        taskId: message?.taskId ?? undefined,
+      },
+    ]);
+  }
+}

@@ -1,0 +1,272 @@
+import { createHash, randomBytes } from "node:crypto";
+import { AgentRegistry } from "../agent-registry.ts";
+import { AgentCommunicationError, MessageTimeout } from "../errors.ts";
+import type { Content } from "../protocol/envelope.ts";
+import { Observers } from "../protocol/events.ts";
+import { isEnd } from "../protocol/states.ts";
+import {
+  type CoordinationStats,
+  cancelReason,
+  type FinishedTask,
+  HOUR_MS,
+  type ListTasksOptions,
+  listTasksSchema,
+  MOST_PARAMETER_BYTES,
+  type PerformanceMetrics,
+  type ProcessOptions,
+  processOptionsSchema,
+  type SupervisorSettings,
+  supervisorOptionsSchema,
+  type Task,
+  type TaskInput,
+  taskIdOf,
+  taskSchema,
+  waitTimeoutMs,
+} from "../protocol/tasks.ts";
+import { DEFAULT_PRIORITY } from "../protocol/types.ts";
+import { id, jsonDocument, parse } from "../protocol/validate.ts";
+import type { TxOption } from "../queue/claimed.ts";
+import { MessageQueueManager } from "../queue/manager.ts";
+import { AgentSlots } from "../store/agent-slots.ts";
+import { AgentStore } from "../store/agents.ts";
+import { connect } from "../store/connect.ts";
+import type { Db } from "../store/dialect.ts";
+import { dialectFor } from "../store/dialects.ts";
+import { joined } from "../store/identity.ts";
+import { TaskHistory } from "../store/task-history.ts";
+import { TaskStore } from "../store/tasks.ts";
+import { Assigner, type Submitted } from "./assigner.ts";
+import { broadcast } from "./broadcast.ts";
+import { Inbox } from "./inbox.ts";
+import type { AssignedTask, BroadcastOptions, SupervisorOptions, WaitOptions } from "./options.ts";
+import { cancelMessage, endOf, type Parts, recall, type Tx, tellTask } from "./parts.ts";
+import { Rounds, type RunOptions } from "./rounds.ts";
+import { Sweeper } from "./sweeper.ts";
+
+/** How far back the stats look at ended tasks. */
+const STATS_WINDOW_MS = HOUR_MS;
+
+/**
+ * Gives tasks to agents by what they can do, and follows each task to its end. Any number of supervisors may
+ * run at once, in any number of processes, also several with one id: all that they know is in the database.
+ */
+export class SupervisorCoordinator {
+  readonly supervisorId: string;
+  readonly queueManager: MessageQueueManager;
+  readonly agentRegistry: AgentRegistry;
+  readonly #knex: Db;
+  readonly #settings: SupervisorSettings;
+  readonly #parts: Parts;
+  readonly #history: TaskHistory;
+  readonly #assigner: Assigner;
+  readonly #rounds: Rounds;
+
+  /**
+   * @param knex an open knex instance; never closed by this class
+   * @throws ValidationFailed for a bad id and for unknown or wrong options
+   */
+  constructor(supervisorId: string, knex: Db, options: SupervisorOptions = {}) {
+    const { queue, registry, observers = new Observers(), onMessage, ...rest } = options;
+    this.supervisorId = parse(id, supervisorId, "supervisorId");
+    this.#settings = parse(supervisorOptionsSchema, rest, "options");
+    const { prefix, taskRetentionMs } = this.#settings;
+    const dialect = dialectFor(connect(knex).dialect, prefix);
+    this.#knex = knex;
+    this.queueManager =
+      queue ?? new MessageQueueManager(knex, { prefix, observers, agentId: this.supervisorId });
+    this.agentRegistry = registry ?? new AgentRegistry(knex, { prefix, observers });
+    this.#parts = {
+      supervisorId: this.supervisorId,
+      queue: this.queueManager,
+      tasks: new TaskStore(knex, dialect, prefix),
+      agents: new AgentStore(knex, dialect, prefix),
+      slots: new AgentSlots(knex, dialect, prefix),
+      observers,
+    };
+    this.#history = new TaskHistory(knex, dialect, prefix);
+    this.#assigner = new Assigner(this.#parts);
+    this.#rounds = new Rounds({
+      parts: this.#parts,
+      inbox: new Inbox(this.#parts, onMessage),
+      sweeper: new Sweeper(this.#parts, this.#assigner, this.#history, taskRetentionMs),
+      registry: this.agentRegistry,
+      settings: this.#settings,
+    });
+  }
+
+  /**
+   * Stores a task and gives it to the best agent: of those that have every required capability and room, the
+   * least loaded. The task, its assignment and the message to the agent are one commit. Without such an agent
+   * the task is parked (`state: "submitted"`, `agentId: null`) until one appears. An agent never has more than
+   * its `maxConcurrentTasks`, however many supervisors assign at once.
+   *
+   * With `tx` all of it happens in the caller's transaction; keep that short, because it holds the agent's row
+   * and so its heartbeats.
+   *
+   * @throws ValidationFailed, PayloadTooLarge, ServiceUnavailable
+   */
+  async assignTask(task: TaskInput, options: TxOption = {}): Promise<AssignedTask> {
+    const checked = parse(taskSchema, task, "task");
+    const parameters = jsonDocument(checked.parameters, "task.parameters", MOST_PARAMETER_BYTES);
+    const tx = this.#join(options);
+    const needs = checked.requiredCapabilities;
+    const submitted: Submitted = await this.#assigner.submit(
+      {
+        task_id: checked.taskId ?? `task_${randomBytes(16).toString("hex")}`,
+        task_type: checked.taskType,
+        description: checked.description,
+        parameters,
+        required_capabilities: JSON.stringify(needs),
+        need_key: createHash("sha256").update(JSON.stringify(needs)).digest("hex"),
+        priority: checked.priority ?? DEFAULT_PRIORITY,
+        supervisor_id: this.supervisorId,
+        max_assignments: checked.maxAssignments,
+        context_id: checked.contextId ?? null,
+        correlation_id: checked.correlationId ?? null,
+        deadline_ms: checked.deadlineMs ?? null,
+      },
+      needs,
+      tx,
+    );
+    return { ...submitted.task, duplicate: submitted.duplicate };
+  }
+
+  /**
+   * Handles what agents sent to this supervisor, then makes one bounded sweep: lost agents, deadlines, parked
+   * tasks. Returns how many messages were handled.
+   */
+  async processIncomingMessages(options: ProcessOptions = {}): Promise<number> {
+    const { limit } = parse(processOptionsSchema, options, "options");
+    return this.#rounds.round(limit);
+  }
+
+  /** The task, or null. */
+  async getTask(taskId: string): Promise<Task | null> {
+    return (await this.#parts.tasks.get(taskIdOf(taskId))) ?? null;
+  }
+
+  /** Tasks of all supervisors in the order of their arrival, a page at a time. */
+  async listTasks(options: ListTasksOptions = {}): Promise<Task[]> {
+    return this.#parts.tasks.list(parse(listTasksSchema, options, "options"));
+  }
+
+  /**
+   * Ends a task as canceled. Its message is taken back; an agent that has begun is told to stop (TASK_CANCEL),
+   * and its result, if it comes, changes nothing. False when the task had ended already.
+   *
+   * @throws AgentCommunicationError UNKNOWN_TASK
+   */
+  async cancelTask(taskId: string, reason?: string, options: TxOption = {}): Promise<boolean> {
+    const checked = taskIdOf(taskId);
+    const why = parse(cancelReason, reason, "reason") ?? "canceled";
+    const { tasks } = this.#parts;
+    return tasks.transaction(async (trx) => {
+      const error = { code: "canceled", message: why };
+      const canceled = await tasks.cancel(trx, checked, error);
+      if (canceled === undefined) {
+        if ((await tasks.get(checked, trx)) === undefined) throw unknownTask(checked);
+        return false;
+      }
+      await cancelMessage(this.#parts, trx, canceled);
+      await recall(this.#parts, trx, canceled, why);
+      tellTask(this.#parts, trx, "cancelled", canceled, endOf(canceled));
+      return true;
+    }, this.#join(options) ?? this.#knex);
+  }
+
+  /**
+   * Waits until a task has ended, however it ended. Handles this supervisor's messages meanwhile, unless `run`
+   * does.
+   *
+   * @throws MessageTimeout, AgentCommunicationError UNKNOWN_TASK
+   */
+  async waitForTask(taskId: string, options: WaitOptions = {}): Promise<FinishedTask> {
+    const checked = taskIdOf(taskId);
+    const { signal, ...rest } = options;
+    const timeoutMs = parse(waitTimeoutMs, rest.timeoutMs, "options.timeoutMs");
+    const deadline = performance.now() + timeoutMs;
+    for (let look = 0; ; look++) {
+      signal?.throwIfAborted();
+      const task = await this.#parts.tasks.get(checked);
+      if (task === undefined) throw unknownTask(checked);
+      if (isEnd(task.state)) return task as FinishedTask;
+      const left = deadline - performance.now();
+      if (left <= 0) {
+        throw new MessageTimeout(`the task "${checked}" is ${task.state} after ${timeoutMs} ms`, {
+          details: { taskId: checked, state: task.state, agentId: task.agentId, timeoutMs },
+        });
+      }
+      await this.#rounds.pause(look, left, signal);
+    }
+  }
+
+  /** Figures over the tasks of all supervisors. What they cost does not grow with backlog or history. */
+  async getCoordinationStats(): Promise<CoordinationStats> {
+    return this.#history.stats(STATS_WINDOW_MS);
+  }
+
+  /** The three founding figures. */
+  async getPerformanceMetrics(): Promise<PerformanceMetrics> {
+    const queue = await this.queueManager.getQueueStats();
+    const agents = await this.agentRegistry.getRegistryStats();
+    const tasks = await this.getCoordinationStats();
+    return {
+      messageThroughput: queue.messagesPerMinute,
+      agentUtilization: agents.averageLoad,
+      taskCompletionRate: tasks.completionRate,
+    };
+  }
+
+  /**
+   * Sends a message to every agent that is there (neither offline nor lost), except this supervisor, in one
+   * transaction. Returns how many they are.
+   *
+   * @throws ValidationFailed, PayloadTooLarge
+   */
+  async broadcastMessage(
+    messageType: string,
+    content: Content | object,
+    options: BroadcastOptions = {},
+  ): Promise<number> {
+    const { priority, ...rest } = options;
+    const db = this.#join(rest) ?? this.#knex;
+    return this.#parts.tasks.transaction(
+      (trx) => broadcast(this.#parts, trx, { messageType, content, priority }),
+      db,
+    );
+  }
+
+  /**
+   * Handles messages, sweeps and beats until the signal aborts; returns then, after the round under way. A
+   * supervisor that is not registered registers itself, as one that takes no tasks. Survives a database that
+   * goes away: it tries again with growing pauses, and tells observers.
+   */
+  async run(options: RunOptions = {}): Promise<void> {
+    return this.#rounds.run(options);
+  }
+
+  /** `run` in the background, until `stop`. */
+  start(options: Omit<RunOptions, "signal"> = {}): void {
+    this.#rounds.start(options);
+  }
+
+  /** Ends what `start` began; returns when the round under way is over. */
+  async stop(): Promise<void> {
+    await this.#rounds.stop();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+  }
+
+  #join(options: TxOption): Tx | undefined {
+    const { tx } = options;
+    return tx === undefined ? undefined : (joined(this.#knex, tx) as Tx);
+  }
+}
+
+function unknownTask(taskId: string): AgentCommunicationError {
+  return new AgentCommunicationError("UNKNOWN_TASK", `there is no task "${taskId}"`, {
+    details: { taskId },
+  });
+}

@@ -1,0 +1,178 @@
+import { TASK_FAILURES, type Task } from "../protocol/tasks.ts";
+import type { TaskHistory } from "../store/task-history.ts";
+import type { Assigner } from "./assigner.ts";
+import { cancelMessage, endOf, fenceOf, type Parts, recall, takeAway, tellTask } from "./parts.ts";
+
+/** What one sweep did. */
+export interface SweepReport {
+  /** Agents found lost. */
+  lost: number;
+  /** Tasks taken from lost agents, or whose message had died. */
+  takenAway: number;
+  overdue: number;
+  /** Parked tasks that got an agent. */
+  placed: number;
+}
+
+/** Bounds of one sweep: what is left over waits for the next one. */
+const AGENTS = 20;
+const TASKS_OF_AGENT = 200;
+const OVERDUE = 100;
+const HELD_PAGE = 200;
+const NEEDS = 100;
+const PLACED = 200;
+const PURGED = 500;
+const PURGE_EVERY_MS = 60_000;
+
+/**
+ * Looks for what no message tells: agents that fell silent, deadlines, messages that died, parked tasks. Each
+ * step is bounded, decides by compare-and-set, and may run in any number of processes at once.
+ */
+export class Sweeper {
+  readonly #parts: Parts;
+  readonly #assigner: Assigner;
+  readonly #history: TaskHistory;
+  readonly #retentionMs: number | null;
+  /** Where the next look for dead messages goes on: a hint, nothing depends on it. */
+  #held = { agentId: "", seq: 0 };
+  /** The same for the sets of requirements of parked tasks. */
+  #need = "";
+  #purgeAt = 0;
+
+  constructor(parts: Parts, assigner: Assigner, history: TaskHistory, retentionMs: number | null) {
+    this.#parts = parts;
+    this.#assigner = assigner;
+    this.#history = history;
+    this.#retentionMs = retentionMs;
+  }
+
+  async sweep(): Promise<SweepReport> {
+    const report: SweepReport = { lost: 0, takenAway: 0, overdue: 0, placed: 0 };
+    await this.#lostAgents(report);
+    await this.#deadlines(report);
+    await this.#deadMessages(report);
+    await this.#parked(report);
+    await this.#purge();
+    return report;
+  }
+
+  async #lostAgents(report: SweepReport): Promise<void> {
+    const { slots, tasks, observers } = this.#parts;
+    for (const agentId of await slots.overdue(AGENTS)) {
+      const fate = await tasks.transaction(async (trx) => {
+        if (!(await slots.lockOverdue(trx, agentId))) return undefined;
+        const held = await tasks.heldBy(agentId, TASKS_OF_AGENT, trx);
+        const error = {
+          code: TASK_FAILURES.AGENT_LOST,
+          message: `the agent "${agentId}" stopped beating`,
+          agentId,
+        };
+        let taken = 0;
+        for (const task of held) {
+          if ((await takeAway(this.#parts, trx, task, error)) !== undefined) taken++;
+        }
+        // One with more tasks than that stays unmarked, so that the next sweep goes on with it.
+        const rest = held.length === TASKS_OF_AGENT;
+        return { taken, end: rest ? undefined : await slots.bury(trx, agentId) };
+      });
+      if (fate === undefined) continue;
+      report.takenAway += fate.taken;
+      if (fate.end !== "lost") continue;
+      report.lost++;
+      observers.emit([
+        { type: "agent", event: "lost", agentId, at: Date.now(), data: { tasks: fate.taken } },
+      ]);
+    }
+  }
+
+  async #deadlines(report: SweepReport): Promise<void> {
+    for (const task of await this.#parts.tasks.overdue(OVERDUE)) {
+      const error = {
+        code: TASK_FAILURES.DEADLINE,
+        message: `the deadline of the task passed while it was ${task.state}`,
+        ...(task.agentId === null ? {} : { agentId: task.agentId }),
+      };
+      await this.#parts.tasks.transaction(async (trx) => {
+        const failed = await this.#parts.tasks.finish(trx, fenceOf(task), "failed", { error });
+        if (failed === undefined) return;
+        await cancelMessage(this.#parts, trx, failed);
+        await recall(this.#parts, trx, failed, error.message);
+        tellTask(this.#parts, trx, "failed", failed, endOf(failed));
+        report.overdue++;
+      });
+    }
+  }
+
+  /** A task whose message is a dead letter would wait for an answer without end. */
+  async #deadMessages(report: SweepReport): Promise<void> {
+    const { tasks } = this.#parts;
+    const page = await tasks.heldAfter(this.#held, HELD_PAGE);
+    const last = page.at(-1);
+    this.#held =
+      last === undefined || page.length < HELD_PAGE
+        ? { agentId: "", seq: 0 }
+        : { agentId: last.agentId ?? "", seq: last.seq };
+    const messageIds = page.flatMap(({ messageId }) => messageId ?? []);
+    if (messageIds.length === 0) return;
+    const buried = await tasks.buried(messageIds);
+    for (const task of page) {
+      const letter = task.messageId === null ? undefined : buried.get(task.messageId);
+      // One that expired did so with the task's deadline, which has a step of its own.
+      if (letter === undefined || letter.reason === "expired") continue;
+      const error = {
+        code: TASK_FAILURES.UNDELIVERED,
+        message: `its message is a dead letter (${letter.reason})${letter.error === "" ? "" : `: ${letter.error}`}`,
+        ...(task.agentId === null ? {} : { agentId: task.agentId }),
+      };
+      await tasks.transaction(async (trx) => {
+        if ((await takeAway(this.#parts, trx, task, error)) !== undefined) report.takenAway++;
+      });
+    }
+  }
+
+  /**
+   * Gives parked tasks to agents, the highest priority first. It looks at the first task of each set of
+   * requirements only: when no agent can take that one, none can take those behind it. So a set that nobody
+   * meets costs one look, however many tasks wait for it, and holds up no other set.
+   */
+  async #parked(report: SweepReport): Promise<void> {
+    const heads = await this.#heads();
+    while (heads.size > 0 && report.placed < PLACED) {
+      const [key, task] = first(heads);
+      const outcome = await this.#assigner.place(task);
+      if (outcome === "assigned") report.placed++;
+      const next = outcome === "nobody" ? undefined : await this.#parts.tasks.firstParked(key);
+      // The same one again: it was settled by a transaction that we do not see yet.
+      if (next === undefined || next.taskId === task.taskId) heads.delete(key);
+      else heads.set(key, next);
+    }
+  }
+
+  async #heads(): Promise<Map<string, Task>> {
+    const heads = new Map<string, Task>();
+    let needKey = this.#need;
+    while (heads.size < NEEDS) {
+      const head = await this.#parts.tasks.nextParked(needKey);
+      if (head === undefined) {
+        needKey = "";
+        break;
+      }
+      needKey = head.needKey;
+      heads.set(needKey, head.task);
+    }
+    this.#need = needKey;
+    return heads;
+  }
+
+  async #purge(): Promise<void> {
+    if (this.#retentionMs === null || performance.now() < this.#purgeAt) return;
+    const purged = await this.#history.purge(this.#retentionMs, PURGED);
+    // A full step means there may be more: go on with the next sweep.
+    this.#purgeAt = purged < PURGED ? performance.now() + PURGE_EVERY_MS : 0;
+  }
+}
+
+function first(heads: ReadonlyMap<string, Task>): [string, Task] {
+  const [best] = [...heads].sort(([, a], [, b]) => b.priority - a.priority || a.seq - b.seq);
+  return best as [string, Task];
+}

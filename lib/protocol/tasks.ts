@@ -1,0 +1,226 @@
+import { z } from "zod";
+import { capabilityList } from "./agents.ts";
+import { priority } from "./envelope.ts";
+import { type EndState, TASK_STATES, type TaskState } from "./states.ts";
+import { durationMs, id, parse, plainText, positiveInt } from "./validate.ts";
+
+/** Why a task failed, or why its last assignment did. */
+export interface TaskFailure {
+  /** What the agent reported (`task_execution_failure`), or one of TASK_FAILURES. */
+  readonly code: string;
+  readonly message: string;
+  /** Who had the task. */
+  readonly agentId?: string | undefined;
+  readonly stack?: string | undefined;
+}
+
+/** Failures that the supervisor finds itself. */
+export const TASK_FAILURES = {
+  /** Its deadline passed. */
+  DEADLINE: "TASK_DEADLINE",
+  /** Its agent stopped beating, or was deregistered. */
+  AGENT_LOST: "AGENT_LOST",
+  /** Its message ended in the dead letters, for example because it killed its worker at every run. */
+  UNDELIVERED: "TASK_UNDELIVERED",
+  /** It can never be sent: larger than a message may be. */
+  UNSENDABLE: "TASK_UNSENDABLE",
+} as const;
+
+export interface TaskProgress {
+  /** 0 to 100, or null where the agent told none. */
+  readonly percentage: number | null;
+  readonly data: unknown;
+}
+
+/** A task as the database has it. Instants are milliseconds since the epoch, by the database's clock. */
+export interface Task {
+  readonly taskId: string;
+  readonly taskType: string;
+  readonly description: string;
+  readonly parameters: Readonly<Record<string, unknown>>;
+  readonly requiredCapabilities: readonly string[];
+  readonly priority: number;
+  /** `submitted` means parked: no agent has it. */
+  readonly state: TaskState;
+  readonly supervisorId: string;
+  /** Null while no agent has it. */
+  readonly agentId: string | null;
+  /** Who had it before it was given back. */
+  readonly previousAgentId: string | null;
+  /** How often it was assigned: the fence. A result that belongs to an earlier assignment changes nothing. */
+  readonly assignment: number;
+  readonly maxAssignments: number;
+  /** The message of the current assignment. */
+  readonly messageId: string | null;
+  readonly progress: TaskProgress | null;
+  /** What the agent returned; null before the end. */
+  readonly result: unknown;
+  readonly lastError: TaskFailure | null;
+  readonly contextId: string | null;
+  readonly correlationId: string | null;
+  /** Grows with every task; `afterSeq` of listTasks. */
+  readonly seq: number;
+  readonly createdAt: number;
+  readonly assignedAt: number | null;
+  readonly startedAt: number | null;
+  readonly deadlineAt: number | null;
+  readonly finishedAt: number | null;
+}
+
+/** A task that has ended. */
+export type FinishedTask = Task & { readonly state: EndState; readonly finishedAt: number };
+
+export interface CoordinationStats {
+  /** No agent has them yet. */
+  readonly parked: number;
+  /** Sent to an agent that has not begun. */
+  readonly assigned: number;
+  readonly working: number;
+  /** Waiting for input or for authorization. */
+  readonly waiting: number;
+  /** True where one of the numbers above stands for "at least 10,000": counting stops there. */
+  readonly capped: boolean;
+  /** Ended within `windowMs`, the last 10,000 at most, by how they ended. */
+  readonly completed: number;
+  readonly failed: number;
+  readonly canceled: number;
+  readonly rejected: number;
+  /** completed / all that ended within the window, 0 to 1; null when nothing ended. */
+  readonly completionRate: number | null;
+  /** The mean time from a task's arrival to its completion, within the window; null when none completed. */
+  readonly averageDurationMs: number | null;
+  readonly windowMs: number;
+}
+
+export interface PerformanceMetrics {
+  /** Messages processed in the last minute. */
+  readonly messageThroughput: number;
+  /** The mean load of all agents, 0 to 1. */
+  readonly agentUtilization: number;
+  /** completionRate of CoordinationStats. */
+  readonly taskCompletionRate: number | null;
+}
+
+const DAY_MS = 86_400_000;
+export const HOUR_MS = 3_600_000;
+
+export const supervisorOptionsSchema = z.strictObject({
+  /** What the table names begin with. Default "outbox_". */
+  prefix: z.string().default("outbox_"),
+  /** How long ended tasks are kept, in milliseconds; null: for ever. Default 30 days. */
+  taskRetentionMs: durationMs(1)
+    .nullable()
+    .default(30 * DAY_MS),
+  /** How often the supervisor beats while it runs, in milliseconds. Default 30,000 (AGENT_HEARTBEAT_INTERVAL). */
+  heartbeatIntervalMs: durationMs(50).max(DAY_MS, "expected at most a day").default(30_000),
+  /** How often `run` looks for lost agents, deadlines and parked tasks, in milliseconds. Default 1,000. */
+  sweepIntervalMs: durationMs(10).max(HOUR_MS, "expected at most an hour").default(1_000),
+});
+export type SupervisorOptionsInput = z.input<typeof supervisorOptionsSchema>;
+export type SupervisorSettings = z.output<typeof supervisorOptionsSchema>;
+
+/** Less than a message may be (1 MB), because the assignment says more than the parameters. */
+export const MOST_PARAMETER_BYTES = 800_000;
+
+export const taskSchema = z.strictObject({
+  /** Assigning the same id again returns the task that is there. Default: 128 random bits. */
+  taskId: id.optional(),
+  /** What the agent dispatches by. */
+  taskType: id,
+  /** For people; up to 16,384 characters. Default "". */
+  description: plainText(16_384).default(""),
+  /** A JSON object of up to 800,000 bytes. Default {}. */
+  parameters: z.record(z.string(), z.unknown()).default({}),
+  /** The agent must have all of these, at most 100. Default: any agent will do. */
+  requiredCapabilities: capabilityList
+    .refine((list) => list.length <= 100, "expected at most 100 capabilities")
+    .default([]),
+  /** As for messages: a name or 0 to 100. Default NORMAL. */
+  priority: priority.optional(),
+  /** Fails unless it ends within this many milliseconds from now. Default: no deadline. */
+  deadlineMs: durationMs(1).optional(),
+  /** How many agents may try, one after the other, 1 to 100. Default 3. */
+  maxAssignments: positiveInt(100).default(3),
+  contextId: id.optional(),
+  correlationId: id.optional(),
+});
+export type TaskInput = z.input<typeof taskSchema>;
+
+export const listTasksSchema = z.strictObject({
+  state: z.enum(TASK_STATES).optional(),
+  agentId: id.optional(),
+  supervisorId: id.optional(),
+  /** The most to return, 1 to 1,000. Default 100. */
+  limit: positiveInt(1_000).default(100),
+  /** Continue after this task's `seq`. Default 0. */
+  afterSeq: z.number().int().min(0).default(0),
+});
+export type ListTasksOptions = z.input<typeof listTasksSchema>;
+export type TaskFilter = z.output<typeof listTasksSchema>;
+
+export const processOptionsSchema = z.strictObject({
+  /** The most messages to handle, 1 to 1,000. Default 100. */
+  limit: positiveInt(1_000).default(100),
+});
+export type ProcessOptions = z.input<typeof processOptionsSchema>;
+
+export const waitTimeoutMs = durationMs().default(300_000);
+
+export const cancelReason = plainText(1_024).optional();
+
+export const runIntervalMs = durationMs(1).max(HOUR_MS, "expected at most an hour").default(1_000);
+
+export const taskIdOf = (value: unknown): string => parse(id, value, "taskId");
+
+/**
+ * What a supervisor reads of the answers to it. Looser than the builders in payloads.ts, because agents in other
+ * languages write them: unknown keys pass, `results` is `result`, statuses come in every founding spelling.
+ */
+const answered = {
+  task_id: id.optional(),
+  assignment: z.number().int().min(0).optional(),
+  completion_percentage: z.number().min(0).max(100).optional(),
+};
+
+const responseContent = z.looseObject({
+  ...answered,
+  status: z.string(),
+  result: z.unknown().optional(),
+  results: z.unknown().optional(),
+  execution_time_ms: z.number().min(0).optional(),
+  error_type: z.string().optional(),
+  error_message: z.string().optional(),
+  retry_possible: z.boolean().optional(),
+});
+export type ResponseContent = z.output<typeof responseContent>;
+
+const errorContent = z.looseObject({
+  ...answered,
+  error_type: z.string().default("task_execution_failure"),
+  error_message: z.string().default(""),
+  stack_trace: z.string().optional(),
+  retry_possible: z.boolean().default(true),
+});
+export type ErrorContent = z.output<typeof errorContent>;
+
+const statusContent = z.looseObject({
+  ...answered,
+  status: z.string(),
+  availability: z.boolean().optional(),
+  details: z.unknown().optional(),
+});
+export type StatusContent = z.output<typeof statusContent>;
+
+const heartbeatContent = z.looseObject({
+  status: z.string().optional(),
+  health_metrics: z.record(z.string(), z.unknown()).optional(),
+});
+
+/** @throws ValidationFailed, as do the next three. */
+export const readResponse = (content: unknown): ResponseContent =>
+  parse(responseContent, content, "content");
+export const readError = (content: unknown): ErrorContent =>
+  parse(errorContent, content, "content");
+export const readStatus = (content: unknown): StatusContent =>
+  parse(statusContent, content, "content");
+export const readHeartbeat = (content: unknown) => parse(heartbeatContent, content, "content");
