@@ -28,7 +28,8 @@ export const ERROR_CODES = {
   UNKNOWN_RECIPIENT: {
     retryable: false,
     severity: "error",
-    remedy: "Register the agent first, or check the spelling of its id with `agent-outbox agents ls`.",
+    remedy:
+      "Register the agent first, or check the spelling of its id with `agent-outbox agents ls`.",
   },
   UNKNOWN_MESSAGE: {
     retryable: false,
@@ -65,7 +66,8 @@ export const ERROR_CODES = {
   PERMISSION_DENIED: {
     retryable: false,
     severity: "critical",
-    remedy: "Give the database user the rights that DEPLOYMENT.md lists, or correct the credentials.",
+    remedy:
+      "Give the database user the rights that DEPLOYMENT.md lists, or correct the credentials.",
   },
   RATE_LIMITED: {
     retryable: true,
@@ -96,7 +98,8 @@ export const ERROR_CODES = {
   NOT_MIGRATED: {
     retryable: false,
     severity: "critical",
-    remedy: "Run `npx agent-outbox migrate` against this database, or open it with { migrate: true }.",
+    remedy:
+      "Run `npx agent-outbox migrate` against this database, or open it with { migrate: true }.",
   },
   NEWER_DATABASE: {
     retryable: false,
@@ -117,7 +120,8 @@ export const ERROR_CODES = {
   STORAGE_FULL: {
     retryable: true,
     severity: "critical",
-    remedy: "Free disk space for the database; what was committed is safe, what failed was not stored.",
+    remedy:
+      "Free disk space for the database; what was committed is safe, what failed was not stored.",
   },
   CLOSED: {
     retryable: false,

@@ -54,7 +54,9 @@ export function up(schema: Knex.SchemaBuilder, context: MigrationContext): Knex.
     .raw(
       `CREATE INDEX ${name("messages_ready")} ON ${messages} (to_agent, priority DESC, seq) WHERE state = 0`,
     )
-    .raw(`CREATE INDEX ${name("messages_due")} ON ${messages} (to_agent, visible_at) WHERE state = 1`)
+    .raw(
+      `CREATE INDEX ${name("messages_due")} ON ${messages} (to_agent, visible_at) WHERE state = 1`,
+    )
     .raw(
       `CREATE INDEX ${name("messages_expiry")} ON ${messages} (expires_at) WHERE expires_at IS NOT NULL`,
     )

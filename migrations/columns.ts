@@ -37,10 +37,7 @@ export class Columns {
   /** Text that is compared and indexed. */
   key(name: string, length = 128): Knex.ColumnBuilder {
     if (this.#dialect === "mssql") {
-      return this.#table.specificType(
-        name,
-        `nvarchar(${length}) COLLATE Latin1_General_100_BIN2`,
-      );
+      return this.#table.specificType(name, `nvarchar(${length}) COLLATE Latin1_General_100_BIN2`);
     }
     // "C": no locale may order or equate ids, and comparison is a memcmp.
     if (this.#dialect === "postgres") {

@@ -1,5 +1,5 @@
-import type { Content, Headers } from "../protocol/envelope.ts";
 import type { ErrorRecord } from "../errors.ts";
+import type { Content, Headers } from "../protocol/envelope.ts";
 import type { ParseJson } from "../store/rows.ts";
 import { int, intOrNull, type Row } from "../store/sql.ts";
 

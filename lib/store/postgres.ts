@@ -107,7 +107,7 @@ export function postgres(prefix: string): Dialect {
                        WHEN m.attempt >= m.max_attempts THEN '!max_attempts'
                        ELSE :worker END
     FROM touched c
-    WHERE m.seq = c.seq AND m.visible_at <= (SELECT now FROM t)
+    WHERE m.seq = ANY (ARRAY(SELECT seq FROM touched)) AND m.seq = c.seq AND m.visible_at <= (SELECT now FROM t)
     RETURNING c.taken, ${list(ENVELOPE, "m")}, ${list(CLAIMED, "m")}`;
 
   const COMPLETE = `
