@@ -13,7 +13,9 @@ import { databaseIdentity, joined } from "../store/identity.ts";
 import { MessageStore, type Sent, type Settled } from "../store/messages.ts";
 import { checkMigrated } from "../store/migrate.ts";
 import { UpkeepStore } from "../store/upkeep.ts";
+import { type WakeChannel, wakeChannel } from "../store/wake-channel.ts";
 import type { ClaimedMessage } from "./claimed.ts";
+import { type Push, pushOf } from "./notify.ts";
 import { hubOf, type WakeHub } from "./wake.ts";
 
 /** A doomed message is buried and the claim repeated at most this often, so that a call always ends. */
@@ -50,6 +52,9 @@ export class QueueCore {
   readonly upkeep: UpkeepStore;
   readonly observers: Observers;
   readonly wakeHub: WakeHub;
+  /** Undefined where the database has no way to tell other processes, or it is switched off. */
+  readonly #channel: WakeChannel | undefined;
+  readonly #push: Push;
   readonly #ready = new WeakSet<object>();
   closed = false;
 
@@ -65,7 +70,10 @@ export class QueueCore {
     });
     this.dead = new DeadLetterStore(knex, dialect, options.prefix);
     this.upkeep = new UpkeepStore(knex, dialect, options.prefix);
-    this.wakeHub = hubOf(`${databaseIdentity(knex)}:${options.prefix}`);
+    const database = `${databaseIdentity(knex)}:${options.prefix}`;
+    this.wakeHub = hubOf(database);
+    this.#push = pushOf(database);
+    this.#channel = options.notify ? wakeChannel(knex, dialect, options.prefix) : undefined;
   }
 
   /** The connection for a call: open, the right database, migrated. The first call of a queue pays one look. */
@@ -86,7 +94,11 @@ export class QueueCore {
     const stored = messages.filter((_, n) => sent[n]?.duplicate === false);
     if (stored.length > 0) {
       afterCommit(db, () => {
-        this.signal(new Set(stored.flatMap(({ toAgent }) => toAgent)));
+        // What is not due yet is found by polling when it is.
+        const due = stored.filter(
+          ({ delayMs, availableAt }) => !delayMs && availableAt === undefined,
+        );
+        this.signal(new Set(due.flatMap(({ toAgent }) => toAgent)));
         if (!this.observers.active) return;
         const at = Date.now();
         this.observers.emit(
@@ -99,9 +111,27 @@ export class QueueCore {
     return sent;
   }
 
-  /** Wakes consumers here; the PostgreSQL notifier replaces this to reach those of other processes too. */
+  /** Wakes consumers of these mailboxes, here at once and in other processes where the database can tell them. */
   signal(agentIds: ReadonlySet<string>): void {
     this.wakeHub.wake(agentIds);
+    if (this.#channel !== undefined) this.#push.send(agentIds, this.#channel);
+  }
+
+  /** Calls when the mailbox may have got something, from here or another process, until the returned call. */
+  listen(agentId: string, call: () => void): () => void {
+    const unsubscribe = this.wakeHub.subscribe(agentId, call);
+    const unattend = this.#channel === undefined ? undefined : this.#push.attend(this.#channel);
+    return () => {
+      unsubscribe();
+      unattend?.();
+    };
+  }
+
+  /** Nothing more is claimed or sent; waiting consumers look up. What others are to be told is still told. */
+  async close(): Promise<void> {
+    this.closed = true;
+    this.wakeHub.wakeAll();
+    if (this.#channel !== undefined) await this.#push.close(this.#channel);
   }
 
   /** Claims rows that may be handed out, and buries those that must not be. */
@@ -150,7 +180,9 @@ export class QueueCore {
           const fields = fieldsOf(row);
           const extra = { at, attempt: row.attempt, reason: row.doom as string };
           const buried = this.#event("dead_lettered", fields, extra);
-          return row.doom === "expired" ? [this.#event("expired", fields, extra), buried] : [buried];
+          return row.doom === "expired"
+            ? [this.#event("expired", fields, extra), buried]
+            : [buried];
         }),
     );
   }
@@ -168,13 +200,14 @@ export class QueueCore {
     error: unknown,
     options: { delayMs?: number | undefined; retry: boolean },
   ): Promise<"retried" | "dead_lettered" | "stale" | "gone"> {
+    const cause = error ?? new Error("no error was given");
     if (!options.retry || claim.attempt >= claim.maxAttempts) {
       const reason = options.retry ? "max_attempts" : "rejected";
-      const outcome = await this.bury(db, claim, reason, error);
+      const outcome = await this.bury(db, claim, reason, cause);
       return outcome === "done" ? "dead_lettered" : outcome;
     }
     const delay = options.delayMs ?? retryDelayMs(this.options.retryPolicy, claim.attempt);
-    const record = errorRecord(error);
+    const record = errorRecord(cause);
     const [outcome = "gone"] = await this.store.release(db, [
       {
         seq: claim.sequence,

@@ -43,6 +43,7 @@ import { archivedMessage, deadLetter, liveMessage, type StoredMessage } from "./
 import { type UpkeepReport, upkeep } from "./upkeep.ts";
 import { type Explanation, explain } from "./why.ts";
 import { Worker, type WorkHandler, type WorkOptions } from "./worker.ts";
+import { Bell, settledWithin } from "./worker-pace.ts";
 
 /** What `getQueueStats` tells of one mailbox, or of all together. */
 export interface QueueStats {
@@ -61,6 +62,9 @@ export interface QueueStats {
   messagesPerMinute: number;
   paused: boolean;
 }
+
+/** `close` waits for the pool no longer than this. */
+const LONGEST_DESTROY_MS = 5_000;
 
 /** Longest pause between two looks while `getMessages` waits, in milliseconds. */
 const LONGEST_LOOK_MS = 500;
@@ -136,14 +140,22 @@ export class MessageQueueManager {
       messageTypes: asked.messageTypes ?? null,
     };
     const deadline = performance.now() + asked.waitMs;
-    for (let pause = 5; ; pause = Math.min(pause * 2, LONGEST_LOOK_MS)) {
-      const rows = await this.#core.claim(request);
-      if (rows.length > 0) {
-        return rows.map((row) => new ClaimedMessage(row, asked.leaseMs, this.#settler));
+    // Listening begins before the first look, so that nothing falls between a look and the wait after it.
+    const bell = new Bell();
+    const unlisten = asked.waitMs === 0 ? undefined : this.#core.listen(agent, () => bell.ring());
+    try {
+      for (let pause = 5; ; pause = Math.min(pause * 2, LONGEST_LOOK_MS)) {
+        const rows = await this.#core.claim(request);
+        if (rows.length > 0) {
+          return rows.map((row) => new ClaimedMessage(row, asked.leaseMs, this.#settler));
+        }
+        const left = deadline - performance.now();
+        if (left <= 0 || this.#core.closed) return [];
+        await bell.wait(Math.min(pause * (0.5 + Math.random()), left));
+        if (this.#core.closed) return [];
       }
-      const left = deadline - performance.now();
-      if (left <= 0 || this.#core.closed) return [];
-      await this.#core.wakeHub.wait(agent, Math.min(pause * (0.5 + Math.random()), left));
+    } finally {
+      unlisten?.();
     }
   }
 
@@ -286,8 +298,9 @@ export class MessageQueueManager {
   /** Stops this queue's workers and closes the database, unless it was the caller's knex. */
   async close(): Promise<void> {
     await Promise.all([...this.#workers].map((worker) => worker.stop()));
-    this.#core.closed = true;
-    if (this.#owned) await this.#core.knex.destroy();
+    await this.#core.close();
+    // A pool waits for every connection that is in use; one whose server is silent would keep it for ever.
+    if (this.#owned) await settledWithin(LONGEST_DESTROY_MS, this.#core.knex.destroy());
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,6 +1,4 @@
-import { setTimeout as sleep } from "node:timers/promises";
-
-type Listener = (agentId: string) => void;
+type Listener = () => void;
 
 /**
  * Tells sleeping consumers of this process that a mailbox got something. Only an accelerator: a consumer that
@@ -18,28 +16,21 @@ export class WakeHub {
     listeners.add(listener);
     return () => {
       listeners.delete(listener);
-      if (listeners.size === 0) this.#listeners.delete(agentId);
+      if (listeners.size === 0 && this.#listeners.get(agentId) === listeners) {
+        this.#listeners.delete(agentId);
+      }
     };
   }
 
   wake(agentIds: Iterable<string>): void {
     for (const agentId of agentIds) {
-      for (const listener of [...(this.#listeners.get(agentId) ?? [])]) listener(agentId);
+      for (const listener of [...(this.#listeners.get(agentId) ?? [])]) listener();
     }
   }
 
-  /** Resolves at a wake-up of the mailbox, after `ms`, or when the signal aborts; whichever is first. */
-  async wait(agentId: string, ms: number, signal?: AbortSignal): Promise<void> {
-    const stop = new AbortController();
-    const unsubscribe = this.subscribe(agentId, () => stop.abort());
-    try {
-      const any = signal === undefined ? stop.signal : AbortSignal.any([stop.signal, signal]);
-      await sleep(ms, undefined, { signal: any });
-    } catch {
-      // Woken or aborted: the caller looks for itself.
-    } finally {
-      unsubscribe();
-    }
+  /** Something may have been missed: everyone looks for themselves. */
+  wakeAll(): void {
+    this.wake([...this.#listeners.keys()]);
   }
 }
 

@@ -100,7 +100,7 @@ export class Worker {
     this.stopped = new Promise((resolve) => {
       this.#ended.signal.addEventListener("abort", () => resolve(), { once: true });
     });
-    this.#unsubscribe = core.wakeHub.subscribe(agentId, () => this.#intake.wake());
+    this.#unsubscribe = core.listen(agentId, () => this.#intake.wake());
     this.#upkeep = new UpkeepTimer(core);
     this.#intake.start();
   }
