@@ -55,7 +55,7 @@ export class QueueCore {
   /** Undefined where the database has no way to tell other processes, or it is switched off. */
   readonly #channel: WakeChannel | undefined;
   readonly #push: Push;
-  readonly #ready = new WeakSet<object>();
+  #migrated = false;
   closed = false;
 
   constructor(knex: Knex, dialect: Dialect, options: QueueOptions, observers: Observers) {
@@ -82,9 +82,11 @@ export class QueueCore {
       throw new AgentCommunicationError("CLOSED", "this queue was closed");
     }
     const db = joined(this.knex, tx);
-    if (!this.#ready.has(this.knex)) {
+    // Not in a caller's transaction: it may hold the only connection, and on SQLite a read before its first
+    // write could make that write fail. A missing table is told by the statement itself.
+    if (!this.#migrated && db === this.knex) {
       await checkMigrated(db, this.dialect.name, this.options.prefix);
-      this.#ready.add(this.knex);
+      this.#migrated = true;
     }
     return db;
   }

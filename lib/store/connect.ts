@@ -187,7 +187,32 @@ export function connect(input: DatabaseInput, options: ConnectOptions = {}): Con
   const config = knexConfig(input, options);
   const dialect = dialectOf(config.client) as DialectName;
   if (typeof input === "string") requireDriver(dialect);
-  return { knex: knexFactory(config), dialect, owned: true };
+  const knex = knexFactory(config);
+  return { knex: dialect === "sqlite" ? beginImmediate(knex) : knex, dialect, owned: true };
+}
+
+interface KnexTransaction {
+  readOnly?: boolean;
+  begin(connection: unknown): Promise<unknown>;
+  query(connection: unknown, sql: string): Promise<unknown>;
+}
+
+/**
+ * Makes the transactions of our own SQLite connections take the write lock when they begin. knex begins them
+ * DEFERRED: one that reads and then writes fails at once, without any waiting, if another process wrote in
+ * between (https://www.sqlite.org/lang_transaction.html).
+ */
+function beginImmediate(knex: Knex): Knex {
+  const client = knex.client as { transaction(...args: unknown[]): KnexTransaction };
+  const make = client.transaction.bind(client);
+  client.transaction = (...args) => {
+    const transaction = make(...args);
+    if (transaction.readOnly !== true) {
+      transaction.begin = (connection) => transaction.query(connection, "BEGIN IMMEDIATE;");
+    }
+    return transaction;
+  };
+  return knex;
 }
 
 /** A URL or connection string without its password, for messages and for `config`. */
