@@ -21,7 +21,9 @@ const OVERDUE = 100;
 const HELD_PAGE = 200;
 const NEEDS = 100;
 const PLACED = 200;
-const PURGED = 500;
+/** Small steps, which a planner with old statistics takes along the index too. */
+const PURGED = 200;
+const PURGES = 5;
 const PURGE_EVERY_MS = 60_000;
 
 /**
@@ -166,9 +168,13 @@ export class Sweeper {
 
   async #purge(): Promise<void> {
     if (this.#retentionMs === null || performance.now() < this.#purgeAt) return;
-    const purged = await this.#history.purge(this.#retentionMs, PURGED);
-    // A full step means there may be more: go on with the next sweep.
-    this.#purgeAt = purged < PURGED ? performance.now() + PURGE_EVERY_MS : 0;
+    for (let step = 0; step < PURGES; step++) {
+      if ((await this.#history.purge(this.#retentionMs, PURGED)) < PURGED) {
+        this.#purgeAt = performance.now() + PURGE_EVERY_MS;
+        return;
+      }
+    }
+    // There may be more: the next sweep goes on.
   }
 }
 

@@ -17,9 +17,9 @@ export interface AgentStatements {
   readonly json: ParseJson;
 }
 
-/** Live tasks of the agent `a`, by the index tasks_live. */
+/** How many live tasks the agent `a` has, by the index tasks_live. */
 export function liveTasks(prefix: string): string {
-  return `(SELECT COUNT(*) FROM ${prefix}tasks t WHERE t.agent_id = a.agent_id AND t.agent_id IS NOT NULL AND t.finished_at IS NULL)`;
+  return `(SELECT COUNT(*) AS live FROM ${prefix}tasks t WHERE t.agent_id = a.agent_id AND t.agent_id IS NOT NULL AND t.finished_at IS NULL)`;
 }
 
 export async function countLive(db: Db, tasks: string, agentId: string): Promise<number> {
@@ -44,25 +44,31 @@ const AGENT =
 const TASK_COLUMNS =
   "task_id, task_type, description, parameters, required_capabilities, need_key, priority, state, supervisor_id, agent_id, message_id, assignment, max_assignments, context_id, correlation_id, created_at, assigned_at, deadline_at";
 
+/** The rows of the agents `a` with `live`, the least loaded first. */
 const LEAST_LOADED =
-  "ORDER BY x.live * 1.0 / x.max_concurrent_tasks, x.last_assigned_at, x.agent_id";
+  "ORDER BY a.live * 1.0 / NULLIF(a.max_concurrent_tasks, 0), a.last_assigned_at, a.agent_id";
 
 function postgres(prefix: string, now: string): AgentStatements {
   const capabilities = `coalesce((SELECT jsonb_agg(k.capability ORDER BY k.capability) FROM ${prefix}agent_capabilities k WHERE k.agent_id = a.agent_id), '[]')`;
-  const find = (source: string) => `
-    SELECT x.* FROM (
-      SELECT ${AGENT}, ${liveTasks(prefix)} AS live, ${capabilities} AS capabilities
-      FROM ${source}
-      WHERE ${TAKES_TASKS} AND ${isFresh(now)}) x
-    WHERE x.live < x.max_concurrent_tasks
-    ${LEAST_LOADED} LIMIT :limit`;
+  // MATERIALIZED: tasks are counted once per agent, not once per use of the count. OFFSET 0: an agent's row is
+  // looked up by its id, also when old statistics say that reading all agents were as cheap. What the caller
+  // sees besides is fetched for those only that the limit leaves.
+  const find = (matching: string) => `
+    WITH m AS MATERIALIZED (${matching}),
+    x AS MATERIALIZED (
+      SELECT a.*, ${liveTasks(prefix)} AS live
+      FROM m CROSS JOIN LATERAL (
+        SELECT ${AGENT} FROM ${prefix}agents a
+        WHERE a.agent_id = m.agent_id AND ${TAKES_TASKS} AND ${isFresh(now)} OFFSET 0) a)
+    SELECT a.*, ${capabilities} AS capabilities
+    FROM (SELECT * FROM x a WHERE a.live < a.max_concurrent_tasks ${LEAST_LOADED} LIMIT :limit) a
+    ${LEAST_LOADED}`;
   return {
-    findAvailable: find(`(
-        SELECT c.agent_id FROM jsonb_array_elements_text(CAST(:needs AS jsonb)) AS j(capability)
-        JOIN ${prefix}agent_capabilities c ON c.capability = j.capability
-        GROUP BY c.agent_id HAVING COUNT(*) = :needed) m
-      JOIN ${prefix}agents a ON a.agent_id = m.agent_id`),
-    findAnyAvailable: find(`${prefix}agents a`),
+    findAvailable: find(`
+      SELECT c.agent_id FROM ${prefix}agent_capabilities c
+      WHERE c.capability = ANY (ARRAY(SELECT jsonb_array_elements_text(CAST(:needs AS jsonb))))
+      GROUP BY c.agent_id HAVING COUNT(*) = :needed`),
+    findAnyAvailable: find(`SELECT agent_id FROM ${prefix}agents WHERE lost_at IS NULL`),
     capabilities,
     // The conflict waits for the other transaction to end.
     insertTask: `
@@ -85,20 +91,22 @@ function postgres(prefix: string, now: string): AgentStatements {
 function mssql(prefix: string, now: string): AgentStatements {
   // Differs from PostgreSQL: an array of objects, [{"capability":…}]; the reader takes both.
   const capabilities = `(SELECT k.capability FROM ${prefix}agent_capabilities k WHERE k.agent_id = a.agent_id ORDER BY k.capability FOR JSON PATH)`;
-  const find = (source: string) => `
-    SELECT TOP (:limit) x.* FROM (
-      SELECT ${AGENT}, ${liveTasks(prefix)} AS live, ${capabilities} AS capabilities
-      FROM ${source}
-      WHERE ${TAKES_TASKS} AND ${isFresh(now)} AND a.max_concurrent_tasks > 0) x
-    WHERE x.live < x.max_concurrent_tasks
-    ORDER BY x.live * 1.0 / NULLIF(x.max_concurrent_tasks, 0), x.last_assigned_at, x.agent_id`;
+  const find = (matching: string) => `
+    SELECT a.*, ${capabilities} AS capabilities FROM (
+      SELECT TOP (:limit) a.* FROM (
+        SELECT ${AGENT}, l.live
+        FROM (${matching}) m
+        JOIN ${prefix}agents a ON a.agent_id = m.agent_id
+        CROSS APPLY ${liveTasks(prefix)} l
+        WHERE ${TAKES_TASKS} AND ${isFresh(now)}) a
+      WHERE a.live < a.max_concurrent_tasks ${LEAST_LOADED}) a
+    ${LEAST_LOADED}`;
   return {
-    findAvailable: find(`(
-        SELECT c.agent_id FROM OPENJSON(:needs) j
-        JOIN ${prefix}agent_capabilities c ON c.capability = j.[value] COLLATE Latin1_General_100_BIN2
-        GROUP BY c.agent_id HAVING COUNT(*) = :needed) m
-      JOIN ${prefix}agents a ON a.agent_id = m.agent_id`),
-    findAnyAvailable: find(`${prefix}agents a`),
+    findAvailable: find(`
+      SELECT c.agent_id FROM OPENJSON(:needs) j
+      JOIN ${prefix}agent_capabilities c ON c.capability = j.[value] COLLATE Latin1_General_100_BIN2
+      GROUP BY c.agent_id HAVING COUNT(*) = :needed`),
+    findAnyAvailable: find(`SELECT agent_id FROM ${prefix}agents WHERE lost_at IS NULL`),
     capabilities,
     // Differs from PostgreSQL: no ON CONFLICT. HOLDLOCK keeps the place of the missing id until the commit.
     insertTask: `
@@ -119,21 +127,22 @@ function mssql(prefix: string, now: string): AgentStatements {
 
 function sqlite(prefix: string, now: string): AgentStatements {
   const capabilities = `(SELECT json_group_array(k.capability) FROM (SELECT c.capability FROM ${prefix}agent_capabilities c WHERE c.agent_id = a.agent_id ORDER BY c.capability) k)`;
-  const find = (source: string) => `
-    SELECT x.* FROM (
-      SELECT ${AGENT}, ${liveTasks(prefix)} AS live, ${capabilities} AS capabilities
-      FROM ${source}
-      WHERE ${TAKES_TASKS} AND ${isFresh(now)}) x
-    WHERE x.live < x.max_concurrent_tasks
-    ${LEAST_LOADED} LIMIT :limit`;
+  // Differs from PostgreSQL: CROSS JOIN, which SQLite never reorders, leads from what matches to its rows.
+  const find = (matching: string) => `
+    WITH m AS MATERIALIZED (${matching}),
+    x AS MATERIALIZED (
+      SELECT ${AGENT}, ${liveTasks(prefix)} AS live
+      FROM m CROSS JOIN ${prefix}agents a ON a.agent_id = m.agent_id
+      WHERE ${TAKES_TASKS} AND ${isFresh(now)})
+    SELECT a.*, ${capabilities} AS capabilities
+    FROM (SELECT * FROM x a WHERE a.live < a.max_concurrent_tasks ${LEAST_LOADED} LIMIT :limit) a
+    ${LEAST_LOADED}`;
   return {
-    // Differs from PostgreSQL: CROSS JOIN, which SQLite never reorders: from the few that match to their rows.
-    findAvailable: find(`(
-        SELECT c.agent_id FROM json_each(:needs) j
-        CROSS JOIN ${prefix}agent_capabilities c ON c.capability = j.value
-        GROUP BY c.agent_id HAVING COUNT(*) = :needed) m
-      CROSS JOIN ${prefix}agents a ON a.agent_id = m.agent_id`),
-    findAnyAvailable: find(`${prefix}agents a`),
+    findAvailable: find(`
+      SELECT c.agent_id FROM json_each(:needs) j
+      CROSS JOIN ${prefix}agent_capabilities c ON c.capability = j.value
+      GROUP BY c.agent_id HAVING COUNT(*) = :needed`),
+    findAnyAvailable: find(`SELECT agent_id FROM ${prefix}agents WHERE lost_at IS NULL`),
     capabilities,
     insertTask: `
       INSERT INTO ${prefix}tasks (${TASK_COLUMNS})
