@@ -2,6 +2,13 @@
 
 export { AgentRegistry } from "./agent-registry.ts";
 export { configFromEnv, type EnvironmentConfig, maskedConfig } from "./config.ts";
+export type {
+  AssignedTask,
+  BroadcastOptions,
+  SupervisorOptions,
+  WaitOptions,
+} from "./coordination/options.ts";
+export { SupervisorCoordinator } from "./coordination/supervisor.ts";
 export * from "./errors.ts";
 export type { Health } from "./health.ts";
 export {
@@ -16,6 +23,13 @@ export { listLogFiles } from "./observability/log-files.ts";
 export { type LogLine, type TailOptions, tailLogs } from "./observability/tail-logs.ts";
 export { type OpenOptions, Outbox, openOutbox } from "./outbox.ts";
 export {
+  type AgentInfo,
+  AgentRole,
+  type AgentStatus,
+  type RegisterAgent,
+  type RegistryStats,
+} from "./protocol/agents.ts";
+export {
   AgentMessage,
   type Content,
   type Headers,
@@ -25,6 +39,14 @@ export type * from "./protocol/events.ts";
 export type * from "./protocol/options.ts";
 export * from "./protocol/payloads.ts";
 export { DEFAULT_RETRY_POLICY, type RetryPolicy, type RetryPolicyInput } from "./protocol/retry.ts";
+export { TASK_STATES, type TaskState } from "./protocol/states.ts";
+export type {
+  CoordinationStats,
+  ListTasksOptions,
+  PerformanceMetrics,
+  Task,
+  TaskInput,
+} from "./protocol/tasks.ts";
 export * from "./protocol/types.ts";
 export * from "./queue/claimed.ts";
 export { MessageQueueManager, type QueueStats } from "./queue/manager.ts";

@@ -2,6 +2,8 @@ import type { Knex } from "knex";
 import { z } from "zod";
 import { AgentRegistry } from "./agent-registry.ts";
 import { configFromEnv, type EnvironmentConfig, queueOptions } from "./config.ts";
+import type { SupervisorOptions } from "./coordination/options.ts";
+import { SupervisorCoordinator } from "./coordination/supervisor.ts";
 import { type Health, healthCheck } from "./health.ts";
 import { FileLogger, type FileLoggingOptions } from "./observability/file-logger.ts";
 import { type Observer, Observers } from "./protocol/events.ts";
@@ -34,6 +36,8 @@ export class Outbox {
   readonly #owned: boolean;
   readonly #observers: Observers;
   readonly #fileLogger: FileLogger | undefined;
+  readonly #prefix: string;
+  readonly #stopFirst: { stop(): Promise<unknown> }[] = [];
 
   /** @internal Use openOutbox. */
   constructor(parts: {
@@ -49,6 +53,7 @@ export class Outbox {
     this.dialect = parts.dialect;
     this.config = parts.config;
     this.#fileLogger = parts.fileLogger;
+    this.#prefix = parts.options.prefix ?? parts.config.prefix;
     this.#observers = new Observers();
     const { fileLogger } = parts;
     if (fileLogger !== undefined) {
@@ -56,12 +61,29 @@ export class Outbox {
     }
     const observers = this.#observers;
     this.queue = new MessageQueueManager(parts.knex, { ...parts.options, observers });
-    this.agents = new AgentRegistry(parts.knex, { prefix: parts.options.prefix, observers });
+    this.agents = new AgentRegistry(parts.knex, { prefix: this.#prefix, observers });
   }
 
   /** The knex behind it, for transactions to send in. */
   get knex(): Knex {
     return this.#knex;
+  }
+
+  /** A supervisor on this outbox's queue and registry; any number may run at once, here and elsewhere. */
+  supervisor(
+    supervisorId: string,
+    options: Omit<SupervisorOptions, "queue" | "registry" | "prefix"> = {},
+  ): SupervisorCoordinator {
+    const supervisor = new SupervisorCoordinator(supervisorId, this.#knex, {
+      heartbeatIntervalMs: this.config.heartbeatIntervalMs,
+      observers: this.#observers,
+      ...options,
+      prefix: this.#prefix,
+      queue: this.queue,
+      registry: this.agents,
+    });
+    this.#stopFirst.push(supervisor);
+    return supervisor;
   }
 
   /** Tells `observer` of everything that is committed through this outbox, from now on; returns the way to stop. */
@@ -79,8 +101,9 @@ export class Outbox {
     return healthCheck(this.queue, this.agents);
   }
 
-  /** Stops the workers, writes what is left of the logs, and closes the database unless it was the caller's. */
+  /** Stops supervisors, agents and workers, writes what is left of the logs, and closes the database unless it was the caller's. */
   async close(): Promise<void> {
+    await Promise.all(this.#stopFirst.map((running) => running.stop()));
     await this.queue.close();
     await this.#fileLogger?.close();
     if (this.#owned) await this.#knex.destroy();
