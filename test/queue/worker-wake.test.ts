@@ -1,0 +1,139 @@
+import pg from "pg";
+import { describe, expect, it, onTestFinished } from "vitest";
+import { eachDatabase, type TestDatabase } from "../support/databases.ts";
+import { spawnScript, until } from "../support/processes.ts";
+import { mailbox, note, watched } from "../support/queue.ts";
+import { content } from "./worker-support.ts";
+
+/** So rarely that a message which is there within seconds was not found by looking. */
+const RARELY = { pollMs: { min: 20_000, max: 20_000 } };
+
+async function sender(database: TestDatabase, to: string) {
+  const script = spawnScript("test/queue/programs/sends.ts", [database.url(), to]);
+  await script.message();
+  return async (count: number) => {
+    script.send({ count });
+    await script.message();
+  };
+}
+
+/** Every NOTIFY of the database, while the test runs. */
+async function overheard(database: TestDatabase): Promise<string[]> {
+  const client = new pg.Client({ connectionString: database.url() });
+  await client.connect();
+  onTestFinished(() => client.end());
+  const payloads: string[] = [];
+  client.on("notification", ({ payload = "" }) => {
+    // Tests of a listener by itself begin with a space.
+    if (!payload.startsWith(" ")) payloads.push(payload.split(" ")[0] as string);
+  });
+  await client.query("LISTEN outbox_wake");
+  return payloads;
+}
+
+const listeners = (database: TestDatabase) =>
+  database
+    .knex()("pg_stat_activity")
+    .whereRaw("datname = current_database() AND query = ?", ['LISTEN "outbox_wake"']);
+
+eachDatabase("waking a worker", (database) => {
+  it("finds what another process sent by looking, where nothing tells it", async () => {
+    const { queue } = watched(database.knex(), { notify: false });
+    const to = mailbox();
+    const send = await sender(database, to);
+    const worker = queue.work(to, () => undefined, { pollMs: { min: 5, max: 100 } });
+    await send(3);
+    await until(() => worker.stats.processed === 3, { timeoutMs: 3_000 });
+  });
+
+  describe.runIf(database.dialect === "postgres")(
+    "by NOTIFY (PostgreSQL only: the others have no such thing)",
+    () => {
+      it("hears of another process's send at once, however rarely it looks", async () => {
+        const { queue } = watched(database.knex());
+        const to = mailbox();
+        const send = await sender(database, to);
+        const tookMs: number[] = [];
+        queue.work(
+          to,
+          (message) => void tookMs.push(Date.now() - Number(content(message).sentAt)),
+          RARELY,
+        );
+        await until(async () => (await listeners(database)).length === 1);
+        for (let n = 1; n <= 20; n++) {
+          await send(1);
+          await until(() => tookMs.length === n, { timeoutMs: 5_000 });
+        }
+        tookMs.sort((a, b) => a - b);
+        expect(tookMs[10]).toBeLessThan(100);
+      });
+
+      it("wakes a waiting getMessages of another process", async () => {
+        const { queue } = watched(database.knex());
+        const to = mailbox();
+        const send = await sender(database, to);
+        const waiting = queue.getMessages(to, { waitMs: 10_000 });
+        await send(1);
+        expect(await waiting).toHaveLength(1);
+      });
+
+      it("tells once per mailbox and 50 ms, after the commit, and only of what is due", async () => {
+        const { queue } = watched(database.knex());
+        const payloads = await overheard(database);
+        const [many, rolledBack, scheduled, last] = [mailbox(), mailbox(), mailbox(), mailbox()];
+        const since = performance.now();
+        for (let n = 0; n < 100; n++) await queue.sendMessage(note(many));
+        const windows = Math.ceil((performance.now() - since) / 50);
+        const tx = await database.knex().transaction();
+        await queue.sendMessage(note(rolledBack), { tx });
+        await tx.rollback();
+        await queue.sendMessage({ ...note(scheduled), delayMs: 60_000 });
+        await queue.sendMessage(note(last));
+        await until(() => payloads.includes(last));
+        const told = payloads.filter((payload) => payload === many).length;
+        expect(told).toBeGreaterThan(0);
+        expect(told).toBeLessThanOrEqual(windows + 1);
+        expect(payloads).not.toContain(rolledBack);
+        expect(payloads).not.toContain(scheduled);
+      });
+
+      it("says nothing with notify: false, and works", async () => {
+        const { queue } = watched(database.knex(), { notify: false });
+        const payloads = await overheard(database);
+        const to = mailbox();
+        const worker = queue.work(to, () => undefined);
+        await queue.sendMessage(note(to));
+        await until(() => worker.stats.processed === 1);
+        const loud = watched(database.knex()).queue;
+        await loud.sendMessage(note("loud"));
+        await until(() => payloads.includes("loud"));
+        expect(payloads).not.toContain(to);
+      });
+
+      it("listens again after its connection was killed, and looks for what it missed", async () => {
+        const { queue } = watched(database.knex());
+        const to = mailbox();
+        const send = await sender(database, to);
+        const worker = queue.work(to, () => undefined, RARELY);
+        await until(async () => (await listeners(database)).length === 1);
+        for (let round = 1; round <= 2; round++) {
+          await listeners(database).select(database.knex().raw("pg_terminate_backend(pid)"));
+          await send(1);
+          await until(() => worker.stats.processed === round, { timeoutMs: 8_000 });
+        }
+      });
+
+      it("listens on one connection per process, and on none when nobody waits any more", async () => {
+        const first = watched(database.knex()).queue;
+        const second = watched(database.knex()).queue;
+        const workers = [first, first, second].map((queue) =>
+          queue.work(mailbox(), () => undefined, RARELY),
+        );
+        await until(async () => (await listeners(database)).length === 1);
+        await Promise.all(workers.map((worker) => worker.stop()));
+        await Promise.all([first.close(), second.close()]);
+        await until(async () => (await listeners(database)).length === 0);
+      });
+    },
+  );
+});
