@@ -3,10 +3,14 @@
  * of the outbox and nothing more; it costs log lines, never a message, when the disk gives out.
  */
 import { resolve } from "node:path";
-// biome-ignore lint/style/noRestrictedImports: the options are checked by a zod schema, as everywhere
 import { z } from "zod";
 import { AgentCommunicationError } from "../errors.ts";
-import type { Observer, OutboxEvent, TaskEventName } from "../protocol/events.ts";
+import {
+  type Observer,
+  type OutboxEvent,
+  observeEverything,
+  type TaskEventName,
+} from "../protocol/events.ts";
 import { LineBuffer, type LineCounters } from "./line-buffer.ts";
 import {
   type CleanupResult,
@@ -174,17 +178,21 @@ export class FileLogger {
 }
 
 let active: FileLogger | undefined;
+let unobserve: (() => void) | undefined;
 
 /**
- * Turns file logging on for this process. Called again with the same settings it returns the same logger; with
+ * Turns file logging on for this process: it logs what every outbox, queue and registry here commits from now
+ * on. Called again with the same settings it returns the same logger; with
  * others, the former logger writes what it holds and ends.
  */
 export function enableFileLogging(options: string | FileLoggingOptions): FileLogger {
   if (active !== undefined) {
     if (sameOptions(active.options, resolveOptions(options))) return active;
+    unobserve?.();
     void active.close();
   }
   active = new FileLogger(options);
+  unobserve = observeEverything(active.observer);
   return active;
 }
 
@@ -197,6 +205,7 @@ export function getFileLogger(): FileLogger | undefined {
 export async function disableFileLogging(): Promise<void> {
   const former = active;
   active = undefined;
+  unobserve?.();
   await former?.close();
 }
 

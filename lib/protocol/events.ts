@@ -94,30 +94,46 @@ export type OutboxEvent = MessageEvent | AgentEvent | TaskEvent | MetricEvent | 
 /** Called with what was committed, in order. It must not block; what it throws is dropped. */
 export type Observer = (events: readonly OutboxEvent[]) => void;
 
+function tell(observers: ReadonlySet<Observer>, events: readonly OutboxEvent[]): void {
+  for (const observer of observers) {
+    try {
+      observer(events);
+    } catch {
+      // An observer is never allowed to fail what it observes (guarantee G12).
+    }
+  }
+}
+
+function added(observers: Set<Observer>, observer: Observer): () => void {
+  observers.add(observer);
+  return () => {
+    observers.delete(observer);
+  };
+}
+
+const everywhere = new Set<Observer>();
+
+/** Observes every outbox of this process, those opened later included. Returns the call that stops it. */
+export function observeEverything(observer: Observer): () => void {
+  return added(everywhere, observer);
+}
+
 /** Hands events to every observer; one that throws disturbs neither the others nor the caller. */
 export class Observers {
   readonly #observers = new Set<Observer>();
 
   /** Adds an observer and returns the call that takes it away again. */
   add(observer: Observer): () => void {
-    this.#observers.add(observer);
-    return () => {
-      this.#observers.delete(observer);
-    };
+    return added(this.#observers, observer);
   }
 
   get active(): boolean {
-    return this.#observers.size > 0;
+    return this.#observers.size > 0 || everywhere.size > 0;
   }
 
   emit(events: readonly OutboxEvent[]): void {
     if (events.length === 0) return;
-    for (const observer of this.#observers) {
-      try {
-        observer(events);
-      } catch {
-        // An observer is never allowed to fail what it observes (guarantee G12).
-      }
-    }
+    tell(this.#observers, events);
+    tell(everywhere, events);
   }
 }

@@ -2,7 +2,14 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, it, onTestFinished } from "vitest";
-import { listLogFiles, openOutbox } from "../../lib/index.ts";
+import {
+  disableFileLogging,
+  enableFileLogging,
+  getFileLogger,
+  listLogFiles,
+  MessageQueueManager,
+  openOutbox,
+} from "../../lib/index.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { failure, mailbox, note } from "../support/queue.ts";
 
@@ -74,6 +81,19 @@ eachDatabase("file logging", (database) => {
     expect(new Set(await outbox.queue.ackMessages(got))).toEqual(new Set(["acked"]));
     await outbox.close();
     expect(warnings).toHaveLength(1);
+  });
+
+  it("enableFileLogging logs what every queue of the process commits, until it is switched off", async () => {
+    const baseDir = await folder();
+    const queue = new MessageQueueManager(database.knex());
+    onTestFinished(() => queue.close());
+    const logger = enableFileLogging({ baseDir, layout: "flat" });
+    expect(getFileLogger()).toBe(logger);
+    const { messageId } = await queue.sendMessage(note(mailbox()));
+    await disableFileLogging();
+    await queue.sendMessage(note(mailbox()));
+    expect(getFileLogger()).toBeUndefined();
+    expect((await auditLines(baseDir)).map(({ message_id }) => message_id)).toEqual([messageId]);
   });
 
   it("G12: an observer that throws disturbs neither the send nor the other observers", async () => {
