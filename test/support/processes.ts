@@ -32,11 +32,12 @@ export function spawnScript(
   tsFile: string,
   args: readonly string[] = [],
   env: NodeJS.ProcessEnv = {},
+  options: { cwd?: string } = {},
 ): Script {
   const child = spawn(
     process.execPath,
     ["--import", "tsx", "--import", EXIT_WITH_PARENT, resolve(tsFile), ...args],
-    { env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "pipe", "ipc"] },
+    { ...options, env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "pipe", "ipc"] },
   );
   const inbox = new Inbox();
   let output = "";

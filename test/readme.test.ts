@@ -1,0 +1,155 @@
+import { readFileSync } from "node:fs";
+import { mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { describe, expect, it, onTestFinished } from "vitest";
+import * as library from "../lib/index.ts";
+import { JQ_RECIPES } from "./observability/jq-recipes.ts";
+import { spawnScript } from "./support/processes.ts";
+
+const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
+
+const section = (marker: string): string =>
+  readme.split(`<!-- ${marker} -->`)[1]?.split("\n## ")[0] ?? "";
+
+describe("README", () => {
+  it("lists every error code with its remedy", () => {
+    const rows = [...section("errors").matchAll(/^\| `(\w+)` \| (yes|no) \| (.+) \|$/gm)];
+    const listed = Object.fromEntries(
+      rows.map(([, code, again, remedy]) => [code, { retryable: again === "yes", remedy }]),
+    );
+    const known = Object.fromEntries(
+      Object.entries(library.ERROR_CODES).map(([code, { retryable, remedy }]) => [
+        code,
+        { retryable, remedy },
+      ]),
+    );
+    expect(listed).toEqual(known);
+  });
+
+  it("names only guarantees that tests of that name prove", async () => {
+    const named = [...readme.matchAll(/^\| (G\d+) \|/gm)].map(([, name]) => name);
+    expect(named).toEqual(Array.from({ length: 13 }, (_, n) => `G${n + 1}`));
+    const files = (await readdir("test", { recursive: true })).filter((file) =>
+      file.endsWith(".test.ts"),
+    );
+    const tests = await Promise.all(files.map((file) => readFile(join("test", file), "utf8")));
+    for (const name of named) {
+      expect(
+        tests.some((text) =>
+          new RegExp(`\\bit(\\.\\w+\\([^)]*\\))?\\(\\s*["\`](G\\d+, )*${name}[:,]`).test(text),
+        ),
+        name,
+      ).toBe(true);
+    }
+  });
+
+  it("quotes the jq recipes that are tested", () => {
+    for (const { command } of JQ_RECIPES) expect(section("recipes")).toContain(command);
+  });
+
+  it("shows the quick start as it is, in at most 20 lines of code, and it runs", async () => {
+    const shown = /<!-- quickstart[^>]*-->\n```ts\n([\s\S]*?)```/.exec(readme)?.[1] ?? "";
+    const file = await readFile(new URL("../demo/quickstart.ts", import.meta.url), "utf8");
+    expect(shown.trim()).toBe(file.replace("../lib/index.ts", "agent-outbox").trim());
+    const code = shown.split("\n").filter((line) => line.trim() !== "" && !/^\s*\/\//.test(line));
+    expect(code.length).toBeLessThanOrEqual(20);
+    const folder = await mkdtemp(join(tmpdir(), "outbox-quickstart-"));
+    onTestFinished(() => rm(folder, { recursive: true, force: true }));
+    await symlink(resolve("node_modules"), join(folder, "node_modules"));
+    const script = join(folder, "quickstart.ts");
+    await writeFile(script, file.replace("../lib/index.ts", resolve("lib/index.ts")));
+    await writeFile(join(folder, "package.json"), '{ "type": "module" }');
+    const run = spawnScript(script, [], {}, { cwd: folder });
+    expect(await run.exited).toMatchObject({ code: 0 });
+    expect(run.output()).toContain("ORDER_PLACED");
+  });
+
+  it("the other documents are there, and links to files lead somewhere", async () => {
+    for (const document of [
+      "README.md",
+      "ARCHITECTURE.md",
+      "DEPLOYMENT.md",
+      "CONTRIBUTING.md",
+      "CHANGELOG.md",
+    ]) {
+      const text = await readFile(document, "utf8");
+      for (const [, link] of text.matchAll(/\]\((?!https?:|#)([^)#]+)/g)) {
+        await expect(readFile(String(link)), `${document}: ${link}`).resolves.toBeTruthy();
+      }
+    }
+  });
+});
+
+describe("the public names", () => {
+  it("are these and no others", () => {
+    expect(Object.keys(library).sort()).toMatchInlineSnapshot(`
+      [
+        "AgentCommunicationError",
+        "AgentMessage",
+        "AgentRegistry",
+        "AgentRole",
+        "AlreadyExists",
+        "CircuitOpen",
+        "ClaimedMessage",
+        "DEFAULT_PRIORITY",
+        "DEFAULT_RETRY_POLICY",
+        "ERROR_CODES",
+        "FileLogger",
+        "LeaseLost",
+        "MESSAGE_KINDS",
+        "MessagePriority",
+        "MessageQueueManager",
+        "MessageTimeout",
+        "MessageType",
+        "Outbox",
+        "PayloadTooLarge",
+        "PermissionDenied",
+        "RateLimited",
+        "ServiceUnavailable",
+        "SignatureInvalid",
+        "SupervisorCoordinator",
+        "TASK_OUTCOMES",
+        "TASK_STATES",
+        "TimeoutError",
+        "UnknownCommandError",
+        "UnknownRecipient",
+        "ValidationFailed",
+        "configFromEnv",
+        "connect",
+        "coordination",
+        "coordinationSchema",
+        "disableFileLogging",
+        "doctor",
+        "enableFileLogging",
+        "errorRecord",
+        "errorReport",
+        "errorReportSchema",
+        "getFileLogger",
+        "heartbeat",
+        "heartbeatSchema",
+        "kindOf",
+        "knexConfig",
+        "listLogFiles",
+        "maskedConfig",
+        "migrate",
+        "migrateDown",
+        "migrationSql",
+        "migrationStatus",
+        "normalType",
+        "openOutbox",
+        "priorityName",
+        "priorityValue",
+        "redactUrl",
+        "schemaSql",
+        "statusUpdate",
+        "statusUpdateSchema",
+        "tailLogs",
+        "taskRequest",
+        "taskRequestSchema",
+        "taskResponse",
+        "taskResponseSchema",
+      ]
+    `);
+  });
+});
