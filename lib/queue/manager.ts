@@ -14,6 +14,7 @@ import {
   leaseSchema,
   markOptionsSchema,
   messageListSchema,
+  type NackOptions,
   nackOptionsSchema,
   noOptionsSchema,
   pauseOptionsSchema,
@@ -27,12 +28,15 @@ import {
 import { MessageType } from "../protocol/types.ts";
 import { id, parse, shown } from "../protocol/validate.ts";
 import { connect, type DatabaseInput } from "../store/connect.ts";
+import type { Db } from "../store/dialect.ts";
 import { dialectFor } from "../store/dialects.ts";
 import type { Sent } from "../store/messages.ts";
-import { int } from "../store/sql.ts";
+import { claimedRow } from "../store/rows.ts";
+import { int, type Row } from "../store/sql.ts";
 import {
   type AckOutcome,
   ClaimedMessage,
+  type NackOutcome,
   type ReplyOptions,
   type Settler,
   type TxOption,
@@ -65,6 +69,8 @@ export interface QueueStats {
 
 /** `close` waits for the pool no longer than this. */
 const LONGEST_DESTROY_MS = 5_000;
+
+const nackByIdSchema = nackOptionsSchema.extend(markOptionsSchema.shape);
 
 /** Longest pause between two looks while `getMessages` waits, in milliseconds. */
 const LONGEST_LOOK_MS = 500;
@@ -173,11 +179,7 @@ export class MessageQueueManager {
     const agent = parse(id, agentId, "agentId");
     const { receipt } = parse(markOptionsSchema, rest, "options");
     const db = await this.#core.db(tx);
-    const rows = await this.#core.store.live(db, message);
-    const row =
-      receipt === undefined
-        ? await this.#core.store.heldBy(db, message, agent)
-        : rows.find((live) => live.to_agent === agent && int(live.receipt) === receipt);
+    const row = await this.#heldRow(db, message, agent, receipt);
     if (row === undefined) return false;
     const claim = { seq: int(row.seq), receipt: int(row.receipt) };
     const [outcome] = await this.#core.store.complete(db, [claim]);
@@ -185,6 +187,30 @@ export class MessageQueueManager {
       this.#core.tell(db, "processed", [fieldsOf(row as Parameters<typeof fieldsOf>[0])]);
     }
     return outcome === "done";
+  }
+
+  /**
+   * Gives a message back as failed by its id, as `nack` of the claim itself does. `stale` when this agent does
+   * not hold it (with that receipt, where one is given), `gone` when it has ended; then nothing was changed.
+   */
+  async nack(
+    messageId: string,
+    agentId: string,
+    error: unknown,
+    options: NackOptions & { receipt?: number | undefined } & TxOption = {},
+  ): Promise<NackOutcome> {
+    const { tx, ...given } = options;
+    const message = parse(id, messageId, "messageId");
+    const agent = parse(id, agentId, "agentId");
+    const { receipt, ...rest } = parse(nackByIdSchema, given, "options");
+    const db = await this.#core.db(tx);
+    const row = await this.#heldRow(db, message, agent, receipt);
+    if (row === undefined) {
+      const rows = await this.#core.store.live(db, message);
+      return rows.some((live) => live.to_agent === agent) ? "stale" : "gone";
+    }
+    const claim = claimedRow(row, this.#core.store.parseJson);
+    return this.#settler.nack(new ClaimedMessage(claim, 0, this.#settler), error, { ...rest, tx });
   }
 
   /** Finishes many claims in one statement. */
@@ -305,6 +331,18 @@ export class MessageQueueManager {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
+  }
+
+  /** The row of a claim: of the one with this receipt, or of the one that the agent holds now. */
+  async #heldRow(
+    db: Db,
+    messageId: string,
+    agentId: string,
+    receipt: number | undefined,
+  ): Promise<Row | undefined> {
+    if (receipt === undefined) return this.#core.store.heldBy(db, messageId, agentId);
+    const rows = await this.#core.store.live(db, messageId);
+    return rows.find((live) => live.to_agent === agentId && int(live.receipt) === receipt);
   }
 
   #defaults() {
