@@ -1,0 +1,32 @@
+import { agentCommands } from "./agents.ts";
+import { claimCommands } from "./claims.ts";
+import type { Command } from "./command.ts";
+import { deadLetterCommands } from "./dead-letters.ts";
+import { demoCommands } from "./demo.ts";
+import { doctorCommands } from "./doctor.ts";
+import type { CommandGroup } from "./help.ts";
+import { logCommands } from "./logs.ts";
+import { sendCommands, whyCommands } from "./messages.ts";
+import { healthCommands, operateCommands } from "./operate.ts";
+import { setupCommands } from "./setup.ts";
+import { taskCommands } from "./tasks.ts";
+import { workCommands } from "./work.ts";
+
+/** Every command, in the order of the help. */
+export const GROUPS: readonly CommandGroup[] = [
+  {
+    title: "Set up",
+    commands: [...setupCommands, ...healthCommands, ...doctorCommands, ...demoCommands],
+  },
+  {
+    title: "Messages",
+    commands: [...sendCommands, ...claimCommands, ...workCommands, ...whyCommands],
+  },
+  { title: "Watch and steer", commands: operateCommands },
+  { title: "Dead letters", commands: deadLetterCommands },
+  { title: "Agents", commands: agentCommands },
+  { title: "Tasks", commands: taskCommands },
+  { title: "Logs", commands: logCommands },
+];
+
+export const COMMANDS: readonly Command[] = GROUPS.flatMap(({ commands }) => commands);
