@@ -151,6 +151,8 @@ export function knexConfig(
   const prefix = options.prefix ?? DEFAULT_PREFIX;
   return {
     acquireConnectionTimeout: options.acquireTimeoutMs ?? 15_000,
+    // What knex would print here it also throws, and a library does not write to its user's terminal.
+    log: { warn: () => undefined, error: () => undefined },
     ...config,
     migrations: {
       migrationSource: migrationSource(dialect, prefix),
