@@ -143,11 +143,22 @@ export class Inbox {
       await this.#progress(trx, fence, reported, percentage, details);
       return;
     }
-    const status =
-      agentStatus(content.status) ?? (content.availability === false ? "offline" : undefined);
-    const metrics =
-      content.availability === undefined ? {} : { availability: content.availability };
-    await this.#beat(trx, message, status, metrics);
+    const { availability } = content;
+    const { agents } = this.#parts;
+    if (availability === true) {
+      // It takes back its own "not available"; the drain of an operator stays.
+      const agent = await agents.get(message.fromAgent, trx);
+      if (agent?.status === "draining" && agent.metrics.availability === false) {
+        await agents.setStatus(message.fromAgent, "active", trx);
+      }
+    }
+    const status = availability === false ? "draining" : agentStatus(content.status);
+    await this.#beat(
+      trx,
+      message,
+      status,
+      availability === undefined ? undefined : { availability },
+    );
   }
 
   async #progress(
@@ -161,7 +172,7 @@ export class Inbox {
     const progress: TaskProgress = { percentage: percentage ?? null, data: data ?? null };
     // An agent cannot give a task back, nor make it new, by calling it so.
     const reported = state === "submitted" || state === "assigned" ? "working" : state;
-    const moved = await this.#parts.tasks.report(trx, fence, reported, told ? progress : undefined);
+    const moved = await this.#parts.tasks.report(fence, reported, told ? progress : undefined, trx);
     if (moved === undefined) return;
     tellTask(this.#parts, trx, "progress", moved, {
       state: reported,

@@ -53,6 +53,13 @@ export class Rounds {
     return handled;
   }
 
+  /** Messages, and the whole sweep where it is due; in between only what the messages may have made room for. */
+  async #partRound(waitMs: number): Promise<void> {
+    const handled = await this.#messages(LIMIT, waitMs);
+    if (performance.now() >= this.#sweepAt) await this.#sweep();
+    else if (handled > 0) await this.#pieces.sweeper.place();
+  }
+
   async #messages(limit: number, waitMs: number): Promise<number> {
     const { parts, inbox } = this.#pieces;
     const messages = await parts.queue.getMessages(parts.supervisorId, {
@@ -94,18 +101,13 @@ export class Rounds {
   /** A pause of somebody who waits for a task; works meanwhile, unless `run` does. */
   async pause(look: number, left: number, signal?: AbortSignal): Promise<void> {
     if (this.#running === 0) {
-      this.#shared ??= this.#sharedRound().finally(() => {
+      this.#shared ??= this.#partRound(0).finally(() => {
         this.#shared = undefined;
       });
       await this.#shared;
     }
     const pause = Math.min(SHORTEST_PAUSE_MS * 1.5 ** look, LONGEST_PAUSE_MS);
     await sleep(Math.min(pause, left), undefined, { signal }).catch(() => undefined);
-  }
-
-  async #sharedRound(): Promise<void> {
-    await this.#messages(LIMIT, 0);
-    if (performance.now() >= this.#sweepAt) await this.#sweep();
   }
 
   start(options: RunOptions): void {
@@ -133,8 +135,7 @@ export class Rounds {
           await this.#beat();
           const untilSweep = Math.max(0, this.#sweepAt - performance.now());
           const wait = Math.min(untilSweep, intervalMs);
-          await this.#messages(LIMIT, Math.floor(wait));
-          if (performance.now() >= this.#sweepAt) await this.#sweep();
+          await this.#partRound(Math.floor(wait));
           failures = 0;
         } catch (error) {
           if (error instanceof AgentCommunicationError && error.code === "CLOSED") throw error;

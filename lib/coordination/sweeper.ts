@@ -53,20 +53,20 @@ export class Sweeper {
     await this.#lostAgents(report);
     await this.#deadlines(report);
     await this.#deadMessages(report);
-    await this.#parked(report);
+    report.placed = await this.place();
     await this.#purge();
     return report;
   }
 
   async #lostAgents(report: SweepReport): Promise<void> {
     const { slots, tasks, observers } = this.#parts;
-    for (const agentId of await slots.overdue(AGENTS)) {
+    for (const agentId of await slots.gone(AGENTS)) {
       const fate = await tasks.transaction(async (trx) => {
-        if (!(await slots.lockOverdue(trx, agentId))) return undefined;
+        if (!(await slots.lockGone(trx, agentId))) return undefined;
         const held = await tasks.heldBy(agentId, TASKS_OF_AGENT, trx);
         const error = {
           code: TASK_FAILURES.AGENT_LOST,
-          message: `the agent "${agentId}" stopped beating`,
+          message: `the agent "${agentId}" stopped beating, or went away`,
           agentId,
         };
         let taken = 0;
@@ -135,19 +135,21 @@ export class Sweeper {
   /**
    * Gives parked tasks to agents, the highest priority first. It looks at the first task of each set of
    * requirements only: when no agent can take that one, none can take those behind it. So a set that nobody
-   * meets costs one look, however many tasks wait for it, and holds up no other set.
+   * meets costs one look, however many tasks wait for it, and holds up no other set. Returns how many got one.
    */
-  async #parked(report: SweepReport): Promise<void> {
+  async place(): Promise<number> {
     const heads = await this.#heads();
-    while (heads.size > 0 && report.placed < PLACED) {
+    let placed = 0;
+    while (heads.size > 0 && placed < PLACED) {
       const [key, task] = first(heads);
       const outcome = await this.#assigner.place(task);
-      if (outcome === "assigned") report.placed++;
+      if (outcome === "assigned") placed++;
       const next = outcome === "nobody" ? undefined : await this.#parts.tasks.firstParked(key);
       // The same one again: it was settled by a transaction that we do not see yet.
       if (next === undefined || next.taskId === task.taskId) heads.delete(key);
       else heads.set(key, next);
     }
+    return placed;
   }
 
   async #heads(): Promise<Map<string, Task>> {

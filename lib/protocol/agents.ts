@@ -4,7 +4,10 @@ import { durationMs, id, parse, plainText, positiveInt } from "./validate.ts";
 /** Roles that the library names; any other string is a role too. */
 export const AgentRole = { SUPERVISOR: "supervisor", WORKER: "worker" } as const;
 
-/** What an agent may report of itself. An agent that is `draining` or `offline` gets no new tasks. */
+/**
+ * What an agent may report of itself. One that is `draining` gets no new tasks and ends those that it has; the
+ * tasks of one that is `offline` go to others.
+ */
 export const AGENT_STATUSES = ["active", "idle", "busy", "draining", "offline"] as const;
 export type AgentStatus = (typeof AGENT_STATUSES)[number];
 

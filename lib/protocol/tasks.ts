@@ -18,7 +18,7 @@ export interface TaskFailure {
 export const TASK_FAILURES = {
   /** Its deadline passed. */
   DEADLINE: "TASK_DEADLINE",
-  /** Its agent stopped beating, or was deregistered. */
+  /** Its agent stopped beating, went offline, or was deregistered. */
   AGENT_LOST: "AGENT_LOST",
   /** Its message ended in the dead letters, for example because it killed its worker at every run. */
   UNDELIVERED: "TASK_UNDELIVERED",

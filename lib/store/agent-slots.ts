@@ -44,41 +44,46 @@ export class AgentSlots {
     });
   }
 
-  /** Up to `limit` agents whose heartbeat is overdue and which nobody has marked yet. */
-  async overdue(limit: number): Promise<string[]> {
+  /** Up to `limit` agents that fell silent or went away, and whose tasks nobody has taken yet. */
+  async gone(limit: number): Promise<string[]> {
     return translated(this.#dialect, async () => {
       const rows = (await this.#agents(this.#knex)
         .select("agent_id")
-        .whereRaw(`lost_at IS NULL AND NOT (${isFresh(this.#dialect.now)})`)
+        .whereRaw(this.#isGone)
         .orderBy("agent_id")
         .limit(limit)) as Row[];
       return rows.map((row) => String(row.agent_id));
     });
   }
 
+  /** "removed" has no heartbeat since 1970, so it counts as silent. */
+  get #isGone(): string {
+    return `lost_at IS NULL AND (status = 'offline' OR NOT (${isFresh(this.#dialect.now)}))`;
+  }
+
   /**
-   * Locks an agent that is still overdue: until the transaction ends it can neither beat nor get a task.
-   * False when it beat in the meantime, or someone else marked it.
+   * Locks an agent that is still gone: until the transaction ends it can neither beat nor get a task. False
+   * when it beat in the meantime, or someone else marked it.
    */
-  async lockOverdue(trx: Db, agentId: string): Promise<boolean> {
+  async lockGone(trx: Db, agentId: string): Promise<boolean> {
     return translated(this.#dialect, async () => {
       const rows = (await this.#agents(trx)
         .where({ agent_id: agentId })
-        .whereRaw(`lost_at IS NULL AND NOT (${isFresh(this.#dialect.now)})`)
+        .whereRaw(this.#isGone)
         .update({ lost_at: null }, ["agent_id"])) as Row[];
       return rows.length > 0;
     });
   }
 
-  /** The end of an agent that has no task left: marked as lost, or deleted where it was deregistered. */
-  async bury(trx: Db, agentId: string): Promise<"lost" | "removed"> {
+  /** The end of an agent that has no task left: deleted where it was deregistered, otherwise marked. */
+  async bury(trx: Db, agentId: string): Promise<"lost" | "offline" | "removed"> {
     return translated(this.#dialect, async () => {
-      const gone = await this.#agents(trx).where({ agent_id: agentId, status: "removed" }).del();
-      if (gone > 0) return "removed";
-      await this.#agents(trx)
+      const deleted = await this.#agents(trx).where({ agent_id: agentId, status: "removed" }).del();
+      if (deleted > 0) return "removed";
+      const [row] = (await this.#agents(trx)
         .where({ agent_id: agentId })
-        .update({ lost_at: trx.raw(this.#dialect.now) });
-      return "lost";
+        .update({ lost_at: trx.raw(this.#dialect.now) }, ["status"])) as Row[];
+      return row?.status === "offline" ? "offline" : "lost";
     });
   }
 

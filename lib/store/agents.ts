@@ -144,13 +144,14 @@ export class AgentStore {
   }
 
   /** False for an unknown agent. */
-  async setStatus(agentId: string, status: AgentStatus): Promise<boolean> {
-    return translated(this.#dialect, async () => {
-      const changed = (await retried(this.#dialect, () =>
-        this.#known(this.#knex, agentId).update({ status }, ["agent_id"]),
-      )) as Row[];
+  async setStatus(agentId: string, status: AgentStatus, db: Db = this.#knex): Promise<boolean> {
+    const update = async () => {
+      const changed = (await this.#known(db, agentId).update({ status }, ["agent_id"])) as Row[];
       return changed.length > 0;
-    });
+    };
+    return translated(this.#dialect, () =>
+      isTransaction(db) ? update() : retried(this.#dialect, update),
+    );
   }
 
   /**

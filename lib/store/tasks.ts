@@ -99,10 +99,10 @@ export class TaskStore {
 
   /** Notes what the agent reports on the way. Undefined when the task is no longer its own. */
   async report(
-    db: Db,
     fence: Fence,
     state: TaskState,
     progress: TaskProgress | undefined,
+    db: Db = this.#knex,
   ): Promise<Task | undefined> {
     return this.#move(
       db,

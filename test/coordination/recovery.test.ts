@@ -95,6 +95,23 @@ eachDatabase("tasks in trouble", (database) => {
       );
     });
 
+    it("also lose them by going offline, and are not called lost", async () => {
+      await on.agent("leaver", ["x"]);
+      const { taskId } = await on.boss.assignTask(needsX);
+      await on.registry.updateHeartbeat("leaver", { status: "offline" });
+      await on.agent("other", ["x"]);
+      await on.boss.processIncomingMessages();
+      expect(await on.boss.getTask(taskId)).toMatchObject({ agentId: "other", assignment: 2 });
+      expect(on.events.filter((event) => event.type === "agent" && event.event === "lost")).toEqual(
+        [],
+      );
+      await on.registry.updateHeartbeat("leaver");
+      expect(await on.registry.getAgent("leaver")).toMatchObject({
+        status: "active",
+        available: true,
+      });
+    });
+
     it("hand on what they had reached", async () => {
       await on.agent("a", ["x"]);
       const { taskId } = await on.boss.assignTask(needsX);

@@ -136,10 +136,17 @@ eachDatabase("what agents report", (database) => {
     expect(Math.abs((agent?.heartbeatAt ?? 0) - Date.now())).toBeLessThan(30_000);
     await send("STATUS_UPDATE", { status: "away", availability: false });
     await on.boss.processIncomingMessages();
-    expect(await on.registry.getAgent("a")).toMatchObject({
-      status: "offline",
-      available: false,
-    });
+    expect(await on.registry.getAgent("a")).toMatchObject({ status: "draining", available: false });
+    await send("HEARTBEAT", { status: "active" });
+    await on.boss.processIncomingMessages();
+    expect(await on.registry.getAgent("a")).toMatchObject({ status: "draining" });
+    await send("STATUS_UPDATE", { status: "back", availability: true });
+    await on.boss.processIncomingMessages();
+    expect(await on.registry.getAgent("a")).toMatchObject({ status: "active", available: true });
+    await on.registry.drainAgent("a");
+    await send("STATUS_UPDATE", { status: "active", availability: true });
+    await on.boss.processIncomingMessages();
+    expect(await on.registry.getAgent("a")).toMatchObject({ status: "draining" });
   });
 
   it("that fail are tried by another agent, up to maxAssignments", async () => {

@@ -1,0 +1,241 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import { AgentRegistry } from "../agent-registry.ts";
+import { AgentCommunicationError, errorRecord, UnknownRecipient } from "../errors.ts";
+import { Observers } from "../protocol/events.ts";
+import {
+  type RunnerOptionsInput,
+  type RunnerSettings,
+  runnerOptionsSchema,
+} from "../protocol/runner-options.ts";
+import { MessageType } from "../protocol/types.ts";
+import { parse } from "../protocol/validate.ts";
+import type { ClaimedMessage } from "../queue/claimed.ts";
+import { MessageQueueManager } from "../queue/manager.ts";
+import type { WorkContext, Worker, WorkHandler } from "../queue/worker.ts";
+import { connect } from "../store/connect.ts";
+import type { Db } from "../store/dialect.ts";
+import { dialectFor } from "../store/dialects.ts";
+import { TaskStore } from "../store/tasks.ts";
+import { type TaskHandler, TaskRun, type TaskRuns } from "./task-run.ts";
+
+export interface AgentRunnerOptions
+  extends Omit<RunnerOptionsInput, "tasks" | "onMessage" | "metrics"> {
+  /** What to do, by the task's type. A task of another type is answered with `rejected`. */
+  tasks: Record<string, TaskHandler>;
+  /**
+   * Handles messages to this agent other than tasks; returning acknowledges, throwing gives back. It runs in the
+   * same places as tasks do. Default: they stay in the mailbox, for a consumer of your own.
+   */
+  onMessage?: WorkHandler | undefined;
+  /** Told with every heartbeat, merged into the agent's metrics. */
+  metrics?: (() => Record<string, unknown>) | undefined;
+  /** Default: one of its own on the same tables. */
+  queue?: MessageQueueManager | undefined;
+  /** Default: one of its own on the same tables. */
+  registry?: AgentRegistry | undefined;
+  /** Who is told what happened, after it was committed. */
+  observers?: Observers | undefined;
+}
+
+const SHORTEST_RETRY_MS = 250;
+const LONGEST_GOODBYE_MS = 1_000;
+
+/**
+ * An agent that does tasks: registers, beats, claims its assignments, runs a handler per task type, and sends
+ * the result in the transaction that acknowledges the assignment. So a result is sent exactly once, whatever
+ * dies; and a task that was canceled or given to another agent is not begun, or its signal aborts.
+ */
+export class AgentRunner {
+  readonly agentId: string;
+  readonly queue: MessageQueueManager;
+  readonly registry: AgentRegistry;
+  readonly #settings: RunnerSettings;
+  readonly #runs: TaskRuns;
+  readonly #onMessage: WorkHandler | undefined;
+  readonly #metrics: (() => Record<string, unknown>) | undefined;
+  readonly #observers: Observers;
+  #workers: Worker[] = [];
+  #beating: { stop: AbortController; ended: Promise<void> } | undefined;
+  #stopping: Promise<void> | undefined;
+
+  /**
+   * @param knex an open knex instance; never closed by this class
+   * @throws ValidationFailed for unknown or wrong options
+   */
+  constructor(knex: Db, options: AgentRunnerOptions) {
+    const { queue, registry, observers = new Observers(), ...rest } = options ?? {};
+    const settings = parse(runnerOptionsSchema, rest, "options");
+    const { prefix, agentId } = settings;
+    const dialect = dialectFor(connect(knex).dialect, prefix);
+    this.agentId = agentId;
+    this.queue = queue ?? new MessageQueueManager(knex, { prefix, observers, agentId });
+    this.registry = registry ?? new AgentRegistry(knex, { prefix, observers });
+    this.#settings = settings;
+    this.#onMessage = settings.onMessage as WorkHandler | undefined;
+    this.#metrics = settings.metrics as (() => Record<string, unknown>) | undefined;
+    this.#observers = observers;
+    this.#runs = {
+      agentId,
+      tasks: new TaskStore(knex, dialect, prefix),
+      handlers: settings.tasks as Record<string, TaskHandler>,
+      observers,
+      stacks: settings.stacks ?? process.env.NODE_ENV !== "production",
+      running: new Map(),
+    };
+  }
+
+  /** Tasks under way now. */
+  get activeTasks(): number {
+    return this.#runs.running.size;
+  }
+
+  /**
+   * Registers the agent and begins to work. Returns this runner.
+   *
+   * @throws ServiceUnavailable when the database cannot be reached: a start is not retried
+   */
+  async start(): Promise<this> {
+    if (this.#stopping !== undefined) {
+      throw new AgentCommunicationError("CLOSED", "this runner was stopped");
+    }
+    if (this.#beating !== undefined) return this;
+    const stop = new AbortController();
+    this.#beating = { stop, ended: Promise.resolve() };
+    try {
+      await this.#register();
+    } catch (error) {
+      this.#beating = undefined;
+      throw error;
+    }
+    const { maxConcurrentTasks, leaseMs } = this.#settings;
+    const handle: WorkHandler = (message, context) => this.#handle(message, context);
+    const all = this.#onMessage !== undefined;
+    this.#workers = [
+      this.queue.work(this.agentId, handle, {
+        concurrency: maxConcurrentTasks,
+        leaseMs,
+        ...(all ? {} : { messageTypes: [MessageType.TASK_ASSIGNMENT] }),
+      }),
+      // Apart, so that "stop this task" gets through while every place is taken by a task.
+      this.queue.work(this.agentId, handle, { leaseMs, messageTypes: [MessageType.TASK_CANCEL] }),
+    ];
+    this.#beating = { stop, ended: this.#beat(stop.signal) };
+    return this;
+  }
+
+  /**
+   * Takes no more tasks, lets those under way end until shortly before the deadline, gives the others back, and
+   * goes offline, so that a supervisor hands them on at once. Returns within `deadlineMs` (default 10,000) and
+   * a little.
+   */
+  async stop(options: { deadlineMs?: number } = {}): Promise<void> {
+    this.#stopping ??= this.#stop(options);
+    await this.#stopping;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+  }
+
+  async #stop(options: { deadlineMs?: number }): Promise<void> {
+    const beating = this.#beating;
+    if (beating === undefined) return;
+    // It goes on beating while its last tasks end; the status stays.
+    const told = this.#tellStatus("draining");
+    await Promise.all(this.#workers.map((worker) => worker.stop(options)));
+    beating.stop.abort();
+    // A database that does not answer must not hold up the stop: then the silence tells.
+    const away = Promise.all([told, beating.ended]).then(() => this.#tellStatus("offline"));
+    await Promise.race([away, sleep(LONGEST_GOODBYE_MS, undefined, { ref: false })]);
+  }
+
+  async #tellStatus(status: "draining" | "offline"): Promise<void> {
+    try {
+      await this.registry.updateHeartbeat(this.agentId, { status });
+    } catch (error) {
+      this.#tell(error);
+    }
+  }
+
+  async #handle(message: ClaimedMessage, context: WorkContext): Promise<void> {
+    if (message.messageType === MessageType.TASK_ASSIGNMENT) {
+      await TaskRun.of(this.#runs, message, context);
+    } else if (message.messageType === MessageType.TASK_CANCEL) {
+      const { task_id, assignment, reason } = message.content as Record<string, unknown>;
+      const run = this.#runs.running.get(String(task_id));
+      if (run !== undefined && (run.assignment ?? assignment) === assignment) {
+        run.cancel(typeof reason === "string" ? reason : "canceled");
+      }
+    } else {
+      await this.#onMessage?.(message, context);
+    }
+  }
+
+  async #register(): Promise<void> {
+    const { role, capabilities, maxConcurrentTasks, metadata, heartbeatIntervalMs } =
+      this.#settings;
+    await this.registry.registerAgent({
+      agentId: this.agentId,
+      role,
+      capabilities,
+      maxConcurrentTasks,
+      metadata,
+      staleAfterMs: Math.max(100, heartbeatIntervalMs * 3),
+    });
+  }
+
+  async #beat(signal: AbortSignal): Promise<void> {
+    const { heartbeatIntervalMs } = this.#settings;
+    let failures = 0;
+    while (!signal.aborted) {
+      // Soon again after a failure: three silent intervals, and the tasks go to someone else.
+      const pause =
+        failures === 0
+          ? heartbeatIntervalMs
+          : Math.min(SHORTEST_RETRY_MS * 2 ** (failures - 1), heartbeatIntervalMs);
+      await sleep(pause, undefined, { signal }).catch(() => undefined);
+      if (signal.aborted) return;
+      try {
+        const metrics = this.#metrics?.();
+        await this.registry.updateHeartbeat(this.agentId, metrics === undefined ? {} : { metrics });
+        await this.#dropTaken();
+        failures = 0;
+      } catch (error) {
+        failures++;
+        if (error instanceof UnknownRecipient) await this.#register().catch(() => undefined);
+        else this.#tell(error);
+      }
+    }
+  }
+
+  /** Aborts runs whose task was taken away while this process was frozen or cut off. */
+  async #dropTaken(): Promise<void> {
+    const { running, tasks } = this.#runs;
+    if (running.size === 0) return;
+    const runs = [...running];
+    const held = await tasks.heldBy(this.agentId, this.#settings.maxConcurrentTasks * 2 + 100);
+    const assignments = new Map(held.map((task) => [task.taskId, task.assignment]));
+    for (const [taskId, run] of runs) {
+      if (run.assignment === undefined || assignments.get(taskId) === run.assignment) continue;
+      run.cancel("it has ended, or another agent has it");
+    }
+  }
+
+  #tell(error: unknown): void {
+    const record = errorRecord(error);
+    this.#observers.emit([
+      {
+        type: "error",
+        agentId: this.agentId,
+        errorType: record.code,
+        errorMessage: record.message,
+        at: Date.now(),
+      },
+    ]);
+  }
+}
+
+/** Makes an AgentRunner and starts it. Stop it with `stop`, or hold it with `await using`. */
+export async function runAgent(knex: Db, options: AgentRunnerOptions): Promise<AgentRunner> {
+  return new AgentRunner(knex, options).start();
+}

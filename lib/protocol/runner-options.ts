@@ -1,0 +1,31 @@
+import { z } from "zod";
+import { registerSchema } from "./agents.ts";
+import { durationMs, id, positiveInt } from "./validate.ts";
+
+const DAY_MS = 86_400_000;
+
+const handler = z.custom<unknown>((value) => typeof value === "function", "expected a function");
+
+export const runnerOptionsSchema = z.strictObject({
+  ...registerSchema.omit({ staleAfterMs: true, maxConcurrentTasks: true }).shape,
+  /** The most tasks at once, 1 to 1,000. Default 1. */
+  maxConcurrentTasks: positiveInt(1_000).default(1),
+  /** What to do, by the task's type. */
+  tasks: z.record(id, handler),
+  /** Handles messages other than TASK_ASSIGNMENT and TASK_CANCEL. Default: they stay in the mailbox. */
+  onMessage: handler.optional(),
+  /** How often it beats, in milliseconds; lost after three times that. Default 30,000 (AGENT_HEARTBEAT_INTERVAL). */
+  heartbeatIntervalMs: durationMs(50)
+    .max(DAY_MS / 3, "expected at most 8 hours")
+    .default(30_000),
+  /** How long its tasks stay claimed when this process dies, in milliseconds; made longer while they run. Default 30,000. */
+  leaseMs: durationMs(100).max(DAY_MS, "expected at most a day").default(30_000),
+  /** Told with every heartbeat as metrics. */
+  metrics: handler.optional(),
+  /** Send stacks with error reports. Default: unless NODE_ENV is "production". */
+  stacks: z.boolean().optional(),
+  /** What the table names begin with. Default "outbox_". */
+  prefix: z.string().default("outbox_"),
+});
+export type RunnerSettings = z.output<typeof runnerOptionsSchema>;
+export type RunnerOptionsInput = z.input<typeof runnerOptionsSchema>;
