@@ -98,7 +98,7 @@ const ls = defineCommand({
       { title: "REASON", value: ({ reason }) => reason, style: () => "red" },
       { title: "RUNS", value: ({ attempt }) => String(attempt), align: "right" },
       { title: "FAILED", value: ({ failedAt }) => relative(failedAt, now) },
-      { title: "CAUSE", value: ({ fingerprint }) => fingerprint.slice(0, 8) },
+      { title: "CAUSE", value: ({ fingerprint }) => fingerprint },
       { title: "ERROR", value: ({ lastError }) => lastError?.message ?? "", flexible: true },
     ]);
     if (letters.length === options.limit) {

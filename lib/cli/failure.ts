@@ -18,6 +18,18 @@ const CODES: Readonly<Record<string, number>> = {
   UNKNOWN_TASK: EXIT.NOT_FOUND,
 };
 
+/** What a driver says, by its code, where the library has only "see the cause" to offer. */
+const DRIVER_REMEDIES: Readonly<Record<string, string>> = {
+  "3D000": "Create that database, or correct its name in the database URL.",
+};
+
+function remedyOf(error: Known): string | undefined {
+  const cause = error.cause as { readonly code?: unknown } | undefined;
+  const known = typeof cause?.code === "string" ? DRIVER_REMEDIES[cause.code] : undefined;
+  if (known !== undefined) return known;
+  return typeof error.recoverySuggestion === "string" ? error.recoverySuggestion : undefined;
+}
+
 function stackOf(error: Error): string {
   const cause = error.cause instanceof Error ? `\ncaused by: ${stackOf(error.cause)}` : "";
   return `${error.stack ?? error.message}${cause}`;
@@ -26,7 +38,7 @@ function stackOf(error: Error): string {
 /** Says what went wrong and what to do about it; returns the exit code. Stacks only where they were asked for. */
 export function reportFailure(terminal: Terminal, thrown: unknown, verbose: boolean): number {
   const error: Known = thrown instanceof Error ? thrown : new Error(String(thrown));
-  const fix = typeof error.recoverySuggestion === "string" ? error.recoverySuggestion : undefined;
+  const fix = remedyOf(error);
   if (terminal.json) {
     const json =
       typeof error.toJSON === "function"

@@ -1,6 +1,7 @@
 import type { Command, OptionSpec, Options } from "./command.ts";
 import { flag, GLOBAL_OPTIONS, placeholder, usageOf } from "./parse.ts";
 import type { Terminal } from "./terminal.ts";
+import { wrap } from "./text.ts";
 
 export interface CommandGroup {
   readonly title: string;
@@ -17,21 +18,6 @@ const EXAMPLES: Command["examples"] = [
   ["stats --watch", "see what happens"],
   ["demo", "see it all at work"],
 ];
-
-/** Words wrapped to a width, each line after the first indented. */
-function wrap(text: string, width: number, indent: string): string {
-  const lines: string[] = [];
-  let line = "";
-  for (const word of text.split(" ")) {
-    if (line !== "" && line.length + 1 + word.length > width) {
-      lines.push(line);
-      line = word;
-    } else {
-      line = line === "" ? word : `${line} ${word}`;
-    }
-  }
-  return [...lines, line].join(`\n${indent}`);
-}
 
 /** Help is wrapped to 100 columns where the terminal is wider, or is none. */
 const pageWidth = (terminal: Terminal): number => Math.min(terminal.width, 100);

@@ -49,7 +49,10 @@ const tail = defineCommand({
       if (terminal.json) terminal.item(line.entry);
       else print(terminal, line);
     }
-    if (signal.aborted) return exitOfSignal(signal);
+    if (signal.aborted) {
+      terminal.afterInterrupt();
+      return exitOfSignal(signal);
+    }
     if (shown === 0) {
       throw new NotFound(
         `there are no log lines in ${directory}`,

@@ -7,7 +7,10 @@ let pipeClosed = false;
 
 /** The first asks the command to end; the second ends it. */
 function onSignal(name: NodeJS.Signals): void {
-  if (stop.signal.aborted) process.exit(exitOfSignal(stop.signal));
+  if (stop.signal.aborted) {
+    if (process.stderr.isTTY) process.stderr.write("\n");
+    process.exit(exitOfSignal(stop.signal));
+  }
   stop.abort(name);
 }
 process.on("SIGINT", onSignal);

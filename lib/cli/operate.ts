@@ -161,6 +161,7 @@ const stats = defineCommand({
       }
       await sleep(options["interval-ms"], undefined, { signal }).catch(() => {});
     }
+    terminal.afterInterrupt();
     return exitOfSignal(signal);
   },
 });

@@ -159,7 +159,7 @@ async function runCommand(
   });
   const running = finished(command.run({ ...context, options, args } as Context), close);
   if (command.stopsItself === true) return running;
-  return Promise.race([running, interrupted(signal)]);
+  return Promise.race([running, interrupted(signal, terminal)]);
 }
 
 async function finished(
@@ -175,9 +175,12 @@ async function finished(
 }
 
 /** Whatever the command waits for, Ctrl-C does not: an open transaction is rolled back by the database. */
-function interrupted(signal: AbortSignal): Promise<number> {
+function interrupted(signal: AbortSignal, terminal: Terminal): Promise<number> {
   return new Promise((resolve) => {
-    const end = () => resolve(exitOfSignal(signal));
+    const end = () => {
+      terminal.afterInterrupt();
+      resolve(exitOfSignal(signal));
+    };
     if (signal.aborted) end();
     else signal.addEventListener("abort", end, { once: true });
   });

@@ -1,5 +1,5 @@
 import { styleText } from "node:util";
-import { clean, textWidth, truncated } from "./text.ts";
+import { clean, textWidth, truncated, wrap } from "./text.ts";
 
 type Style = Parameters<typeof styleText>[0];
 
@@ -114,6 +114,11 @@ export class Terminal {
     this.#status = false;
   }
 
+  /** After Ctrl-C, which the terminal echoes: the shell's prompt belongs on a line of its own. */
+  afterInterrupt(): void {
+    if (this.#err.isTTY === true) this.#err.write("\n");
+  }
+
   #write(text: string): void {
     this.clearStatus();
     this.#out.write(text);
@@ -195,7 +200,12 @@ export class Terminal {
     const shown = fields.filter(([, value]) => value !== null && value !== "");
     const width = Math.max(0, ...shown.map(([name]) => textWidth(name)));
     return shown.map(([name, value, style]) => {
-      const text = clean(value ?? "");
+      const indent = " ".repeat(width + GAP.length);
+      const text = wrap(
+        clean(value ?? ""),
+        Math.max(NARROWEST, this.width - indent.length),
+        indent,
+      );
       return `${this.style("dim", name.padEnd(width))}${GAP}${style === undefined ? text : this.style(style, text)}`;
     });
   }

@@ -92,11 +92,12 @@ async function escalation(knex: Knex, prefix: string): Promise<Finding> {
 async function tls(knex: Knex): Promise<Finding> {
   const [row] = await query(
     knex,
-    "SELECT encrypt_option AS encrypted FROM sys.dm_exec_connections WHERE session_id = @@SPID",
+    "SELECT encrypt_option AS encrypted, client_net_address AS client FROM sys.dm_exec_connections WHERE session_id = @@SPID",
   );
   if (row === undefined || row.encrypted === null) return unknown("not told");
-  return String(row.encrypted).toUpperCase() === "TRUE"
-    ? ok("the connection is encrypted")
+  if (String(row.encrypted).toUpperCase() === "TRUE") return ok("the connection is encrypted");
+  return /^(<local machine>|127\.|::1$)/.test(String(row.client))
+    ? ok("not used; the connection does not leave this machine")
     : warning("the connection is not encrypted", "Take encrypt=false out of the database URL.");
 }
 
