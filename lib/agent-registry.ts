@@ -20,6 +20,7 @@ import {
   registryOptionsSchema,
 } from "./protocol/agents.ts";
 import { Observers } from "./protocol/events.ts";
+import { given } from "./protocol/given.ts";
 import { jsonDocument, parse } from "./protocol/validate.ts";
 import { afterCommit } from "./store/after-commit.ts";
 import { AgentSlots } from "./store/agent-slots.ts";
@@ -55,7 +56,7 @@ export class AgentRegistry {
     knex: Knex,
     options: RegistryOptionsInput & { observers?: Observers | undefined } = {},
   ) {
-    const { observers, ...rest } = options;
+    const { observers, ...rest } = given(options);
     const { prefix } = parse(registryOptionsSchema, rest, "options");
     const dialect = dialectFor(connect(knex).dialect, prefix);
     this.#knex = knex;
@@ -157,7 +158,7 @@ export class AgentRegistry {
     agentId: string,
     options: HeartbeatOptions & { tx?: Knex.Transaction | undefined } = {},
   ): Promise<HeartbeatResult> {
-    const { tx, ...rest } = options;
+    const { tx, ...rest } = given(options);
     const id = agentIdOf(agentId);
     const { status, metrics } = parse(heartbeatOptionsSchema, rest, "options");
     if (metrics !== undefined) jsonDocument(metrics, "options.metrics", MOST_METADATA_BYTES);

@@ -2,6 +2,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { AgentRegistry } from "../agent-registry.ts";
 import { AgentCommunicationError, errorRecord, UnknownRecipient } from "../errors.ts";
 import { Observers } from "../protocol/events.ts";
+import { given } from "../protocol/given.ts";
 import {
   type RunnerOptionsInput,
   type RunnerSettings,
@@ -63,7 +64,7 @@ export class AgentRunner {
    * @throws ValidationFailed for unknown or wrong options
    */
   constructor(knex: Db, options: AgentRunnerOptions) {
-    const { queue, registry, observers = new Observers(), ...rest } = options ?? {};
+    const { queue, registry, observers = new Observers(), ...rest } = given(options);
     const settings = parse(runnerOptionsSchema, rest, "options");
     const { prefix, agentId } = settings;
     const dialect = dialectFor(connect(knex).dialect, prefix);

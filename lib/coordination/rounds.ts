@@ -2,6 +2,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { AgentRegistry } from "../agent-registry.ts";
 import { AgentCommunicationError, errorRecord, UnknownRecipient } from "../errors.ts";
 import { AgentRole } from "../protocol/agents.ts";
+import { given, noMore } from "../protocol/given.ts";
 import { runIntervalMs, type SupervisorSettings } from "../protocol/tasks.ts";
 import { parse } from "../protocol/validate.ts";
 import type { ClaimedMessage } from "../queue/claimed.ts";
@@ -26,8 +27,8 @@ interface Pieces {
 
 /** Messages of one claim while the supervisor runs. */
 const LIMIT = 100;
-/** Handling that many takes seconds at most; a supervisor that dies gives them back after this. */
-const LEASE_MS = 60_000;
+/** Handling that many takes seconds at most; those of a supervisor that dies come back after this. */
+const LEASE_MS = 30_000;
 const LONGEST_BACKOFF_MS = 5_000;
 const SHORTEST_PAUSE_MS = 10;
 const LONGEST_PAUSE_MS = 500;
@@ -86,7 +87,7 @@ export class Rounds {
   ): Promise<void> {
     this.#tell(error, message);
     if (error instanceof AgentCommunicationError && error.retryable) {
-      // Their leases would hold them for a minute; giving them back is worth a try.
+      // Their leases would hold them for half a minute; giving them back is worth a try.
       for (const claimed of [message, ...rest]) await claimed.defer(0).catch(() => undefined);
       throw error;
     }
@@ -111,9 +112,11 @@ export class Rounds {
   }
 
   start(options: RunOptions): void {
+    const { intervalMs } = checked(options);
     if (this.#background !== undefined) return;
     const stop = new AbortController();
-    const ended = this.run({ ...options, signal: stop.signal });
+    // It ends early only with a queue that was closed, which is an end like `stop`.
+    const ended = this.#loop(intervalMs, stop.signal).catch((error) => this.#tell(error));
     this.#background = { stop, ended };
   }
 
@@ -125,8 +128,11 @@ export class Rounds {
   }
 
   async run(options: RunOptions): Promise<void> {
-    const { signal } = options;
-    const intervalMs = parse(runIntervalMs, options.intervalMs, "options.intervalMs");
+    const { intervalMs, signal } = checked(options);
+    await this.#loop(intervalMs, signal);
+  }
+
+  async #loop(intervalMs: number, signal: AbortSignal | undefined): Promise<void> {
     let failures = 0;
     this.#running++;
     try {
@@ -185,4 +191,10 @@ export class Rounds {
       },
     ]);
   }
+}
+
+function checked(options: RunOptions): { intervalMs: number; signal: AbortSignal | undefined } {
+  const { signal, intervalMs, ...rest } = given(options);
+  noMore(rest);
+  return { signal, intervalMs: parse(runIntervalMs, intervalMs, "options.intervalMs") };
 }

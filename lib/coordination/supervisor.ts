@@ -3,6 +3,7 @@ import { AgentRegistry } from "../agent-registry.ts";
 import { AgentCommunicationError, MessageTimeout } from "../errors.ts";
 import type { Content } from "../protocol/envelope.ts";
 import { Observers } from "../protocol/events.ts";
+import { given, noMore } from "../protocol/given.ts";
 import { isEnd } from "../protocol/states.ts";
 import {
   type CoordinationStats,
@@ -66,7 +67,7 @@ export class SupervisorCoordinator {
    * @throws ValidationFailed for a bad id and for unknown or wrong options
    */
   constructor(supervisorId: string, knex: Db, options: SupervisorOptions = {}) {
-    const { queue, registry, observers = new Observers(), onMessage, ...rest } = options;
+    const { queue, registry, observers = new Observers(), onMessage, ...rest } = given(options);
     this.supervisorId = parse(id, supervisorId, "supervisorId");
     this.#settings = parse(supervisorOptionsSchema, rest, "options");
     const { prefix, taskRetentionMs } = this.#settings;
@@ -182,8 +183,9 @@ export class SupervisorCoordinator {
    */
   async waitForTask(taskId: string, options: WaitOptions = {}): Promise<FinishedTask> {
     const checked = taskIdOf(taskId);
-    const { signal, ...rest } = options;
-    const timeoutMs = parse(waitTimeoutMs, rest.timeoutMs, "options.timeoutMs");
+    const { signal, timeoutMs: asked, ...rest } = given(options);
+    noMore(rest);
+    const timeoutMs = parse(waitTimeoutMs, asked, "options.timeoutMs");
     const deadline = performance.now() + timeoutMs;
     for (let look = 0; ; look++) {
       signal?.throwIfAborted();
@@ -228,7 +230,7 @@ export class SupervisorCoordinator {
     content: Content | object,
     options: BroadcastOptions = {},
   ): Promise<number> {
-    const { priority, ...rest } = options;
+    const { priority, ...rest } = given(options);
     const db = this.#join(rest) ?? this.#knex;
     return this.#parts.tasks.transaction(
       (trx) => broadcast(this.#parts, trx, { messageType, content, priority }),
@@ -260,7 +262,8 @@ export class SupervisorCoordinator {
   }
 
   #join(options: TxOption): Tx | undefined {
-    const { tx } = options;
+    const { tx, ...rest } = given(options);
+    noMore(rest);
     return tx === undefined ? undefined : (joined(this.#knex, tx) as Tx);
   }
 }

@@ -123,7 +123,7 @@ export class AgentSlots {
         .count({ agents: "*" })
         .sum({ live: "x.live", most: "x.most" })
         .select(
-          knex.raw("SUM(x.live * 1.0 / CASE WHEN x.most = 0 THEN 1 ELSE x.most END) AS load"),
+          knex.raw("SUM(x.live * 1.0 / CASE WHEN x.most = 0 THEN 1 ELSE x.most END) AS loads"),
           knex.raw("SUM(CASE WHEN x.live < x.most THEN 1 ELSE 0 END) AS room"),
         )
         .groupBy("x.status", "x.role", "x.lost", "x.takes")) as Row[];
@@ -154,7 +154,7 @@ function summary(groups: readonly Row[], capabilities: readonly Row[]): Registry
   const working = sum("agents", takers);
   return {
     totalAgents: sum("agents"),
-    averageLoad: working === 0 ? 0 : sum("load", takers) / working,
+    averageLoad: working === 0 ? 0 : sum("loads", takers) / working,
     availableAgents: sum("room", takers),
     lostAgents: sum("agents", lost),
     currentTasks: sum("live"),

@@ -1,3 +1,4 @@
+import type { Knex } from "knex";
 import { beforeEach, expect, it } from "vitest";
 import type { TaskInput } from "../../lib/protocol/tasks.ts";
 import { eachDatabase } from "../support/databases.ts";
@@ -166,4 +167,22 @@ eachDatabase("assigning tasks", (database) => {
       });
     });
   });
+
+  it.runIf(database.dialect === "postgres")(
+    "fails rather than overbook for a caller at REPEATABLE READ (SQLite has one writer, SQL Server no such snapshot)",
+    async () => {
+      await on.agent("a", ["x"]);
+      let refused: unknown;
+      const rollback = async (tx: Knex.Transaction) => {
+        await tx("outbox_agents").select("agent_id");
+        await on.boss.assignTask({ ...needsX, taskId: "first" });
+        refused = await on.boss.assignTask(needsX, { tx }).catch((error: unknown) => error);
+        throw new Error("rolled back");
+      };
+      const isolated = on.knex.transaction(rollback, { isolationLevel: "repeatable read" });
+      await expect(isolated).rejects.toThrow("rolled back");
+      expect(refused).toMatchObject({ code: "SERVICE_UNAVAILABLE", retryable: true });
+      expect(await on.boss.listTasks()).toHaveLength(1);
+    },
+  );
 });

@@ -201,6 +201,10 @@ eachDatabase("the supervisor", (database) => {
       () => on.boss.processIncomingMessages({ limit: 0 }),
       () => on.boss.waitForTask("t", { timeoutMs: -1 }),
       () => on.boss.cancelTask("t", "x".repeat(2_000)),
+      () => on.boss.waitForTask("t", { timeout: 1 } as never),
+      () => on.boss.assignTask({ taskType: "t" }, { transaction: 1 } as never),
+      () => on.boss.assignTask({ taskType: "t" }, null as never),
+      () => on.boss.run({ interval: 1 } as never),
       () => on.boss.broadcastMessage("", {}),
       () => on.boss.broadcastMessage("X", "text" as never),
       () => on.boss.broadcastMessage("X", {}, { priority: "SOON" as never }),
@@ -210,6 +214,7 @@ eachDatabase("the supervisor", (database) => {
     await expect(on.boss.assignTask(needsX, { tx: {} as never })).rejects.toThrow(
       AgentCommunicationError,
     );
+    expect(() => on.boss.start({ intervalMs: 0 })).toThrow(ValidationFailed);
     expect(() => on.supervisor("")).toThrow(ValidationFailed);
     expect(() => on.supervisor("b", { sweepMs: 1 } as never)).toThrow(ValidationFailed);
   });

@@ -370,6 +370,7 @@ eachDatabase("the registry", (database) => {
       () => registry.listAgents({ status: "gone" as never }),
       () => registry.updateHeartbeat("a", { status: "sleepy" as never }),
       () => registry.updateHeartbeat("a", { metrics: 3 as never }),
+      () => registry.updateHeartbeat("a", null as never),
       () => registry.getAgent(undefined as never),
       () => registry.deregisterAgent({} as never),
     ]) {
