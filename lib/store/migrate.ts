@@ -33,16 +33,20 @@ function open(knex: Knex, options: MigrateOptions) {
   };
 }
 
+function createTable(schema: Knex.SchemaBuilder, table: string): Knex.SchemaBuilder {
+  return schema.createTable(table, (columns) => {
+    columns.increments();
+    columns.string("name");
+    columns.integer("batch");
+    columns.timestamp("migration_time");
+  });
+}
+
 /** knex's own table, so that `npx knex migrate:list` and this command tell the same. */
 async function ensureTable(knex: Knex, table: string): Promise<void> {
   if (await knex.schema.hasTable(table)) return;
   try {
-    await knex.schema.createTable(table, (columns) => {
-      columns.increments();
-      columns.string("name");
-      columns.integer("batch");
-      columns.timestamp("migration_time");
-    });
+    await createTable(knex.schema, table);
   } catch (error) {
     // Another process was faster: its table is as good.
     if (!(await knex.schema.hasTable(table))) throw error;
@@ -178,11 +182,19 @@ export async function checkMigrated(db: Db, dialect: DialectName, prefix: string
 
 const CLIENTS: Record<DialectName, string> = { postgres: "pg", mssql: "mssql", sqlite: "sqlite3" };
 
-function statements(migration: Migration, dialect: DialectName, prefix: string): string[] {
+function compiled(
+  dialect: DialectName,
+  build: (schema: Knex.SchemaBuilder) => Knex.SchemaBuilder,
+): string[] {
   const knex = knexFactory({ client: CLIENTS[dialect], useNullAsDefault: true });
-  const compiled = migration.up(knex.schema, migrationContext(dialect, prefix)).toSQL();
-  const list = (Array.isArray(compiled) ? compiled : [compiled]) as { sql: string }[];
-  return list.map(({ sql }) => sql.trim());
+  const sql = build(knex.schema).toSQL();
+  return ((Array.isArray(sql) ? sql : [sql]) as { sql: string }[]).map(({ sql: text }) =>
+    text.trim(),
+  );
+}
+
+function statements(migration: Migration, dialect: DialectName, prefix: string): string[] {
+  return compiled(dialect, (schema) => migration.up(schema, migrationContext(dialect, prefix)));
 }
 
 /** The SQL of migrations, without a database: what `schema` prints and `migrate --dry-run` shows. */
@@ -198,16 +210,44 @@ export function migrationSql(
     }));
 }
 
-/** The whole schema as one script. */
+/** As `migrate` writes it: knex keeps a date as milliseconds on SQLite. */
+const APPLIED_AT: Record<DialectName, string> = {
+  postgres: "CURRENT_TIMESTAMP",
+  mssql: "SYSUTCDATETIME()",
+  sqlite: "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)",
+};
+
+/** SQL Server wants each view in a batch of its own; `GO` is how its tools are told. */
+const END: Record<DialectName, string> = { postgres: ";", mssql: ";\nGO", sqlite: ";" };
+
+/** sqlcmd switches it off, and then SQL Server refuses to make an index with a WHERE. */
+const BEGINNING: Record<DialectName, string> = {
+  postgres: "",
+  mssql: "SET QUOTED_IDENTIFIER ON;\nGO\n\n",
+  sqlite: "",
+};
+
+/**
+ * The whole schema as one script, with the note of what it applied: who runs it by hand has a migrated database.
+ */
 export function schemaSql(dialect: DialectName, options: MigrateOptions = {}): string {
   const titles: Record<DialectName, string> = {
     postgres: "PostgreSQL",
     mssql: "SQL Server",
     sqlite: "SQLite",
   };
-  const parts = migrationSql(dialect, options).map(
+  const table = `${options.prefix ?? DEFAULT_PREFIX}migrations`;
+  const made = migrationSql(dialect, options);
+  const noted = [
+    ...compiled(dialect, (schema) => createTable(schema, table)),
+    ...made.map(
+      ({ name }) =>
+        `INSERT INTO ${table} (name, batch, migration_time) VALUES ('${name}', 1, ${APPLIED_AT[dialect]})`,
+    ),
+  ];
+  const parts = [...made, { name: "what was applied", statements: noted }].map(
     ({ name, statements: list }) =>
-      `-- ${name}\n${list.map((statement) => `${statement};`).join("\n")}\n`,
+      `-- ${name}\n${list.map((statement) => `${statement}${END[dialect]}`).join("\n")}\n`,
   );
-  return `-- The tables of agent-outbox for ${titles[dialect]}, generated from migrations/ (npm run schema). Do not edit.\n\n${parts.join("\n")}`;
+  return `-- The tables of agent-outbox for ${titles[dialect]}, generated from migrations/ (npm run schema). Do not edit.\n\n${BEGINNING[dialect]}${parts.join("\n")}`;
 }

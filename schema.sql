@@ -1,0 +1,43 @@
+-- The tables of agent-outbox for PostgreSQL, generated from migrations/ (npm run schema). Do not edit.
+
+-- 001_messages
+create table "outbox_messages" ("seq" bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "message_id" varchar(128) COLLATE "C" not null, "from_agent" varchar(128) COLLATE "C" not null, "to_agent" varchar(128) COLLATE "C" not null, "message_type" varchar(128) COLLATE "C" not null, "original_type" varchar(128) COLLATE "C", "kind" varchar(16) COLLATE "C" not null, "content" jsonb not null, "headers" jsonb, "correlation_id" varchar(128) COLLATE "C", "causation_id" varchar(128) COLLATE "C", "reply_to" varchar(128) COLLATE "C", "context_id" varchar(128) COLLATE "C", "task_id" varchar(128) COLLATE "C", "subject" text, "ordering_key" varchar(128) COLLATE "C", "dedupe_key" varchar(255) COLLATE "C", "created_at" bigint not null, "expires_at" bigint, "priority" smallint not null, "state" smallint not null, "visible_at" bigint not null, "worker_id" varchar(128) COLLATE "C", "receipt" bigint not null, "attempt" integer not null, "max_attempts" integer not null, "progress" jsonb, "last_error" jsonb, "first_failed_at" bigint, "redriven" integer not null);
+CREATE INDEX outbox_messages_ready ON outbox_messages (to_agent, priority DESC, seq) WHERE state = 0;
+CREATE INDEX outbox_messages_due ON outbox_messages (to_agent, visible_at) WHERE state = 1;
+CREATE INDEX outbox_messages_expiry ON outbox_messages (expires_at) WHERE expires_at IS NOT NULL;
+CREATE INDEX outbox_messages_id ON outbox_messages (message_id);
+create table "outbox_archive" ("seq" bigint not null, "message_id" varchar(128) COLLATE "C" not null, "from_agent" varchar(128) COLLATE "C" not null, "to_agent" varchar(128) COLLATE "C" not null, "message_type" varchar(128) COLLATE "C" not null, "original_type" varchar(128) COLLATE "C", "kind" varchar(16) COLLATE "C" not null, "content" jsonb not null, "headers" jsonb, "correlation_id" varchar(128) COLLATE "C", "causation_id" varchar(128) COLLATE "C", "reply_to" varchar(128) COLLATE "C", "context_id" varchar(128) COLLATE "C", "task_id" varchar(128) COLLATE "C", "subject" text, "ordering_key" varchar(128) COLLATE "C", "dedupe_key" varchar(255) COLLATE "C", "created_at" bigint not null, "expires_at" bigint, "priority" smallint not null, "outcome" varchar(16) COLLATE "C" not null, "worker_id" varchar(128) COLLATE "C", "attempt" integer not null, "finished_at" bigint not null, constraint "outbox_archive_pk" primary key ("seq"));
+CREATE INDEX outbox_archive_id ON outbox_archive (message_id);
+CREATE INDEX outbox_archive_finished ON outbox_archive (finished_at);
+create table "outbox_dead_letters" ("seq" bigint not null, "message_id" varchar(128) COLLATE "C" not null, "from_agent" varchar(128) COLLATE "C" not null, "to_agent" varchar(128) COLLATE "C" not null, "message_type" varchar(128) COLLATE "C" not null, "original_type" varchar(128) COLLATE "C", "kind" varchar(16) COLLATE "C" not null, "content" jsonb not null, "headers" jsonb, "correlation_id" varchar(128) COLLATE "C", "causation_id" varchar(128) COLLATE "C", "reply_to" varchar(128) COLLATE "C", "context_id" varchar(128) COLLATE "C", "task_id" varchar(128) COLLATE "C", "subject" text, "ordering_key" varchar(128) COLLATE "C", "dedupe_key" varchar(255) COLLATE "C", "created_at" bigint not null, "expires_at" bigint, "priority" smallint not null, "reason" varchar(32) COLLATE "C" not null, "last_error" jsonb, "fingerprint" varchar(64) COLLATE "C" not null, "worker_id" varchar(128) COLLATE "C", "receipt" bigint not null, "attempt" integer not null, "max_attempts" integer not null, "first_failed_at" bigint, "failed_at" bigint not null, "redriven" integer not null, constraint "outbox_dead_letters_pk" primary key ("seq"));
+CREATE INDEX outbox_dead_letters_id ON outbox_dead_letters (message_id);
+CREATE INDEX outbox_dead_letters_mailbox ON outbox_dead_letters (to_agent, seq);
+CREATE INDEX outbox_dead_letters_failed ON outbox_dead_letters (failed_at);
+create table "outbox_dedupe" ("dedupe_key" varchar(400) COLLATE "C" not null, "message_id" varchar(128) COLLATE "C" not null, "expires_at" bigint not null, constraint "outbox_dedupe_pk" primary key ("dedupe_key"));
+CREATE INDEX outbox_dedupe_expiry ON outbox_dedupe (expires_at);
+create table "outbox_mailboxes" ("agent_id" varchar(128) COLLATE "C" not null, "paused_at" bigint, "pause_reason" text, constraint "outbox_mailboxes_pk" primary key ("agent_id"));
+ALTER TABLE outbox_messages SET (fillfactor = 60, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 5000);
+CREATE VIEW outbox_messages_readable AS SELECT seq, message_id, from_agent, to_agent, message_type, priority, CASE state WHEN 0 THEN CASE WHEN worker_id IS NULL THEN 'ready' ELSE 'leased' END WHEN 1 THEN 'scheduled' ELSE 'blocked' END AS state, attempt, max_attempts, worker_id, to_timestamp(created_at / 1000.0) AS created_at, to_timestamp(visible_at / 1000.0) AS visible_at, to_timestamp(expires_at / 1000.0) AS expires_at, content FROM outbox_messages;
+CREATE VIEW outbox_dead_letters_readable AS SELECT seq, message_id, from_agent, to_agent, message_type, reason, attempt, to_timestamp(created_at / 1000.0) AS created_at, to_timestamp(first_failed_at / 1000.0) AS first_failed_at, to_timestamp(failed_at / 1000.0) AS failed_at, last_error, content FROM outbox_dead_letters;
+
+-- 002_agents
+create table "outbox_agents" ("agent_id" varchar(128) COLLATE "C" not null, "role" varchar(64) COLLATE "C" not null, "status" varchar(16) COLLATE "C" not null, "max_concurrent_tasks" integer not null, "metadata" jsonb, "metrics" jsonb, "registered_at" bigint not null, "heartbeat_at" bigint not null, "stale_after_ms" integer not null, "lost_at" bigint, "last_assigned_at" bigint not null, constraint "outbox_agents_pk" primary key ("agent_id"));
+CREATE INDEX outbox_agents_present ON outbox_agents (agent_id) WHERE lost_at IS NULL;
+create table "outbox_agent_capabilities" ("capability" varchar(128) COLLATE "C" not null, "agent_id" varchar(128) COLLATE "C" not null, constraint "outbox_agent_capabilities_pk" primary key ("capability", "agent_id"));
+CREATE INDEX outbox_agent_capabilities_agent ON outbox_agent_capabilities (agent_id);
+ALTER TABLE outbox_agents SET (fillfactor = 60);
+
+-- 003_tasks
+create table "outbox_tasks" ("seq" bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "task_id" varchar(128) COLLATE "C" not null, "task_type" varchar(128) COLLATE "C" not null, "description" text not null, "parameters" jsonb not null, "required_capabilities" jsonb not null, "need_key" varchar(64) COLLATE "C" not null, "priority" smallint not null, "state" varchar(16) COLLATE "C" not null, "supervisor_id" varchar(128) COLLATE "C" not null, "agent_id" varchar(128) COLLATE "C", "previous_agent_id" varchar(128) COLLATE "C", "message_id" varchar(128) COLLATE "C", "assignment" integer not null, "max_assignments" integer not null, "progress" jsonb, "result" jsonb, "last_error" jsonb, "context_id" varchar(128) COLLATE "C", "correlation_id" varchar(128) COLLATE "C", "created_at" bigint not null, "assigned_at" bigint, "started_at" bigint, "deadline_at" bigint, "finished_at" bigint);
+CREATE UNIQUE INDEX outbox_tasks_id ON outbox_tasks (task_id);
+CREATE INDEX outbox_tasks_live ON outbox_tasks (agent_id, seq) WHERE agent_id IS NOT NULL AND finished_at IS NULL;
+CREATE INDEX outbox_tasks_parked ON outbox_tasks (need_key, priority DESC, seq) WHERE agent_id IS NULL AND finished_at IS NULL;
+CREATE INDEX outbox_tasks_deadline ON outbox_tasks (deadline_at) WHERE deadline_at IS NOT NULL AND finished_at IS NULL;
+CREATE INDEX outbox_tasks_state ON outbox_tasks (state, seq);
+CREATE INDEX outbox_tasks_finished ON outbox_tasks (finished_at, state, created_at) WHERE finished_at IS NOT NULL;
+
+-- what was applied
+create table "outbox_migrations" ("id" serial primary key, "name" varchar(255), "batch" integer, "migration_time" timestamptz);
+INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('001_messages', 1, CURRENT_TIMESTAMP);
+INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('002_agents', 1, CURRENT_TIMESTAMP);
+INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('003_tasks', 1, CURRENT_TIMESTAMP);
