@@ -2,6 +2,7 @@
 
 export { AgentRegistry } from "./agent-registry.ts";
 export { configFromEnv, type EnvironmentConfig, maskedConfig } from "./config.ts";
+export { AgentRunner, type AgentRunnerOptions } from "./coordination/agent-runner.ts";
 export type {
   AssignedTask,
   BroadcastOptions,

@@ -2,6 +2,7 @@ import type { Knex } from "knex";
 import { z } from "zod";
 import { AgentRegistry } from "./agent-registry.ts";
 import { configFromEnv, type EnvironmentConfig, queueOptions } from "./config.ts";
+import { AgentRunner, type AgentRunnerOptions } from "./coordination/agent-runner.ts";
 import type { SupervisorOptions } from "./coordination/options.ts";
 import { SupervisorCoordinator } from "./coordination/supervisor.ts";
 import { type Health, healthCheck } from "./health.ts";
@@ -86,6 +87,26 @@ export class Outbox {
     return supervisor;
   }
 
+  /**
+   * Registers an agent, beats for it, and lets it do the tasks that supervisors give it, until it is stopped.
+   *
+   * @throws ValidationFailed for wrong options
+   */
+  async runAgent(
+    options: Omit<AgentRunnerOptions, "queue" | "registry" | "prefix" | "observers">,
+  ): Promise<AgentRunner> {
+    const runner = new AgentRunner(this.#knex, {
+      heartbeatIntervalMs: this.config.heartbeatIntervalMs,
+      ...options,
+      observers: this.#observers,
+      prefix: this.#prefix,
+      queue: this.queue,
+      registry: this.agents,
+    });
+    this.#stopFirst.push(runner);
+    return runner.start();
+  }
+
   /** Tells `observer` of everything that is committed through this outbox, from now on; returns the way to stop. */
   observe(observer: Observer): () => void {
     return this.#observers.add(observer);
@@ -101,7 +122,10 @@ export class Outbox {
     return healthCheck(this.queue, this.agents);
   }
 
-  /** Stops supervisors, agents and workers, writes what is left of the logs, and closes the database unless it was the caller's. */
+  /**
+   * Stops supervisors, agents and workers, writes what is left of the logs, and closes the database unless it
+   * was the caller's.
+   */
   async close(): Promise<void> {
     await Promise.all(this.#stopFirst.map((running) => running.stop()));
     await this.queue.close();

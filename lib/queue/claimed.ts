@@ -1,5 +1,10 @@
 import type { Knex } from "knex";
-import { AgentMessage, type Content, type Headers, type MessageInput } from "../protocol/envelope.ts";
+import {
+  AgentMessage,
+  type Content,
+  type Headers,
+  type MessageInput,
+} from "../protocol/envelope.ts";
 import type { NackOptions } from "../protocol/options.ts";
 import type { MessageKind } from "../protocol/types.ts";
 import type { ClaimedRow } from "../store/dialect.ts";
@@ -23,7 +28,11 @@ export type ReplyOptions = TxOption &
 /** What a claimed message asks of the queue. */
 export interface Settler {
   ack(claims: readonly ClaimedMessage[], options: TxOption): Promise<AckOutcome[]>;
-  nack(claim: ClaimedMessage, error: unknown, options: NackOptions & TxOption): Promise<NackOutcome>;
+  nack(
+    claim: ClaimedMessage,
+    error: unknown,
+    options: NackOptions & TxOption,
+  ): Promise<NackOutcome>;
   defer(claim: ClaimedMessage, delayMs: number, options: TxOption): Promise<DeferOutcome>;
   extend(claim: ClaimedMessage, leaseMs: number): Promise<ExtendOutcome>;
   deadLetter(

@@ -1,5 +1,11 @@
 import type { QueueCore } from "./core.ts";
-import { archivedMessage, deadLetter, liveMessage, type MessageState, type StoredMessage } from "./stored.ts";
+import {
+  archivedMessage,
+  deadLetter,
+  liveMessage,
+  type MessageState,
+  type StoredMessage,
+} from "./stored.ts";
 
 /** What exactly keeps a message from being delivered to one recipient, and what to do about it. */
 export interface Explanation {
