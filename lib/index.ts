@@ -10,6 +10,7 @@ export type {
   WaitOptions,
 } from "./coordination/options.ts";
 export { SupervisorCoordinator } from "./coordination/supervisor.ts";
+export type { AssignedWork, TaskContext, TaskHandler } from "./coordination/task-run.ts";
 export { type Diagnosis, type DiagnosisCheck, doctor } from "./doctor.ts";
 export * from "./errors.ts";
 export type { Health } from "./health.ts";
