@@ -4,20 +4,21 @@ import { spawnScript, until } from "../support/processes.ts";
 import { mailbox, note, watched } from "../support/queue.ts";
 
 const CLAIMERS = 8;
-const MESSAGES = 5_000;
 
 eachDatabase("eight claiming processes", (database) => {
-  it("G1, G3: are handed out each of 5,000 messages once, and none is lost", async () => {
+  it("G1, G3: are handed out each of thousands of messages once, and none is lost", async () => {
     const { queue } = watched(database.knex());
     const to = mailbox();
+    // A SQL Server whose READPAST waits (there are such) lets one claimer in at a time.
+    const messages = database.dialect === "mssql" ? 1_000 : 5_000;
     const sent = await queue.sendMessages(
-      Array.from({ length: MESSAGES }, (_, n) => note(to, { n })),
+      Array.from({ length: messages }, (_, n) => note(to, { n })),
     );
     const claimers = Array.from({ length: CLAIMERS }, () =>
       spawnScript("test/stress/programs/worker.ts", [
         database.url(),
         to,
-        JSON.stringify({ quiet: true, concurrency: 4, batchSize: 50 }),
+        JSON.stringify({ quiet: true, concurrency: 4, pollMs: { min: 5, max: 50 } }),
       ]),
     );
     await Promise.all(claimers.map((claimer) => claimer.message()));
@@ -27,7 +28,7 @@ eachDatabase("eight claiming processes", (database) => {
         const { pending, leased } = await queue.getQueueStats(to);
         return pending + leased === 0;
       },
-      { timeoutMs: 40_000, everyMs: 100 },
+      { timeoutMs: 60_000, everyMs: 100 },
     );
     const handled: string[] = [];
     for (const claimer of claimers) {
@@ -36,7 +37,7 @@ eachDatabase("eight claiming processes", (database) => {
       expect(stats).toMatchObject({ lost: 0, failed: 0 });
       handled.push(...stats.handled);
     }
-    expect(handled).toHaveLength(MESSAGES);
+    expect(handled).toHaveLength(messages);
     expect(new Set(handled)).toEqual(new Set(sent.map(({ messageId }) => messageId)));
-  }, 60_000);
+  }, 90_000);
 });

@@ -41,9 +41,11 @@ async function underLoad(url: string, knex: Knex): Promise<Load> {
     async (message, { tx }) => {
       await tx(async (trx) => {
         await trx("effects").insert({ message_id: message.messageId, process: 0 });
+        // Slow enough that it cannot keep up alone.
+        await sleep(10);
       });
     },
-    { ...OPTIONS, onError: () => {} },
+    { ...OPTIONS, concurrency: 1, onError: () => {} },
   );
   const committed: string[] = [];
   let sending = true;
@@ -81,7 +83,7 @@ async function certainly<T>(send: () => Promise<T>): Promise<T> {
 }
 
 /** Every committed message had its effect exactly once, and nothing is left or dead. */
-async function allDone({ queue, committed, workers, end }: Load, knex: Knex): Promise<void> {
+async function allDone({ queue, committed, end }: Load, knex: Knex): Promise<void> {
   await end();
   await until(
     async () => {
@@ -94,16 +96,20 @@ async function allDone({ queue, committed, workers, end }: Load, knex: Knex): Pr
   expect(committed.filter((messageId) => counts.get(messageId) !== 1)).toEqual([]);
   expect(counts.size).toBe(committed.length);
   expect(await queue.deadLetters.list()).toEqual([]);
-  const [script] = workers;
-  script.send({ ask: "stats" });
-  expect((await script.message<{ processed: number }>()).processed).toBeGreaterThan(0);
 }
 
-/** Goes on when the load has moved on by this many messages. */
-async function progress({ queue, workers: [, worker] }: Load, by: number): Promise<void> {
-  const { processed } = worker.stats;
-  await until(() => worker.stats.processed >= processed + by, { timeoutMs: 15_000 });
-  expect(await queue.isConnected()).toBe(true);
+async function processed([script, worker]: Load["workers"]): Promise<[number, number]> {
+  script.send({ ask: "stats" });
+  return [(await script.message<{ processed: number }>()).processed, worker.stats.processed];
+}
+
+/** Goes on when both workers have moved on by this many messages. */
+async function progress({ workers }: Load, by: number): Promise<void> {
+  const before = await processed(workers);
+  await until(
+    async () => (await processed(workers)).every((now, n) => now >= Number(before[n]) + by),
+    { timeoutMs: 15_000 },
+  );
 }
 
 describe.skipIf(!canOwnPostgres)(
