@@ -17,6 +17,16 @@ const CANDIDATES = 10;
 /** After this many lost races a task is parked; the next sweep gives it to whoever is free then. */
 const MOST_RACES = 25;
 
+interface Wanted {
+  readonly needs: readonly string[];
+  /** The supervisor of the task, which is never given its own tasks, whatever it can do. */
+  readonly owner: string;
+  /** Who failed or lost it before: asked last. */
+  readonly avoid: string | null;
+  /** Whether the transaction is ours to start anew. */
+  readonly owned: boolean;
+}
+
 /** Another supervisor took the last place of the agent that we had chosen. */
 class Raced extends Error {}
 
@@ -58,7 +68,9 @@ export class Assigner {
     const { tasks } = this.#parts;
     const before = await tasks.get(task.task_id, trx);
     if (before !== undefined) return { task: before, duplicate: true };
-    const agentId = park ? undefined : await this.#reserve(trx, needs, null, owned);
+    const agentId = park
+      ? undefined
+      : await this.#reserve(trx, { needs, owner: task.supervisor_id, avoid: null, owned });
     const messageId = derivedId("", task.task_id, ":1");
     const first = agentId === undefined ? undefined : { agentId, messageId };
     const stored = await tasks.insert(trx, task, first);
@@ -99,12 +111,12 @@ export class Assigner {
   }
 
   async #place(trx: Tx, parked: Task): Promise<"assigned" | "nobody"> {
-    const agentId = await this.#reserve(
-      trx,
-      parked.requiredCapabilities,
-      parked.previousAgentId,
-      true,
-    );
+    const agentId = await this.#reserve(trx, {
+      needs: parked.requiredCapabilities,
+      owner: parked.supervisorId,
+      avoid: parked.previousAgentId,
+      owned: true,
+    });
     if (agentId === undefined) return "nobody";
     const messageId = derivedId("", parked.taskId, `:${parked.assignment + 1}`);
     const task = await this.#parts.tasks.assign(trx, parked, agentId, messageId);
@@ -118,14 +130,9 @@ export class Assigner {
     return "assigned";
   }
 
-  /** An agent with a place that is ours until the transaction ends; others than `avoid` first. */
-  async #reserve(
-    trx: Tx,
-    needs: readonly string[],
-    avoid: string | null,
-    owned: boolean,
-  ): Promise<string | undefined> {
-    const passed = new Set<string>();
+  /** An agent with a place that is ours until the transaction ends. */
+  async #reserve(trx: Tx, { needs, owner, avoid, owned }: Wanted): Promise<string | undefined> {
+    const passed = new Set([owner]);
     for (let look = 0; look < MOST_RACES; look++) {
       const found = await this.#parts.agents.findAvailable(needs, CANDIDATES + passed.size, trx);
       const open = found.map(({ agentId }) => agentId).filter((agentId) => !passed.has(agentId));

@@ -25,7 +25,7 @@ export interface SupervisorOptions extends SupervisorOptionsInput {
 }
 
 export interface WaitOptions {
-  /** Milliseconds. Default 300,000 (AGENT_DEFAULT_TIMEOUT). */
+  /** Milliseconds. Default: the supervisor's `taskTimeoutMs`, 300,000. */
   timeoutMs?: number | undefined;
   /** Stops waiting: waitForTask then throws the signal's reason. */
   signal?: AbortSignal | undefined;

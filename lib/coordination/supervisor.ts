@@ -185,7 +185,8 @@ export class SupervisorCoordinator {
     const checked = taskIdOf(taskId);
     const { signal, timeoutMs: asked, ...rest } = given(options);
     noMore(rest);
-    const timeoutMs = parse(waitTimeoutMs, asked, "options.timeoutMs");
+    const timeoutMs =
+      parse(waitTimeoutMs, asked, "options.timeoutMs") ?? this.#settings.taskTimeoutMs;
     const deadline = performance.now() + timeoutMs;
     for (let look = 0; ; look++) {
       signal?.throwIfAborted();

@@ -115,6 +115,8 @@ export const supervisorOptionsSchema = z.strictObject({
   heartbeatIntervalMs: durationMs(50).max(DAY_MS, "expected at most a day").default(30_000),
   /** How often `run` looks for lost agents, deadlines and parked tasks, in milliseconds. Default 1,000. */
   sweepIntervalMs: durationMs(10).max(HOUR_MS, "expected at most an hour").default(1_000),
+  /** How long waitForTask waits unless told otherwise, in milliseconds. Default 300,000 (AGENT_DEFAULT_TIMEOUT). */
+  taskTimeoutMs: durationMs().default(300_000),
 });
 export type SupervisorOptionsInput = z.input<typeof supervisorOptionsSchema>;
 export type SupervisorSettings = z.output<typeof supervisorOptionsSchema>;
@@ -164,7 +166,7 @@ export const processOptionsSchema = z.strictObject({
 });
 export type ProcessOptions = z.input<typeof processOptionsSchema>;
 
-export const waitTimeoutMs = durationMs().default(300_000);
+export const waitTimeoutMs = durationMs().optional();
 
 export const cancelReason = plainText(1_024).optional();
 

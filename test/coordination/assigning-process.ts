@@ -5,11 +5,11 @@ import { connect } from "../../lib/store/connect.ts";
 
 const [url = "", supervisorId = "", count = "0"] = process.argv.slice(2);
 const { knex } = connect(url, { poolMax: 3 });
-const supervisor = new SupervisorCoordinator(supervisorId, knex, { sweepIntervalMs: 50 });
+const supervisor = new SupervisorCoordinator(supervisorId, knex, { sweepIntervalMs: 250 });
 process.send?.({ ready: true });
 
 process.once("message", async () => {
-  const background = supervisor.run({ signal: AbortSignal.timeout(60_000), intervalMs: 20 });
+  const background = supervisor.run({ signal: AbortSignal.timeout(60_000), intervalMs: 100 });
   const taskIds: string[] = [];
   for (let n = 0; n < Number(count); n++) {
     const task = await supervisor.assignTask({

@@ -129,6 +129,15 @@ eachDatabase("assigning tasks", (database) => {
     expect(await on.queue.getMessages("a", { limit: 10 })).toHaveLength(2);
   });
 
+  it("never gives a supervisor its own tasks, but those of others", async () => {
+    await on.agent("boss", ["x"], 20);
+    expect(await on.boss.assignTask(needsX)).toMatchObject({ agentId: null });
+    await on.boss.processIncomingMessages();
+    const other = await on.supervisor("chief").assignTask(needsX);
+    expect(other).toMatchObject({ agentId: "boss" });
+    expect(await on.boss.getCoordinationStats()).toMatchObject({ parked: 1, assigned: 1 });
+  });
+
   it("takes ids of 128 characters, whose message ids would be too long", async () => {
     await on.agent("a", ["x"]);
     const taskId = "t".repeat(128);

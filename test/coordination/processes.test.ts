@@ -6,7 +6,7 @@ import { spawnScript, until } from "../support/processes.ts";
 import { stage } from "./stage.ts";
 
 const SUPERVISORS = 8;
-const TASKS = 24;
+const TASKS = 16;
 const LIMITS: Record<string, number> = { a: 1, b: 2, c: 3, d: 1, e: 4 };
 const SPECIAL = ["a", "c", "e"];
 
