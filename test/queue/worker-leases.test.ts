@@ -1,5 +1,5 @@
-import { expect, it } from "vitest";
-import { LeaseLost, type MessageQueueManager } from "../../lib/index.ts";
+import { expect, it, onTestFinished } from "vitest";
+import { connect, LeaseLost, type MessageQueueManager } from "../../lib/index.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { until } from "../support/processes.ts";
 import { elapse, failure, mailbox, note, watched } from "../support/queue.ts";
@@ -71,6 +71,37 @@ eachDatabase("a worker's leases", (database) => {
     expect(await queue.cancelMessage(messageId)).toBe(true);
     await until(() => worker.stats.lost === 1);
     expect(await queue.getMessage(messageId)).toMatchObject({ state: "cancelled" });
+  });
+
+  it("abort the handler when they may have passed unheard, because the database does not answer", async () => {
+    const { knex } = connect(database.url(), { poolMax: 1 });
+    onTestFinished(() => knex.destroy());
+    const { queue } = watched(knex);
+    const to = mailbox();
+    const { messageId } = await queue.sendMessage(note(to));
+    const attempts: number[] = [];
+    const reasons: unknown[] = [];
+    const worker = queue.work(
+      to,
+      async (message, { signal }) => {
+        if (attempts.push(message.attempt) > 1) return;
+        await aborted(signal).catch((reason) => reasons.push(reason));
+        throw signal.reason;
+      },
+      { leaseMs: 500, onError: () => {} },
+    );
+    await until(() => worker.stats.active === 1);
+    // The only connection is taken: no extension gets through.
+    const held = await knex.transaction();
+    const since = performance.now();
+    await until(() => reasons.length === 1);
+    expect(performance.now() - since).toBeGreaterThan(250);
+    expect(reasons[0]).toBeInstanceOf(LeaseLost);
+    await held.rollback();
+    // The run is not held against the message.
+    await until(() => worker.stats.processed === 1);
+    expect(attempts).toEqual([1, 1]);
+    expect(await queue.getMessage(messageId)).toMatchObject({ state: "processed", attempt: 1 });
   });
 
   it("end an earlier run of a message that this worker is handed out again", async () => {
