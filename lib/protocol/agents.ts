@@ -12,8 +12,7 @@ export const AGENT_STATUSES = ["active", "idle", "busy", "draining", "offline"] 
 export type AgentStatus = (typeof AGENT_STATUSES)[number];
 
 /** How the best of several agents is found. */
-export const STRATEGIES = ["leastLoaded"] as const;
-export type Strategy = (typeof STRATEGIES)[number];
+const STRATEGIES = ["leastLoaded"] as const;
 
 /** An agent as the registry knows it. Instants are milliseconds since the epoch, by the database's clock. */
 export interface AgentInfo {
@@ -57,7 +56,7 @@ export interface RegistryStats {
 }
 
 /** Three heartbeats of 30 s (AGENT_HEARTBEAT_INTERVAL). */
-export const DEFAULT_STALE_AFTER_MS = 90_000;
+const DEFAULT_STALE_AFTER_MS = 90_000;
 
 const mapping = z.record(plainText(256), z.unknown());
 

@@ -42,10 +42,6 @@ const MOVES: Record<TaskState, readonly TaskState[]> = {
   rejected: [],
 };
 
-/** States that an agent is at work in, as it reports them. */
-export const ACTIVE_STATES = ["working", "input_required", "auth_required"] as const;
-export type ActiveState = (typeof ACTIVE_STATES)[number];
-
 /** States that nothing leaves. */
 export const END_STATES = ["completed", "failed", "canceled", "rejected"] as const;
 export type EndState = (typeof END_STATES)[number];

@@ -4,7 +4,7 @@ import type { Dialect } from "./dialect.ts";
 import { int, type Row, retried, translated } from "./sql.ts";
 
 /** Counting stops here: what stats cost must not grow with the backlog or with the history. */
-export const COUNTED = 10_000;
+const COUNTED = 10_000;
 
 /** Telling about tasks as a whole, and forgetting old ones. Every step is bounded. */
 export class TaskHistory {

@@ -308,7 +308,7 @@ eachDatabase("an agent that runs", (database) => {
 
   it("loses its tasks to another one when its process is killed", { timeout: 60_000 }, async () => {
     const scripts = ["p", "q"].map((agentId) =>
-      spawnScript("test/coordination/agent-process.ts", [database.url(), agentId]),
+      spawnScript("test/coordination/programs/agent.ts", [database.url(), agentId]),
     );
     await Promise.all(scripts.map((script) => script.message()));
     const { taskId, agentId } = await assign("slow");
@@ -328,7 +328,7 @@ eachDatabase("an agent that runs", (database) => {
   });
 
   it("drops its task when its process was frozen and wakes up", { timeout: 60_000 }, async () => {
-    const frozen = spawnScript("test/coordination/agent-process.ts", [database.url(), "frozen"]);
+    const frozen = spawnScript("test/coordination/programs/agent.ts", [database.url(), "frozen"]);
     await frozen.message();
     const { taskId } = await assign("slow");
     expect(await frozen.message()).toEqual({ began: taskId, assignment: 1 });

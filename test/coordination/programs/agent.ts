@@ -1,7 +1,7 @@
 /** An agent in a process of its own. It tells of each task that it begins, and takes its time with "slow" ones. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { runAgent } from "../../lib/coordination/agent-runner.ts";
-import { connect } from "../../lib/store/connect.ts";
+import { runAgent } from "../../../lib/coordination/agent-runner.ts";
+import { connect } from "../../../lib/store/connect.ts";
 
 const [url = "", agentId = "", heartbeatMs = "200"] = process.argv.slice(2);
 const { knex } = connect(url, { poolMax: 3 });

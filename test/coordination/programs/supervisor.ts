@@ -1,7 +1,7 @@
 /** A supervisor in a process of its own: assigns tasks as fast as it can, then tells what it did. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { SupervisorCoordinator } from "../../lib/coordination/supervisor.ts";
-import { connect } from "../../lib/store/connect.ts";
+import { SupervisorCoordinator } from "../../../lib/coordination/supervisor.ts";
+import { connect } from "../../../lib/store/connect.ts";
 
 const [url = "", supervisorId = "", count = "0"] = process.argv.slice(2);
 const { knex } = connect(url, { poolMax: 3 });
