@@ -35,16 +35,16 @@ export function derivedId(prefix: string, id: string, suffix = ""): string {
   return `${prefix}${createHash("sha256").update(plain).digest("hex")}${suffix}`;
 }
 
-/** Tells observers of a task, once the transaction has committed. */
+/** Tells observers of a task, once the transaction has committed; at once where there is none. */
 export function tellTask(
   { observers }: Pick<Parts, "observers">,
-  trx: Tx,
+  trx: Tx | undefined,
   event: TaskEventName,
   task: Task,
   data: Readonly<Record<string, unknown>> = {},
 ): void {
   if (!observers.active) return;
-  afterCommit(trx, () =>
+  const tell = () =>
     observers.emit([
       {
         type: "task",
@@ -56,8 +56,9 @@ export function tellTask(
         correlationId: task.correlationId ?? undefined,
         attempt: task.assignment,
       },
-    ]),
-  );
+    ]);
+  if (trx === undefined) tell();
+  else afterCommit(trx, tell);
 }
 
 /** How long a task took and how it went, as the task log has it. */

@@ -8,7 +8,7 @@ import type { ClaimedMessage } from "../queue/claimed.ts";
 import type { WorkContext } from "../queue/worker.ts";
 import type { Fence } from "../store/task-row.ts";
 import type { TaskStore } from "../store/tasks.ts";
-import { derivedId, type Tx } from "./parts.ts";
+import { derivedId, type Tx, tellTask } from "./parts.ts";
 
 /** A task as its handler gets it. */
 export interface AssignedWork {
@@ -71,6 +71,8 @@ export class TaskRun {
   readonly #abort = new AbortController();
   readonly #signal: AbortSignal;
   readonly #since = performance.now();
+  /** The transaction of the handler's that is open now. */
+  #tx: Tx | undefined;
   #answering = false;
   #answered = false;
 
@@ -167,14 +169,19 @@ export class TaskRun {
       signal: this.#signal,
       progress: (percentage, data) => this.#progress(percentage, data),
       tx: async (run) => {
-        const value = await this.#context.tx(async (tx) => {
-          const result = await run(tx);
-          jsonText(result ?? null, "result", MOST_RESULT_BYTES);
-          await this.#reply({ status: "completed", result: result ?? null }, tx);
-          return result;
-        });
-        this.#answered = true;
-        return value;
+        try {
+          const value = await this.#context.tx(async (tx) => {
+            this.#tx = tx;
+            const result = await run(tx);
+            jsonText(result ?? null, "result", MOST_RESULT_BYTES);
+            await this.#reply({ status: "completed", result: result ?? null }, tx);
+            return result;
+          });
+          this.#answered = true;
+          return value;
+        } finally {
+          this.#tx = undefined;
+        }
       },
     };
   }
@@ -186,24 +193,17 @@ export class TaskRun {
     const progress: TaskProgress = { percentage, data: data ?? null };
     jsonText(progress, "progress", MOST_PROGRESS_BYTES);
     if (this.#fence === null) return this.#context.progress(progress);
-    const { tasks, observers, agentId } = this.#shared;
-    const task = await tasks.report(this.#fence, "working", progress);
+    const { tasks, observers } = this.#shared;
+    // Inside `tx` through its connection: SQLite has no second one to wait for.
+    const task = await tasks.report(this.#fence, "working", progress, this.#tx);
     if (task === undefined) {
       this.cancel("it has ended, or another agent has it");
       throw this.#abort.signal.reason;
     }
-    observers.emit([
-      {
-        type: "task",
-        event: "progress",
-        taskId: task.taskId,
-        agentId,
-        at: Date.now(),
-        data: { state: "working", completion_percentage: percentage },
-        correlationId: task.correlationId ?? undefined,
-        attempt: task.assignment,
-      },
-    ]);
+    tellTask({ observers }, this.#tx, "progress", task, {
+      state: "working",
+      completion_percentage: percentage,
+    });
   }
 
   async #failed(error: unknown): Promise<void> {

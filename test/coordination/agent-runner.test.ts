@@ -170,6 +170,7 @@ eachDatabase("an agent that runs", (database) => {
         write: async (task, context) => {
           await context.tx(async (tx) => {
             await tx("effects").insert({ task_id: task.taskId });
+            await context.progress(90);
             if (task.assignment === 1) throw new Error("rolled back");
             return { written: true };
           });
