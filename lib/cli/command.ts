@@ -54,8 +54,10 @@ export interface Context<O extends Options = Options, A extends Arguments = Argu
   readonly terminal: Terminal;
   readonly stdin: Readable & { readonly isTTY?: boolean };
   readonly env: NodeJS.ProcessEnv;
-  /** Aborts at Ctrl-C. */
+  /** Aborts at Ctrl-C; the command is left where it is then, unless it said that it ends by itself. */
   readonly signal: AbortSignal;
+  /** From here on the command ends by itself when the signal aborts. */
+  endsByItself(): void;
   /** The environment with the global options over it. */
   config(): Promise<EnvironmentConfig>;
   /** The open outbox; closed when the command ends. */
@@ -78,8 +80,6 @@ export interface Command {
   readonly details?: readonly string[];
   /** Command lines without the program's name, each with what it is for. */
   readonly examples: readonly (readonly [line: string, purpose: string])[];
-  /** True for commands that end by themselves when the signal aborts; others are left where they are. */
-  readonly stopsItself?: boolean;
   /** Takes the arguments as they are: another program parses them. */
   readonly passThrough?: boolean;
   /** Returns the exit code; nothing means 0. */

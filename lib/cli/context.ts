@@ -12,6 +12,7 @@ export interface Surroundings {
   readonly stdin: Readable & { readonly isTTY?: boolean };
   readonly env: NodeJS.ProcessEnv;
   readonly signal: AbortSignal;
+  readonly endsByItself: () => void;
   readonly globals: {
     readonly database?: string | undefined;
     readonly prefix?: string | undefined;
@@ -22,7 +23,7 @@ type Common = Omit<Context, "options" | "args">;
 
 /** What a command gets, and the call that closes all it opened. */
 export function makeContext(given: Surroundings): { context: Common; close(): Promise<void> } {
-  const { terminal, stdin, env, signal, globals } = given;
+  const { terminal, stdin, env, signal, endsByItself, globals } = given;
   const closing: (() => Promise<unknown>)[] = [];
   let opened: Promise<Outbox> | undefined;
 
@@ -54,6 +55,7 @@ export function makeContext(given: Surroundings): { context: Common; close(): Pr
       stdin,
       env,
       signal,
+      endsByItself,
       config,
       outbox: () => {
         opened ??= open();

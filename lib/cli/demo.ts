@@ -11,9 +11,9 @@ const demo = defineCommand({
     ["demo ~/projects/app", "on another folder"],
   ],
   passThrough: true,
-  stopsItself: true,
   arguments: { args: { many: true, optional: true, help: "Passed on to the demo" } },
-  async run({ args }) {
+  async run({ args, endsByItself }) {
+    endsByItself();
     const { main } = await import("../../demo/main.ts");
     return main([...args.args]);
   },

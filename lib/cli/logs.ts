@@ -31,7 +31,6 @@ const tail = defineCommand({
     ["logs tail --file errors -n 50", "what went wrong"],
     ["logs tail --file message_audit --json | jq .event", "for jq"],
   ],
-  stopsItself: true,
   async run({ options, terminal, signal, config }) {
     const { tailLogs } = await library();
     const directory = options.dir ?? (await config()).logDir ?? "logs";
@@ -49,10 +48,7 @@ const tail = defineCommand({
       if (terminal.json) terminal.item(line.entry);
       else print(terminal, line);
     }
-    if (signal.aborted) {
-      terminal.afterInterrupt();
-      return exitOfSignal(signal);
-    }
+    if (signal.aborted) return exitOfSignal(signal);
     if (shown === 0) {
       throw new NotFound(
         `there are no log lines in ${directory}`,

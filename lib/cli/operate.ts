@@ -119,7 +119,6 @@ const stats = defineCommand({
     ["stats worker-1 --watch", "one of them, live"],
     ["stats --json | jq .dead", "one figure"],
   ],
-  stopsItself: true,
   async run({ args, options, terminal, signal, outbox }) {
     const opened = await outbox();
     const read = async () => {
@@ -161,7 +160,6 @@ const stats = defineCommand({
       }
       await sleep(options["interval-ms"], undefined, { signal }).catch(() => {});
     }
-    terminal.afterInterrupt();
     return exitOfSignal(signal);
   },
 });

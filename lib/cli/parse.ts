@@ -1,7 +1,7 @@
 import { parseArgs } from "node:util";
 import type { ArgumentSpec, Command, OptionSpec, Options } from "./command.ts";
 import { UsageError } from "./exit-codes.ts";
-import { didYouMean, suggest } from "./suggest.ts";
+import { didYouMeanOption, suggest } from "./suggest.ts";
 
 /** Options of every command, before or after its name. */
 export const GLOBAL_OPTIONS = {
@@ -64,10 +64,7 @@ export function parseOptions(args: readonly string[], specs: Options): ParsedOpt
     const { name, rawName, value, inlineValue } = token;
     const spec = Object.hasOwn(specs, name) ? specs[name] : undefined;
     if (spec === undefined) {
-      throw new UsageError(
-        `there is no option ${rawName}`,
-        didYouMean(rawName.replace(/^-+/, ""), names)?.replace(/"(.*)"/, "--$1"),
-      );
+      throw new UsageError(`there is no option ${rawName}`, didYouMeanOption(rawName, names));
     }
     if (spec.type === "flag") {
       if (value !== undefined) throw new UsageError(`--${name} takes no value (got "${value}")`);

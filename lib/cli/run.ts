@@ -7,7 +7,7 @@ import { EXIT, exitOfSignal, UsageError } from "./exit-codes.ts";
 import { reportFailure } from "./failure.ts";
 import { commandHelp, familyHelp, overview } from "./help.ts";
 import { GLOBAL_OPTIONS, parseArguments, parseOptions } from "./parse.ts";
-import { didYouMean } from "./suggest.ts";
+import { didYouMean, didYouMeanOption } from "./suggest.ts";
 import { type Output, Terminal } from "./terminal.ts";
 
 export interface RunIo {
@@ -43,7 +43,7 @@ export async function run(argv: readonly string[], io: RunIo): Promise<number> {
 function split(argv: readonly string[]): { words: string[]; rest: string[] } {
   const rest = [...argv];
   const words: string[] = [];
-  for (let n = 0; n < rest.length && words.length < 2; ) {
+  for (let n = 0; n < rest.length; ) {
     const word = rest[n] ?? "";
     if (word === "--") break;
     if (word.startsWith("-")) {
@@ -52,18 +52,19 @@ function split(argv: readonly string[]): { words: string[]; rest: string[] } {
       if (spec === undefined && words.length === 0 && !/^-[qh]|=/.test(word)) {
         throw new UsageError(
           `there is no option ${word} before the command`,
-          didYouMean(word.slice(2), Object.keys(GLOBAL_OPTIONS)) ??
-            "Write options after the command.",
+          didYouMeanOption(word, Object.keys(GLOBAL_OPTIONS)) ?? "Write options after the command.",
         );
       }
       n += spec?.type === "text" ? 2 : 1;
-      if (words.length === 1) break;
+      if (words.length > 0 && spec === undefined) break;
       continue;
     }
     words.push(word);
     rest.splice(n, 1);
-    const family = COMMANDS.some(({ name }) => name.startsWith(`${words[0]} `));
-    if (!family && words[0] !== "help") break;
+    // Words of a command's name: the family, the verb, and "help" before them.
+    const [first, ...others] = words[0] === "help" ? words.slice(1) : words;
+    const family = COMMANDS.some(({ name }) => name.startsWith(`${first} `));
+    if (others.length > 0 || (first !== undefined && !family)) break;
   }
   return { words, rest };
 }
@@ -147,19 +148,32 @@ async function runCommand(
       : parseOptions(rest, { ...command.options, ...GLOBAL_OPTIONS });
   const args = command.passThrough === true ? { args: rest } : parseArguments(command, positionals);
   const signal = io.signal ?? new AbortController().signal;
+  let ownEnd = false;
   const { context, close } = makeContext({
     terminal,
     stdin: io.stdin ?? process.stdin,
     env,
     signal,
+    endsByItself: () => {
+      ownEnd = true;
+    },
     globals: {
       database: options.database as string | undefined,
       prefix: options.prefix as string | undefined,
     },
   });
   const running = finished(command.run({ ...context, options, args } as Context), close);
-  if (command.stopsItself === true) return running;
-  return Promise.race([running, interrupted(signal, terminal)]);
+  const interrupted = new Promise<number>((resolve) => {
+    // Whatever the command waits for, Ctrl-C does not: the database rolls back what was open.
+    const end = () => {
+      if (ownEnd) return;
+      terminal.afterInterrupt();
+      resolve(exitOfSignal(signal));
+    };
+    if (signal.aborted) end();
+    else signal.addEventListener("abort", end, { once: true });
+  });
+  return Promise.race([running, interrupted]);
 }
 
 async function finished(
@@ -172,18 +186,6 @@ async function finished(
     // What cannot be closed any more (the database went away) must not hide how the command ended.
     await close().catch(() => {});
   }
-}
-
-/** Whatever the command waits for, Ctrl-C does not: an open transaction is rolled back by the database. */
-function interrupted(signal: AbortSignal, terminal: Terminal): Promise<number> {
-  return new Promise((resolve) => {
-    const end = () => {
-      terminal.afterInterrupt();
-      resolve(exitOfSignal(signal));
-    };
-    if (signal.aborted) end();
-    else signal.addEventListener("abort", end, { once: true });
-  });
 }
 
 /** The package's own, found the same way in the sources and in the published package. */

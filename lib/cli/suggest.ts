@@ -41,3 +41,8 @@ export function didYouMean(word: string, known: readonly string[]): string | und
   const meant = suggest(word, known);
   return meant === undefined ? undefined : `Did you mean "${meant}"?`;
 }
+
+export function didYouMeanOption(written: string, known: readonly string[]): string | undefined {
+  const meant = suggest(written.replace(/^-+/, ""), known);
+  return meant === undefined ? undefined : `Did you mean --${meant}?`;
+}

@@ -64,8 +64,7 @@ const work = defineCommand({
     ["work thumbnails --exec ./thumbnail.sh --concurrency 4 --timeout-ms 60000", "four at a time"],
     ["work reports --exec 'python3 report.py' --drain", "from cron: what is there, then end"],
   ],
-  stopsItself: true,
-  async run({ args, options, terminal, env, signal, config, outbox }) {
+  async run({ args, options, terminal, env, signal, config, outbox, endsByItself }) {
     const command = options.exec;
     if (command === undefined || command.trim() === "") {
       throw new UsageError(
@@ -75,6 +74,7 @@ const work = defineCommand({
     }
     const settings = await config();
     const opened = await outbox();
+    endsByItself();
     const report = new Report(terminal, args.agent);
     const handlerOptions = {
       command,
