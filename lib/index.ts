@@ -45,6 +45,7 @@ export { DEFAULT_RETRY_POLICY, type RetryPolicy, type RetryPolicyInput } from ".
 export { TASK_STATES, type TaskState } from "./protocol/states.ts";
 export type {
   CoordinationStats,
+  FinishedTask,
   ListTasksOptions,
   PerformanceMetrics,
   Task,

@@ -77,6 +77,7 @@ export class Outbox {
   ): SupervisorCoordinator {
     const supervisor = new SupervisorCoordinator(supervisorId, this.#knex, {
       heartbeatIntervalMs: this.config.heartbeatIntervalMs,
+      taskTimeoutMs: this.config.defaultTimeoutMs,
       observers: this.#observers,
       ...options,
       prefix: this.#prefix,
