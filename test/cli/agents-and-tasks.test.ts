@@ -95,10 +95,13 @@ eachDatabase("the command line's agents and tasks", (database) => {
     const [agent, capability] = [mailbox("agent"), mailbox("skill")];
     await cli(["agents", "register", agent, "-c", capability]);
     const stop = new AbortController();
-    const working = cli(
-      ["work", agent, "--exec", `jq -c '{path: .content.parameters.path}' || exit 1`],
-      { signal: stop.signal },
-    );
+    const program = `node -e '
+      let text = "";
+      process.stdin.on("data", (part) => (text += part)).on("end", () => {
+        const { path } = JSON.parse(text).content.parameters;
+        console.log(JSON.stringify({ path }));
+      })'`;
+    const working = cli(["work", agent, "--exec", program], { signal: stop.signal });
     const done = await cli(
       ["tasks", "assign", "look", "-c", capability, "--wait-ms", "20000", "--json"].concat([
         "-p",
