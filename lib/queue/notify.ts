@@ -87,6 +87,8 @@ export class Push {
   #flush(all = false): Promise<void> {
     this.#sending ??= this.#sendAll(all).finally(() => {
       this.#sending = undefined;
+      // What came between the last look and this turn.
+      if (this.#pending.size > 0 && this.#timer === undefined) void this.#flush();
     });
     return this.#sending;
   }
@@ -101,6 +103,7 @@ export class Push {
         .filter((agentId) => all || !this.#sentAt.has(agentId))
         .slice(0, MOST_AT_ONCE);
       const channel = this.#channel;
+      if (channel === undefined) this.#pending.clear();
       if (due.length === 0 || channel === undefined) break;
       for (const agentId of due) {
         this.#pending.delete(agentId);

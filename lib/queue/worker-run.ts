@@ -17,7 +17,7 @@ export interface WorkContext {
   /**
    * Runs `run` in a transaction that also acknowledges the message: what it writes, and replies sent with
    * `{ tx }`, exist exactly once, whatever happens. Rejects with `LeaseLost`, with all undone, if someone else
-   * has the message by then. Progress noted inside is stored once the transaction has ended.
+   * has the message by then. `progress` inside it waits for nothing: it goes with the next extension.
    */
   tx<T>(run: (tx: Knex.Transaction) => Promise<T> | T): Promise<T>;
   /**

@@ -1,5 +1,6 @@
 import { copyFile, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { connect } from "../../lib/store/connect.ts";
 import { migrate } from "../../lib/store/migrate.ts";
@@ -96,13 +97,23 @@ function mssqlAdmin(run: TestRun): DatabaseAdmin {
       return created;
     },
     async drop(name) {
-      await execute(`DROP DATABASE [${name}]`).catch(() =>
-        // Somebody is still connected: a process that the test killed, most often.
-        execute(
-          `ALTER DATABASE [${name}] SET SINGLE_USER WITH ROLLBACK IMMEDIATE`,
-          `DROP DATABASE [${name}]`,
-        ),
-      );
+      for (let tries = 1; ; tries++) {
+        try {
+          await execute(`DROP DATABASE [${name}]`);
+          return;
+        } catch (error) {
+          if (tries === 20) throw error;
+          // Somebody is still connected: a process that the test killed, most often. Its connections end by
+          // themselves soon; where the server can, it ends them now.
+          const alone = `ALTER DATABASE [${name}] SET SINGLE_USER WITH ROLLBACK IMMEDIATE`;
+          try {
+            await execute(alone, `DROP DATABASE [${name}]`);
+            return;
+          } catch {
+            await sleep(250);
+          }
+        }
+      }
     },
   };
 }
