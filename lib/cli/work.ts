@@ -150,7 +150,7 @@ async function beat(
   }
 }
 
-/** Stops the worker when it has nothing in hand and a claim of our own finds nothing either. */
+/** Stops the worker when it has nothing in hand and there is nothing that it could claim. */
 async function endWhenEmpty(
   outbox: Outbox,
   worker: Worker,
@@ -163,6 +163,11 @@ async function endWhenEmpty(
     const { active, waiting } = worker.stats;
     if (active + waiting > 0) continue;
     try {
+      const { pending, scheduled, paused } = await outbox.queue.getQueueStats(worker.agentId);
+      if (pending + scheduled === 0) return void worker.stop();
+      // The worker will have it in a moment.
+      if (pending > 0 && types.length === 0 && !paused) continue;
+      // Only a claim knows whether any of them is due, and of these types.
       const [found] = await outbox.queue.getMessages(worker.agentId, {
         limit: 1,
         messageTypes: types.length === 0 ? undefined : [...types],

@@ -10,6 +10,8 @@ export interface CliOptions {
   /** What comes on the standard input. */
   readonly input?: string;
   readonly signal?: AbortSignal;
+  /** Told of all that stdout has, each time that there is more. */
+  readonly onOutput?: (out: string) => void;
   /** A terminal of this many columns. Default: a pipe. */
   readonly columns?: number;
 }
@@ -38,6 +40,7 @@ export async function runCli(
       ...terminal,
       write: (text) => {
         out += text;
+        options.onOutput?.(out);
       },
     },
     stderr: {

@@ -46,7 +46,7 @@ eachDatabase("work", (database) => {
     expect(JSON.parse(stdin ?? "")).toMatchObject({
       message_id: messageId,
       content: { name: "Ada" },
-      receipt: 1,
+      attempt: 1,
     });
     expect(env?.split("\n")).toEqual(
       expect.arrayContaining([
