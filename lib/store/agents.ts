@@ -109,7 +109,7 @@ export class AgentStore {
           lost_at: null,
           status: this.#statusAfter(trx, status),
         },
-        ["status", "heartbeat_at", "metrics"],
+        ["status", "heartbeat_at"],
       )) as Row[];
       return row;
     };
@@ -119,8 +119,12 @@ export class AgentStore {
         : transaction(this.#dialect, db, async (trx) => {
             const beaten = await beat(trx);
             if (beaten === undefined || metrics === undefined) return beaten;
-            // The update holds the row, so nothing that another heartbeat merges is lost.
-            const merged = merge(this.#statements.json(beaten.metrics), metrics);
+            // The update holds the row, so nothing that another heartbeat merges is lost. Read in a statement of
+            // its own, which sees what was committed while the update waited, on every server.
+            const row = (await this.#known(trx, agentId).select("metrics").first()) as
+              | Row
+              | undefined;
+            const merged = merge(this.#statements.json(row?.metrics), metrics);
             await this.#known(trx, agentId).update({ metrics: JSON.stringify(merged) });
             return beaten;
           }));

@@ -28,7 +28,7 @@ const INDEXES = `
 
 const SNAPSHOTS = `
   SELECT what, seconds FROM (
-    SELECT 'transaction of ' || coalesce(nullif(application_name, ''), usename, 'someone') || ' (pid ' || pid || ', ' || state || ')' AS what,
+    SELECT 'transaction of ' || coalesce(nullif(application_name, ''), usename, 'someone') || ' (pid ' || pid || ', ' || coalesce(state, 'unknown') || ')' AS what,
            extract(epoch FROM now() - xact_start) AS seconds
     FROM pg_stat_activity
     WHERE backend_xmin IS NOT NULL AND xact_start IS NOT NULL AND pid <> pg_backend_pid() AND datname = current_database()

@@ -85,7 +85,7 @@ const shape = ({ table, unique, columns }: Omit<FoundIndex, "name" | "valid">): 
   `${unique ? "unique " : ""}${table} (${columns.join(", ")})`.toLowerCase();
 
 /** The indexes that the migrations make, read from their own SQL. */
-export function expectedIndexes(name: DialectName, prefix: string): FoundIndex[] {
+function expectedIndexes(name: DialectName, prefix: string): FoundIndex[] {
   return migrationSql(name, { prefix })
     .flatMap(({ statements }) => statements)
     .flatMap((statement) => {

@@ -62,6 +62,10 @@ export function faultOfPostgres(thrown: unknown): DriverFault {
 /** https://learn.microsoft.com/sql/relational-databases/errors-events/database-engine-events-and-errors */
 export function faultOfMssql(thrown: unknown): DriverFault {
   const error = (thrown ?? {}) as DriverError;
+  // What made knex roll back, where the rollback failed as well.
+  if (error.originalError instanceof Error && error.originalError !== thrown) {
+    return faultOfMssql(error.originalError);
+  }
   const number = typeof error.number === "number" ? error.number : undefined;
   if (number === 2627 || number === 2601) return "unique";
   if (number === 1205) return "deadlock";

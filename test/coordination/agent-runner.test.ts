@@ -73,6 +73,8 @@ eachDatabase("an agent that runs", (database) => {
       tasks: {
         work: async () => {
           most = Math.max(most, ++active);
+          // Long enough for a second one to begin beside it, also where a claim takes its time.
+          for (let n = 0; n < 100 && most < 2; n++) await sleep(20);
           await sleep(20);
           active--;
         },
