@@ -62,7 +62,7 @@ eachDatabase("stopping a worker", (database) => {
     open.pass();
     await until(() => worker.stats.active === 0);
     for (const message of again) expect(await message.ack()).toBe("acked");
-    expect(worker.stats).toMatchObject({ processed: 0, released: 2 });
+    expect(worker.stats).toMatchObject({ processed: 0, released: 2, lost: 0 });
   });
 
   it("G11: returns within the deadline though the database does not answer", async () => {
