@@ -1,11 +1,11 @@
 import { DEFAULT_PREFIX } from "../migrations/index.ts";
-import { ServiceUnavailable } from "./errors.ts";
+import { AgentCommunicationError, ServiceUnavailable } from "./errors.ts";
 import { connect, type DatabaseInput } from "./store/connect.ts";
 import type { DialectName } from "./store/dialect.ts";
 import { dialectFor } from "./store/dialects.ts";
 import { serverChecks, tableChecks } from "./store/doctor.ts";
 import type { Check, Finding, Level } from "./store/doctor-finding.ts";
-import { migrationStatus } from "./store/migrate.ts";
+import { checkMigrated, migrationStatus } from "./store/migrate.ts";
 import { query, translate } from "./store/sql.ts";
 
 /** One thing that was looked at. */
@@ -36,7 +36,7 @@ export async function doctor(
     await mustAnswer(knex, dialect, prefix);
     const checks = [
       ...(await runAll(serverChecks(knex, dialect, prefix))),
-      ...(await runAll([{ name: "migrations", run: () => migrations(knex, prefix) }])),
+      ...(await runAll([{ name: "migrations", run: () => migrations(knex, dialect, prefix) }])),
     ];
     const migrated = checks.at(-1)?.level === "ok";
     if (migrated) checks.push(...(await runAll(tableChecks(knex, dialect, prefix))));
@@ -59,7 +59,7 @@ async function mustAnswer(knex: Database, dialect: DialectName, prefix: string):
   }
 }
 
-async function migrations(knex: Database, prefix: string): Promise<Finding> {
+async function migrations(knex: Database, dialect: DialectName, prefix: string): Promise<Finding> {
   const status = await migrationStatus(knex, { prefix });
   const names = (state: string) =>
     status.filter((row) => row.state === state).map(({ name }) => name);
@@ -72,6 +72,15 @@ async function migrations(knex: Database, prefix: string): Promise<Finding> {
     };
   }
   if (pending.length > 0) {
+    // To a user without rights the catalogue shows no tables; asking for one tells the two apart.
+    try {
+      await checkMigrated(knex, dialect, prefix);
+    } catch (error) {
+      if (!(error instanceof AgentCommunicationError)) throw error;
+      if (error.code !== "NOT_MIGRATED") {
+        return { level: "problem", found: error.message, remedy: error.recoverySuggestion };
+      }
+    }
     return {
       level: "problem",
       found: `pending: ${pending.join(", ")}`,

@@ -3,7 +3,7 @@ import type { Health, QueueStats } from "../index.ts";
 import { defineCommand } from "./command.ts";
 import { EXIT, exitOfSignal } from "./exit-codes.ts";
 import type { Terminal } from "./terminal.ts";
-import { duration, plural, wire } from "./text.ts";
+import { clean, duration, plural, wire } from "./text.ts";
 
 const pause = defineCommand({
   name: "pause",
@@ -59,7 +59,7 @@ const health = defineCommand({
     ]);
     for (const { message, remedy } of found.problems) {
       terminal.line();
-      terminal.line(`${terminal.style(["bold", "red"], "problem:")} ${message}`);
+      terminal.line(`${terminal.style(["bold", "red"], "problem:")} ${clean(message)}`);
       if (remedy !== "") terminal.line(`  ${terminal.style("bold", "fix:")} ${remedy}`);
     }
     return isWell(found) ? EXIT.OK : EXIT.UNHEALTHY;

@@ -189,7 +189,7 @@ async function finished(
 }
 
 /** The package's own, found the same way in the sources and in the published package. */
-export function version(): string {
+function version(): string {
   const { version: own } = createRequire(import.meta.url)("agent-outbox/package.json") as {
     version: string;
   };

@@ -101,10 +101,11 @@ const migrate = defineCommand({
     }
     const names = await api.migrate(knex, { prefix });
     terminal.document({ applied: names });
+    const where = api.redactUrl((await config()).database);
     terminal.say(
       names.length === 0
-        ? "The database is up to date."
-        : `Applied ${plural(names.length, "migration")}: ${names.join(", ")}.`,
+        ? `${where} is up to date.`
+        : `Applied ${plural(names.length, "migration")} to ${where}: ${names.join(", ")}.`,
     );
     return undefined;
   },

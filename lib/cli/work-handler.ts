@@ -21,7 +21,7 @@ export interface Handled {
 }
 
 /** How a program failed: the last of its stderr, and its exit code as the error's code. */
-export class ProgramFailed extends Error {
+class ProgramFailed extends Error {
   override readonly name = "ProgramFailed";
   readonly code: string;
   constructor(code: string, message: string) {

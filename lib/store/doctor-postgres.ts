@@ -51,8 +51,17 @@ const TLS = `
 async function snapshots(knex: Knex): Promise<Finding> {
   const [row] = await query(knex, SNAPSHOTS);
   const seconds = Math.round(int(row?.seconds ?? 0));
-  if (row === undefined || seconds < OLD_SECONDS)
-    return ok("no transaction has been open for long");
+  if (row === undefined || seconds < OLD_SECONDS) {
+    const [role] = await query(
+      knex,
+      "SELECT pg_has_role(current_user, 'pg_read_all_stats', 'member') AS sees_all",
+    );
+    return ok(
+      role?.sees_all === true
+        ? "no transaction has been open for long"
+        : "no transaction of this user has been open for long (those of others are hidden from it)",
+    );
+  }
   return warning(
     `open for ${seconds} s: ${String(row.what)}`,
     "Claims grow slower as long as it is open, because vacuum cannot remove finished messages: end it, or set idle_in_transaction_session_timeout.",
