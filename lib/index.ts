@@ -56,7 +56,16 @@ export * from "./queue/claimed.ts";
 export { MessageQueueManager, type QueueStats } from "./queue/manager.ts";
 export type { DeadLetter, MessageState, StoredMessage } from "./queue/stored.ts";
 export type { Explanation } from "./queue/why.ts";
-export type { WorkContext, Worker, WorkHandler, WorkOptions } from "./queue/worker.ts";
+export type {
+  WorkActivity,
+  WorkContext,
+  WorkErrorContext,
+  WorkErrorListener,
+  Worker,
+  WorkerStats,
+  WorkHandler,
+  WorkOptions,
+} from "./queue/worker.ts";
 export { connect, type DatabaseInput, knexConfig, redactUrl } from "./store/connect.ts";
 export {
   type MigrationStatus,
