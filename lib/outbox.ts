@@ -164,8 +164,9 @@ export async function openOutbox(options: OpenOptions = {}): Promise<Outbox> {
   let fileLogger: FileLogger | undefined;
   try {
     const prefix = queue.prefix ?? config.prefix;
-    // In memory there is nobody else who could have migrated it.
-    if (checked.migrate || config.mode === "mock") await migrate(knex, { prefix });
+    // The mock mode's database is in memory: there is nobody else who could have migrated it.
+    const mock = database === undefined && config.mode === "mock";
+    if (checked.migrate || mock) await migrate(knex, { prefix });
     else await checkMigrated(knex, dialect, prefix);
     const logging = fileLogging ?? config.logDir ?? false;
     fileLogger = logging === false ? undefined : new FileLogger(logging);

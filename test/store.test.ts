@@ -81,6 +81,8 @@ describe("where the database is", () => {
 
   it("masks passwords", () => {
     expect(redactUrl("postgres://user:secret@h/d")).toBe("postgres://user:***@h/d");
+    expect(redactUrl("postgres:secret@h/d")).not.toContain("secret");
+    expect(redactUrl("sqlite:./a.sqlite")).toBe("sqlite:./a.sqlite");
     expect(redactUrl("Server=h;Uid=u;Pwd=secret;Database=d")).not.toContain("secret");
     expect(
       JSON.stringify(maskedConfig(configFromEnv({ DATABASE_URL: "mssql://u:secret@h/d" }))),

@@ -4,6 +4,8 @@
  */
 import { readdir, rmdir, stat, unlink } from "node:fs/promises";
 import { join } from "node:path";
+import dayjs from "dayjs";
+import utc from "dayjs/plugin/utc.js";
 import { AgentCommunicationError, ValidationFailed } from "../errors.ts";
 
 export const LOG_FILE_NAMES = [
@@ -35,6 +37,8 @@ export interface CleanupResult {
 }
 
 const DAY_MS = 86_400_000;
+dayjs.extend(utc);
+
 const FILE_NAME = new RegExp(`^(${LOG_FILE_NAMES.join("|")})_(\\d{4}-\\d{2}-\\d{2})\\.jsonl$`);
 
 export function logFilePath(
@@ -49,8 +53,7 @@ export function logFilePath(
 
 /** The UTC day `days` before or after (negative: before) the given instant or day. */
 export function utcDay(at: number | string, days = 0): string {
-  const ms = typeof at === "string" ? Date.parse(at) : at;
-  return new Date(ms + days * DAY_MS).toISOString().slice(0, 10);
+  return dayjs.utc(at).add(days, "day").format("YYYY-MM-DD");
 }
 
 /**

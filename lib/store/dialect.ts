@@ -112,6 +112,7 @@ export type DriverFault =
   | "busy"
   | "connection"
   | "missing_table"
+  | "missing_database"
   | "permission"
   | "disk_full"
   | "other";

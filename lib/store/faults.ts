@@ -52,6 +52,7 @@ export function faultOfPostgres(thrown: unknown): DriverFault {
   if (code === "40001") return "serialization";
   if (code === "55P03") return "busy";
   if (code === "42P01" || code === "3F000") return "missing_table";
+  if (code === "3D000") return "missing_database";
   if (code === "42501" || code.startsWith("28")) return "permission";
   if (code === "53100") return "disk_full";
   // 08 connection, 57P0x shut down or restarting, 53300 too many connections.

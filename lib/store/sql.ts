@@ -102,6 +102,11 @@ export function translate(dialect: Dialect, error: unknown): unknown {
         `the database has no room: ${said}`,
         options,
       );
+    case "missing_database":
+      return new AgentCommunicationError("INVALID_CONFIGURATION", said, {
+        ...options,
+        recoverySuggestion: "Create the database, or correct its name in DATABASE_URL.",
+      });
     case "missing_table":
       return new AgentCommunicationError(
         "NOT_MIGRATED",
