@@ -31,7 +31,9 @@ const GOODBYE_MS = 5_000;
 /** @throws DemoError, AgentCommunicationError */
 export async function runDemo(options: DemoOptions): Promise<Outcome> {
   const root = await folderOf(options.folder);
-  const found = await walk(root, options.maxFiles);
+  const found = await walk(root, options.maxFiles).catch((error: NodeJS.ErrnoException) => {
+    throw new DemoError(`cannot read ${root} (${error.code}); name a folder that you may read.`);
+  });
   if (found.files.length === 0) {
     throw new DemoError(`${root} holds no text files; name a folder with some source files.`);
   }
@@ -227,7 +229,9 @@ class DemoRun {
   }
 }
 
-/** Ctrl-C and a polite kill; npm and tsx may pass the same one on a second time. */
+const SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+
+/** Ctrl-C, a polite kill, a closed terminal; npm and tsx may pass the same one on a second time. */
 function listenForSignals() {
   let settle: (signal: NodeJS.Signals) => void = () => {};
   let first = 0;
@@ -240,13 +244,11 @@ function listenForSignals() {
     first ||= performance.now();
     settle(signal);
   };
-  process.on("SIGINT", listener);
-  process.on("SIGTERM", listener);
+  for (const name of SIGNALS) process.on(name, listener);
   return {
     received,
     ignore: () => {
-      process.off("SIGINT", listener);
-      process.off("SIGTERM", listener);
+      for (const name of SIGNALS) process.off(name, listener);
     },
   };
 }

@@ -3,6 +3,7 @@
  * process that is really killed.
  */
 import { realpathSync } from "node:fs";
+import { constants } from "node:os";
 import { fileURLToPath } from "node:url";
 import { AgentCommunicationError } from "../lib/index.ts";
 import { runDemo } from "./demo.ts";
@@ -25,7 +26,7 @@ export async function main(args: string[]): Promise<number> {
       // A terminal shows "^C" at the start of this line.
       const overwrite = process.stderr.isTTY ? "\r" : "";
       process.stderr.write(`${overwrite}Stopped. ${outcome.remark}\n`);
-      return outcome.stoppedBy === "SIGINT" ? 130 : 143;
+      return 128 + constants.signals[outcome.stoppedBy];
     }
     const { report } = outcome;
     process.stdout.write(
@@ -62,4 +63,8 @@ function isProgram(): boolean {
   }
 }
 
-if (isProgram()) process.exitCode = await main(process.argv.slice(2));
+if (isProgram()) {
+  // `npm run demo | head`: the reader has what it wanted, and that is no error.
+  process.stdout.on("error", () => {});
+  process.exitCode = await main(process.argv.slice(2));
+}

@@ -37,7 +37,9 @@ function codeLines(code: Findings["code"], list: List): string[] {
   return [
     `${counted(code.files, "file")}: ${number(code.code)} lines of code, ${number(code.comment)} comment, ${number(code.blank)} blank`,
     counted(code.functions, "function") + (longest.length === 0 ? "" : ", the longest:"),
-    ...list(longest.map((one) => `${one.lines} lines  ${one.path}:${one.line}  ${one.name}`)),
+    ...list(
+      longest.map((one) => `${number(one.lines)} lines  ${one.path}:${one.line}  ${one.name}`),
+    ),
   ];
 }
 

@@ -8,6 +8,7 @@ import { analyseJson, jsonOptionsOf } from "../../demo/analysis/json.ts";
 import { analyseText } from "../../demo/analysis/text.ts";
 import { planFor } from "../../demo/plan.ts";
 import { walk } from "../../demo/walk.ts";
+import { perform } from "../../demo/work.ts";
 
 describe("JSON", () => {
   const errorOf = (text: string, options = {}) => {
@@ -136,6 +137,33 @@ describe("the inventory", () => {
         { path: "d", bytes: 0 },
       ],
     });
+  });
+});
+
+describe("a task", () => {
+  test("is half done when its input is read, and finds out what it is asked", async () => {
+    const root = await mkdtemp(join(tmpdir(), "outbox-task-"));
+    onTestFinished(() => rm(root, { recursive: true }));
+    await writeFile(join(root, "a.json"), "[1]");
+    let reached = 0;
+    const halfway = async () => {
+      reached++;
+    };
+    expect(await perform("json", { path: "a.json" }, root, halfway)).toMatchObject({ valid: true });
+    const hash = await perform("hash", { paths: ["a.json", "gone"] }, root, halfway);
+    expect(hash).toMatchObject({ files: [{ path: "a.json", bytes: 3 }] });
+    expect(reached).toBe(2);
+  });
+
+  test("takes a file that has gone for a finding, and a bug for a failure", async () => {
+    const nothing = async () => {};
+    expect(await perform("code", { path: "gone.ts" }, "/", nothing)).toMatchObject({
+      unreadable: "ENOENT",
+    });
+    const fails = async () => {
+      throw new TypeError("a bug");
+    };
+    await expect(perform("hash", { paths: ["x"] }, "/", fails)).rejects.toThrow("a bug");
   });
 });
 

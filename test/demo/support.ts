@@ -111,6 +111,9 @@ function processes(): (readonly [number, number])[] {
 export function isRunning(pid: number): boolean {
   try {
     process.kill(pid, 0);
+    // In a container nobody may collect the dead; they are dead all the same.
+    const status = `/proc/${pid}/stat`;
+    if (existsSync(status)) return !readFileSync(status, "utf8").includes(") Z ");
     return true;
   } catch {
     return false;
