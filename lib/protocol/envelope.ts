@@ -100,7 +100,7 @@ const exclusive = (a: string, b: string) => ({
 const delayOrInstant = exclusive("delayMs", "availableAt");
 const ttlOrInstant = exclusive("ttlMs", "expiresAt");
 
-export const messageSchema = z
+const messageSchema = z
   .strictObject({
     toAgent: recipients,
     messageType: id,

@@ -53,7 +53,7 @@ export const id = z
   });
 
 /** Text that every database stores and returns unchanged: no NUL, no lone surrogates. */
-export function storable(text: string): boolean {
+function storable(text: string): boolean {
   return !text.includes("\0") && text.isWellFormed();
 }
 

@@ -337,7 +337,7 @@ export class QueueCore {
 }
 
 /** Equal for failures of one cause: digits and quoted parts of the text do not count. */
-export function fingerprint(messageType: string, code: string, message: string): string {
+function fingerprint(messageType: string, code: string, message: string): string {
   const shape = message.replace(/(["'`]).*?\1/g, "?").replace(/[0-9a-f]{8,}|\d+/gi, "#");
   return createHash("sha256")
     .update(`${messageType}\n${code}\n${shape.slice(0, 200)}`)

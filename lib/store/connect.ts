@@ -48,7 +48,7 @@ function isKnex(value: unknown): value is Knex {
 }
 
 /** The dialect behind a knex client name, or undefined for one that is not supported. */
-export function dialectOf(client: unknown): DialectName | undefined {
+function dialectOf(client: unknown): DialectName | undefined {
   const name = typeof client === "string" ? client : "";
   if (["pg", "postgres", "postgresql", "pgnative", "cockroachdb"].includes(name)) return "postgres";
   if (name === "mssql") return "mssql";

@@ -55,7 +55,7 @@ export function list(columns: readonly string[], table?: string): string {
  * A doomed message is leased to the reason that ends it, so that a claimer which dies before it has buried the
  * message leaves a lease like any other.
  */
-export const DOOM_PREFIX = "!";
+const DOOM_PREFIX = "!";
 
 export function doomOf(workerId: unknown): "expired" | "max_attempts" | null {
   return typeof workerId === "string" && workerId.startsWith(DOOM_PREFIX)

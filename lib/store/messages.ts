@@ -12,12 +12,6 @@ export interface Sent {
   readonly duplicate: boolean;
 }
 
-/** A claim or another id of a live row. */
-export interface LiveRow {
-  readonly seq: number;
-  readonly receipt: number;
-}
-
 export type Settled = "done" | "stale" | "gone";
 
 export interface MessageStoreOptions {

@@ -24,7 +24,7 @@ export type ParseJson = (value: unknown) => unknown;
 export const parseText: ParseJson = (value) =>
   typeof value === "string" ? JSON.parse(value) : (value ?? null);
 
-export function text(value: unknown): string | null {
+function text(value: unknown): string | null {
   return value === null || value === undefined ? null : String(value);
 }
 

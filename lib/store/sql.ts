@@ -21,7 +21,7 @@ export async function query<R = Row>(db: Db, text: string, bindings: Bindings = 
 }
 
 /** node-postgres answers `{ rows }`; sqlite3 and tedious, through knex, an array. */
-export function rows<R = Row>(answer: unknown): R[] {
+function rows<R = Row>(answer: unknown): R[] {
   if (Array.isArray(answer)) return answer as R[];
   const inner = (answer as { rows?: unknown } | undefined)?.rows;
   return Array.isArray(inner) ? (inner as R[]) : [];

@@ -3,7 +3,7 @@ import type { Db, Dialect } from "./dialect.ts";
 import { int, intOrNull, query, type Row, translated } from "./sql.ts";
 
 /** Beyond this many rows of one state, stats say "at least": their cost must not grow with the backlog. */
-export const COUNT_LIMIT = 10_000;
+const COUNT_LIMIT = 10_000;
 
 export interface Depth {
   readonly pending: number;
