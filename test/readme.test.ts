@@ -89,6 +89,7 @@ describe("the public names", () => {
         "AgentMessage",
         "AgentRegistry",
         "AgentRole",
+        "AgentRunner",
         "AlreadyExists",
         "CircuitOpen",
         "ClaimedMessage",

@@ -81,8 +81,16 @@ export class Sweeper {
       report.takenAway += fate.taken;
       if (fate.end !== "lost") continue;
       report.lost++;
+      const at = Date.now();
       observers.emit([
-        { type: "agent", event: "lost", agentId, at: Date.now(), data: { tasks: fate.taken } },
+        { type: "agent", event: "lost", agentId, at, data: { tasks: fate.taken } },
+        {
+          type: "error",
+          agentId,
+          errorType: "agent_lost",
+          errorMessage: `no heartbeat for longer than it promised; ${fate.taken} tasks taken away`,
+          at,
+        },
       ]);
     }
   }

@@ -203,36 +203,58 @@ export class MessageStore {
   }
 
   async complete(db: Db, claims: readonly ClaimKey[]): Promise<Settled[]> {
-    return this.#settle(db, claims, () => this.dialect.complete(db, claims, this.#options.archive));
+    return this.#settle(db, claims, (valid) =>
+      this.dialect.complete(db, valid, this.#options.archive),
+    );
   }
 
   async release(db: Db, releases: readonly Release[]): Promise<Settled[]> {
-    return this.#settle(db, releases, () => this.dialect.release(db, releases));
+    return this.#settle(db, releases, (valid) => this.dialect.release(db, valid));
   }
 
   async extend(db: Db, extensions: readonly Extension[]): Promise<Settled[]> {
-    return this.#settle(db, extensions, () => this.dialect.extend(db, extensions));
+    return this.#settle(db, extensions, (valid) => this.dialect.extend(db, valid));
   }
 
   async bury(db: Db, burials: readonly Burial[]): Promise<Settled[]> {
-    return this.#settle(db, burials, () => this.dialect.bury(db, burials));
+    return this.#settle(db, burials, (valid) => this.dialect.bury(db, valid));
   }
 
   /** One outcome per claim: done, stale (someone else's now) or gone (finished). */
-  async #settle(
+  async #settle<C extends ClaimKey>(
     db: Db,
-    claims: readonly ClaimKey[],
-    run: () => Promise<number[]>,
+    claims: readonly C[],
+    run: (valid: readonly C[]) => Promise<number[]>,
   ): Promise<Settled[]> {
     if (claims.length === 0) return [];
+    // Of several claims of one message only the one with the greatest receipt can be valid.
+    const latest = new Map<number, C>();
+    for (const claim of claims) {
+      const known = latest.get(claim.seq);
+      if (known === undefined || known.receipt < claim.receipt) latest.set(claim.seq, claim);
+    }
     return translated(this.dialect, async () => {
-      const done = new Set(await retriedUnlessIn(this.dialect, db, run));
-      const missed = claims.filter(({ seq }) => !done.has(seq)).map(({ seq }) => seq);
-      if (missed.length === 0) return claims.map(() => "done" as const);
-      const rows = await db(this.table).select("seq").whereIn("seq", missed.slice(0, 2_000));
-      const live = new Set((rows as Row[]).map((row) => int(row.seq)));
-      return claims.map(({ seq }) => (done.has(seq) ? "done" : live.has(seq) ? "stale" : "gone"));
+      const done = new Set(
+        await retriedUnlessIn(this.dialect, db, () => run([...latest.values()])),
+      );
+      const missed = [...latest.keys()].filter((seq) => !done.has(seq));
+      const live = await this.#live(db, missed);
+      return claims.map(({ seq, receipt }) => {
+        if (done.has(seq)) return latest.get(seq)?.receipt === receipt ? "done" : "stale";
+        return live.has(seq) ? "stale" : "gone";
+      });
     });
+  }
+
+  async #live(db: Db, seqs: readonly number[]): Promise<Set<number>> {
+    const live = new Set<number>();
+    for (let n = 0; n < seqs.length; n += BATCH) {
+      const rows = await db(this.table)
+        .select("seq")
+        .whereIn("seq", seqs.slice(n, n + BATCH));
+      for (const row of rows as Row[]) live.add(int(row.seq));
+    }
+    return live;
   }
 
   /** The claim that an agent holds on a message, the earliest where two senders used one id. */

@@ -79,7 +79,8 @@ export function mssql(prefix: string): Dialect {
 
   const LOOK_DUE = `SELECT TOP (1) 1 FROM ${messages} WHERE to_agent = :agent AND state = 1 AND visible_at <= @now`;
 
-  // Promotion and claim in one batch: one round trip, two statements.
+  // Promotion and claim in one batch: one round trip, two statements. The outer re-check names visible_at and not
+  // state, which would offer the ready index as a second way to the rows, and that grows with the backlog.
   const CLAIM = `
     ${READ_CLOCK}
     IF EXISTS (${LOOK_DUE})
@@ -101,7 +102,7 @@ export function mssql(prefix: string): Dialect {
         AND (:types IS NULL OR q.message_type COLLATE Latin1_General_100_BIN2 IN (SELECT [value] COLLATE Latin1_General_100_BIN2 FROM OPENJSON(:types)))
         AND NOT EXISTS (SELECT 1 FROM ${mailboxes} WHERE agent_id = :agent AND paused_at IS NOT NULL)
       ORDER BY q.priority DESC, q.seq)
-      AND m.state = 0 AND m.visible_at <= @now`;
+      AND m.visible_at <= @now`;
 
   const VALID = "m.seq = j.seq AND m.receipt = j.receipt AND m.worker_id IS NOT NULL";
 

@@ -123,7 +123,9 @@ export function translate(dialect: Dialect, error: unknown): unknown {
 
 /** knex puts the whole statement before the driver's words; the cause still has it. */
 function driverMessage(error: Error): string {
-  const inner = error instanceof AggregateError ? (error.errors[0] as Error | undefined) : error;
+  // tedious hides what each address answered behind "Could not connect (sequence)".
+  const group = [error, error.cause].find((one) => one instanceof AggregateError);
+  const inner = group === undefined ? error : (group.errors[0] as Error | undefined);
   const message = inner?.message || error.message || error.name;
   return message.slice(message.lastIndexOf(" - ") + 1).replace(/^- /, "");
 }

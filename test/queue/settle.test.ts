@@ -19,6 +19,18 @@ eachDatabase("settling", (database) => {
     expect(named(String(got[0]?.messageId))).toEqual(["sent", "received", "processed"]);
   });
 
+  it("G3: of two claims of one message in a batch, only the later one counts", async () => {
+    const { queue } = watched(database.knex());
+    const to = mailbox();
+    await queue.sendMessage(note(to));
+    const [old] = await queue.getMessages(to);
+    await elapse(database.knex(), 30_001, old?.messageId);
+    const [current] = await queue.getMessages(to);
+    const both = [current, old].flatMap((claim) => claim ?? []);
+    expect(await queue.ackMessages(both)).toEqual(["acked", "stale"]);
+    expect(await queue.ackMessages([...both].reverse())).toEqual(["gone", "gone"]);
+  });
+
   it("acks in the caller's transaction, and not if that is rolled back", async () => {
     const { queue, named } = watched(database.knex());
     const to = mailbox();
