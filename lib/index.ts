@@ -25,6 +25,7 @@ export {
 export { listLogFiles } from "./observability/log-files.ts";
 export { type LogLine, type TailOptions, tailLogs } from "./observability/tail-logs.ts";
 export { type OpenOptions, Outbox, openOutbox } from "./outbox.ts";
+export { AgentMessage } from "./protocol/agent-message.ts";
 export {
   type AgentInfo,
   AgentRole,
@@ -32,13 +33,8 @@ export {
   type RegisterAgent,
   type RegistryStats,
 } from "./protocol/agents.ts";
-export {
-  AgentMessage,
-  type Content,
-  type Headers,
-  type MessageInput,
-} from "./protocol/envelope.ts";
 export type * from "./protocol/events.ts";
+export type { Content, Headers, MessageInput } from "./protocol/message-input.ts";
 export type * from "./protocol/options.ts";
 export * from "./protocol/payloads.ts";
 export { DEFAULT_RETRY_POLICY, type RetryPolicy, type RetryPolicyInput } from "./protocol/retry.ts";
@@ -53,7 +49,8 @@ export type {
 } from "./protocol/tasks.ts";
 export * from "./protocol/types.ts";
 export * from "./queue/claimed.ts";
-export { MessageQueueManager, type QueueStats } from "./queue/manager.ts";
+export { MessageQueueManager } from "./queue/manager.ts";
+export type { QueueStats } from "./queue/stats.ts";
 export type { DeadLetter, MessageState, StoredMessage } from "./queue/stored.ts";
 export type { Explanation } from "./queue/why.ts";
 export type {

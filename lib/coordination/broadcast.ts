@@ -1,4 +1,4 @@
-import type { Content } from "../protocol/envelope.ts";
+import type { Content } from "../protocol/message-input.ts";
 import type { Priority } from "../protocol/types.ts";
 import type { Parts, Tx } from "./parts.ts";
 

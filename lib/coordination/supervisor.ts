@@ -1,9 +1,9 @@
 import { createHash, randomBytes } from "node:crypto";
 import { AgentRegistry } from "../agent-registry.ts";
 import { AgentCommunicationError, MessageTimeout } from "../errors.ts";
-import type { Content } from "../protocol/envelope.ts";
 import { Observers } from "../protocol/events.ts";
 import { given, noMore } from "../protocol/given.ts";
+import type { Content } from "../protocol/message-input.ts";
 import { isEnd } from "../protocol/states.ts";
 import {
   type CoordinationStats,

@@ -56,6 +56,9 @@ export const nackOptionsSchema = z.strictObject({
 });
 export type NackOptions = z.input<typeof nackOptionsSchema>;
 
+/** `nack` by id: what a claim's own `nack` takes, and which claim is meant. */
+export const nackByIdSchema = nackOptionsSchema.extend(markOptionsSchema.shape);
+
 export const deadLetterFilterSchema = z.strictObject({
   messageIds: z.array(id).min(1).max(1_000).optional(),
   agentId: id.optional(),

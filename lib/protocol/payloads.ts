@@ -1,5 +1,5 @@
 import { z } from "zod";
-import type { Content, MessageInput } from "./envelope.ts";
+import type { Content, MessageInput } from "./message-input.ts";
 import { MessageType } from "./types.ts";
 import { durationMs, id, parse, plainText } from "./validate.ts";
 

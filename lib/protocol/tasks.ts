@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { capabilityList } from "./agents.ts";
-import { priority } from "./envelope.ts";
+import { priority } from "./message-input.ts";
 import { type EndState, TASK_STATES, type TaskState } from "./states.ts";
 import { durationMs, id, parse, plainText, positiveInt } from "./validate.ts";
 

@@ -1,10 +1,6 @@
 import type { Knex } from "knex";
-import {
-  AgentMessage,
-  type Content,
-  type Headers,
-  type MessageInput,
-} from "../protocol/envelope.ts";
+import { AgentMessage } from "../protocol/agent-message.ts";
+import type { Content, Headers, MessageInput } from "../protocol/message-input.ts";
 import type { NackOptions } from "../protocol/options.ts";
 import type { MessageKind } from "../protocol/types.ts";
 import type { ClaimedRow } from "../store/dialect.ts";

@@ -1,9 +1,7 @@
-import { createHash } from "node:crypto";
-import { hostname } from "node:os";
 import type { Knex } from "knex";
-import { AgentCommunicationError, type ErrorRecord, errorRecord } from "../errors.ts";
+import { AgentCommunicationError, errorRecord } from "../errors.ts";
 import type { EncodedMessage } from "../protocol/envelope.ts";
-import type { MessageEvent, MessageEventName, Observers } from "../protocol/events.ts";
+import type { MessageEventName, Observers } from "../protocol/events.ts";
 import type { QueueOptions } from "../protocol/options.ts";
 import { retryDelayMs } from "../protocol/retry.ts";
 import { afterCommit } from "../store/after-commit.ts";
@@ -15,6 +13,8 @@ import { checkMigrated } from "../store/migrate.ts";
 import { UpkeepStore } from "../store/upkeep.ts";
 import { type WakeChannel, wakeChannel } from "../store/wake-channel.ts";
 import type { ClaimedMessage } from "./claimed.ts";
+import { type EventFields, fieldsOf, messageEvent } from "./events.ts";
+import { fingerprint, storedError } from "./failure.ts";
 import { type Push, pushOf } from "./notify.ts";
 import { hubOf, type WakeHub } from "./wake.ts";
 
@@ -22,25 +22,6 @@ import { hubOf, type WakeHub } from "./wake.ts";
 const MOST_BURIALS = 20;
 
 const REASON = /^[a-z][a-z0-9_]{0,31}$/;
-
-let consumers = 0;
-
-/** Who claims, when the caller names nobody: host, process and a number. */
-export function newWorkerId(): string {
-  const host = hostname()
-    .replace(/[^\w.-]/g, "")
-    .slice(0, 60);
-  return `${host}:${process.pid}:${++consumers}`;
-}
-
-interface EventFields {
-  readonly messageId: string;
-  readonly fromAgent: string;
-  readonly toAgent: string;
-  readonly messageType: string;
-  readonly correlationId?: string | null | undefined;
-  readonly taskId?: string | null | undefined;
-}
 
 /** What the manager and the worker share: one database, its stores, the wake-up, and what observers are told. */
 export class QueueCore {
@@ -105,7 +86,7 @@ export class QueueCore {
         const at = Date.now();
         this.observers.emit(
           stored.flatMap((message) =>
-            message.toAgent.map((toAgent) => this.#event("sent", { ...message, toAgent }, { at })),
+            message.toAgent.map((toAgent) => messageEvent("sent", { ...message, toAgent }, { at })),
           ),
         );
       });
@@ -155,7 +136,7 @@ export class QueueCore {
     if (this.observers.active && claimed.length > 0) {
       const at = Date.now();
       this.observers.emit(
-        claimed.map((row) => this.#event("received", fieldsOf(row), { at, attempt: row.attempt })),
+        claimed.map((row) => messageEvent("received", fieldsOf(row), { at, attempt: row.attempt })),
       );
     }
     return claimed;
@@ -181,9 +162,9 @@ export class QueueCore {
         .flatMap((row) => {
           const fields = fieldsOf(row);
           const extra = { at, attempt: row.attempt, reason: row.doom as string };
-          const buried = this.#event("dead_lettered", fields, extra);
+          const buried = messageEvent("dead_lettered", fields, extra);
           return row.doom === "expired"
-            ? [this.#event("expired", fields, extra), buried]
+            ? [messageEvent("expired", fields, extra), buried]
             : [buried];
         }),
     );
@@ -297,7 +278,7 @@ export class QueueCore {
         claims
           .filter((_, n) => outcomes[n] === "done")
           .map((claim) =>
-            this.#event(event, claim, {
+            messageEvent(event, claim, {
               at,
               attempt: claim.attempt,
               reason,
@@ -313,62 +294,7 @@ export class QueueCore {
     if (!this.observers.active) return;
     afterCommit(db, () => {
       const at = Date.now();
-      this.observers.emit(messages.map((message) => this.#event(event, message, { at, reason })));
+      this.observers.emit(messages.map((message) => messageEvent(event, message, { at, reason })));
     });
   }
-
-  #event(
-    event: MessageEventName,
-    message: EventFields,
-    extra: Pick<MessageEvent, "at" | "attempt" | "reason" | "durationMs">,
-  ): MessageEvent {
-    return {
-      type: "message",
-      event,
-      messageId: message.messageId,
-      fromAgent: message.fromAgent,
-      toAgent: message.toAgent,
-      messageType: message.messageType,
-      correlationId: message.correlationId ?? undefined,
-      taskId: message.taskId ?? undefined,
-      ...extra,
-    };
-  }
-}
-
-/** Equal for failures of one cause: digits and quoted parts of the text do not count. */
-function fingerprint(messageType: string, code: string, message: string): string {
-  const shape = message.replace(/(["'`]).*?\1/g, "?").replace(/[0-9a-f]{8,}|\d+/gi, "#");
-  return createHash("sha256")
-    .update(`${messageType}\n${code}\n${shape.slice(0, 200)}`)
-    .digest("hex")
-    .slice(0, 16);
-}
-
-/** Text that any database takes: an error may quote anything. */
-function storedError(record: ErrorRecord): string {
-  const clean = (text: string) => text.replaceAll("\0", "␀").toWellFormed();
-  return JSON.stringify({
-    code: clean(record.code),
-    message: clean(record.message),
-    ...(record.stack === undefined ? {} : { stack: clean(record.stack) }),
-  });
-}
-
-export function fieldsOf(row: {
-  readonly message_id: unknown;
-  readonly from_agent: unknown;
-  readonly to_agent: unknown;
-  readonly message_type: unknown;
-  readonly correlation_id?: unknown;
-  readonly task_id?: unknown;
-}): EventFields {
-  return {
-    messageId: String(row.message_id),
-    fromAgent: String(row.from_agent),
-    toAgent: String(row.to_agent),
-    messageType: String(row.message_type),
-    correlationId: (row.correlation_id as string | null) ?? undefined,
-    taskId: (row.task_id as string | null) ?? undefined,
-  };
 }

@@ -7,7 +7,8 @@ import {
   redriveSchema,
 } from "../protocol/options.ts";
 import { id, parse } from "../protocol/validate.ts";
-import { fieldsOf, type QueueCore } from "./core.ts";
+import type { QueueCore } from "./core.ts";
+import { fieldsOf } from "./events.ts";
 import { type DeadLetter, deadLetter } from "./stored.ts";
 
 /** The dead letters of all mailboxes. */

@@ -1,76 +1,50 @@
-import { createHash } from "node:crypto";
 import type { Knex } from "knex";
 import { ValidationFailed } from "../errors.ts";
-import {
-  type AgentMessage,
-  type Content,
-  encode,
-  type MessageInput,
-} from "../protocol/envelope.ts";
+import type { AgentMessage } from "../protocol/agent-message.ts";
+import { encode } from "../protocol/envelope.ts";
 import { Observers } from "../protocol/events.ts";
+import type { MessageInput } from "../protocol/message-input.ts";
 import {
   cancelOptionsSchema,
-  delaySchema,
-  leaseSchema,
   markOptionsSchema,
   messageListSchema,
   type NackOptions,
-  nackOptionsSchema,
-  noOptionsSchema,
+  nackByIdSchema,
   pauseOptionsSchema,
   type QueueOptions,
   type QueueOptionsInput,
   queueOptionsSchema,
   type ReceiveOptions,
-  reasonSchema,
   receiveOptionsSchema,
 } from "../protocol/options.ts";
-import { MessageType } from "../protocol/types.ts";
 import { id, parse, shown } from "../protocol/validate.ts";
 import { connect, type DatabaseInput } from "../store/connect.ts";
-import type { Db } from "../store/dialect.ts";
 import { dialectFor } from "../store/dialects.ts";
 import type { Sent } from "../store/messages.ts";
 import { claimedRow } from "../store/rows.ts";
-import { int, type Row } from "../store/sql.ts";
+import { int } from "../store/sql.ts";
 import {
   type AckOutcome,
   ClaimedMessage,
   type NackOutcome,
-  type ReplyOptions,
   type Settler,
   type TxOption,
 } from "./claimed.ts";
-import { fieldsOf, newWorkerId, QueueCore } from "./core.ts";
+import { QueueCore } from "./core.ts";
 import { DeadLetters } from "./dead-letters.ts";
-import { archivedMessage, deadLetter, liveMessage, type StoredMessage } from "./stored.ts";
+import { fieldsOf } from "./events.ts";
+import { findMessage, heldRow } from "./look-up.ts";
+import { settlerOf, txOf } from "./settler.ts";
+import { type QueueStats, queueStats } from "./stats.ts";
+import type { StoredMessage } from "./stored.ts";
 import { type UpkeepReport, upkeep } from "./upkeep.ts";
 import { type Explanation, explain } from "./why.ts";
 import { Worker, type WorkHandler, type WorkOptions } from "./worker.ts";
+import { newWorkerId } from "./worker-id.ts";
 import { Bell, settledWithin } from "./worker-pace.ts";
-
-/** What `getQueueStats` tells of one mailbox, or of all together. */
-export interface QueueStats {
-  /** Ready to be handed out. */
-  pending: number;
-  scheduled: number;
-  /** Behind the head of their ordering key. */
-  blocked: number;
-  leased: number;
-  dead: number;
-  /** True where a number stands for "at least 10,000": counting stops there, so that its cost is bounded. */
-  capped: boolean;
-  /** Of the pending ones that were counted; null when nothing is pending. */
-  oldestAgeMs: number | null;
-  /** Processed in the last minute, from the archive; 0 when it is switched off. */
-  messagesPerMinute: number;
-  paused: boolean;
-}
 
 /** `close` waits for the pool no longer than this. */
 const LONGEST_DESTROY_MS = 5_000;
-
-const nackByIdSchema = nackOptionsSchema.extend(markOptionsSchema.shape);
 
 /** Longest pause between two looks while `getMessages` waits, in milliseconds. */
 const LONGEST_LOOK_MS = 500;
@@ -84,6 +58,7 @@ export class MessageQueueManager {
   readonly #owned: boolean;
   readonly #workers = new Set<Worker>();
   readonly #workerId = newWorkerId();
+  readonly #settler: Settler;
   /** The messages that could not be delivered: list, get, redrive, purge. */
   readonly deadLetters: DeadLetters;
 
@@ -106,6 +81,7 @@ export class MessageQueueManager {
       observers ?? new Observers(),
     );
     this.deadLetters = new DeadLetters(this.#core);
+    this.#settler = settlerOf(this.#core, (message, given) => this.sendMessage(message, given));
   }
 
   /** The knex behind the queue, for transactions to send in. */
@@ -179,7 +155,7 @@ export class MessageQueueManager {
     const agent = parse(id, agentId, "agentId");
     const { receipt } = parse(markOptionsSchema, rest, "options");
     const db = await this.#core.db(tx);
-    const row = await this.#heldRow(db, message, agent, receipt);
+    const row = await heldRow(this.#core, db, message, agent, receipt);
     if (row === undefined) return false;
     const claim = { seq: int(row.seq), receipt: int(row.receipt) };
     const [outcome] = await this.#core.store.complete(db, [claim]);
@@ -204,7 +180,7 @@ export class MessageQueueManager {
     const agent = parse(id, agentId, "agentId");
     const { receipt, ...rest } = parse(nackByIdSchema, given, "options");
     const db = await this.#core.db(tx);
-    const row = await this.#heldRow(db, message, agent, receipt);
+    const row = await heldRow(this.#core, db, message, agent, receipt);
     if (row === undefined) {
       const rows = await this.#core.store.live(db, message);
       return rows.some((live) => live.to_agent === agent) ? "stale" : "gone";
@@ -248,13 +224,7 @@ export class MessageQueueManager {
   async getMessage(messageId: string, options: TxOption = {}): Promise<StoredMessage | null> {
     const message = parse(id, messageId, "messageId");
     const db = await this.#core.db(txOf(options));
-    const json = this.#core.store.parseJson;
-    const [live] = await this.#core.store.live(db, message);
-    if (live !== undefined) return liveMessage(live, json, await this.#core.store.now(db));
-    const [dead] = await this.#core.dead.get(db, message);
-    if (dead !== undefined) return deadLetter(dead, json);
-    const [done] = await this.#core.store.archived(db, message);
-    return done === undefined ? null : archivedMessage(done, json);
+    return findMessage(this.#core, db, message);
   }
 
   /** Stops handing out messages of a mailbox, in every process; sending to it goes on. */
@@ -278,14 +248,7 @@ export class MessageQueueManager {
   async getQueueStats(agentId?: string): Promise<QueueStats> {
     const agent = agentId === undefined ? null : parse(id, agentId, "agentId");
     const db = await this.#core.db();
-    const { oldestCreatedAt, ...depth } = await this.#core.upkeep.depth(agent);
-    const now = await this.#core.store.now();
-    return {
-      ...depth,
-      oldestAgeMs: oldestCreatedAt === null ? null : Math.max(0, now - oldestCreatedAt),
-      messagesPerMinute: await this.#core.upkeep.throughput(agent),
-      paused: agent !== null && (await this.#core.upkeep.paused(db, agent)) !== null,
-    };
+    return queueStats(this.#core, db, agent);
   }
 
   /** What exactly keeps a message from being delivered, per recipient, and the remedy. */
@@ -333,100 +296,8 @@ export class MessageQueueManager {
     await this.close();
   }
 
-  /** The row of a claim: of the one with this receipt, or of the one that the agent holds now. */
-  async #heldRow(
-    db: Db,
-    messageId: string,
-    agentId: string,
-    receipt: number | undefined,
-  ): Promise<Row | undefined> {
-    if (receipt === undefined) return this.#core.store.heldBy(db, messageId, agentId);
-    const rows = await this.#core.store.live(db, messageId);
-    return rows.find((live) => live.to_agent === agentId && int(live.receipt) === receipt);
-  }
-
   #defaults() {
     const { agentId, retryPolicy, maxMessageBytes } = this.#core.options;
     return { fromAgent: agentId, maxAttempts: retryPolicy.maxAttempts, maxMessageBytes };
   }
-
-  readonly #settler: Settler = {
-    ack: async (claims, options) => {
-      const outcomes = await this.#core.ack(await this.#core.db(txOf(options)), claims);
-      return outcomes.map((outcome) => (outcome === "done" ? "acked" : outcome));
-    },
-    nack: async (claim, error, { tx, ...rest }) => {
-      const options = parse(nackOptionsSchema, rest, "options");
-      return this.#core.nack(await this.#core.db(tx), claim, error, options);
-    },
-    defer: async (claim, delayMs, options) => {
-      const delay = parse(delaySchema, delayMs, "delayMs");
-      const db = await this.#core.db(txOf(options));
-      const [outcome = "gone"] = await this.#core.release(db, [claim], delay, "deferred");
-      return outcome === "done" ? "deferred" : outcome;
-    },
-    extend: async (claim, leaseMs) => {
-      const length = parse(leaseSchema, leaseMs, "leaseMs");
-      await this.#core.db();
-      const [outcome = "gone"] = await this.#core.extend([{ claim }], length);
-      return outcome === "done" ? "extended" : outcome;
-    },
-    deadLetter: async (claim, reason, error, options) => {
-      const checked = parse(reasonSchema, reason, "reason");
-      const outcome = await this.#core.bury(
-        await this.#core.db(txOf(options)),
-        claim,
-        checked,
-        error,
-      );
-      return outcome === "done" ? "dead_lettered" : outcome;
-    },
-    reply: (claim, content, options) => this.#reply(claim, content, options),
-  };
-
-  readonly #replies = new WeakMap<ClaimedMessage, number>();
-
-  async #reply(
-    claim: ClaimedMessage,
-    content: Content | object,
-    options: ReplyOptions,
-  ): Promise<Sent> {
-    const { tx, ...envelope } = options;
-    const nth = (this.#replies.get(claim) ?? 0) + 1;
-    const task = claim.messageType === MessageType.TASK_ASSIGNMENT;
-    const sent = await this.sendMessage(
-      {
-        messageId: replyId(claim.messageId, nth),
-        messageType: task ? MessageType.TASK_RESPONSE : MessageType.RESPONSE,
-        correlationId: claim.correlationId ?? claim.messageId,
-        causationId: claim.messageId,
-        contextId: claim.contextId ?? undefined,
-        taskId: claim.taskId ?? undefined,
-        ...envelope,
-        fromAgent: claim.toAgent,
-        toAgent: claim.replyTo ?? claim.fromAgent,
-        content,
-      },
-      { tx },
-    );
-    this.#replies.set(claim, nth);
-    return sent;
-  }
-}
-
-function txOf(options: TxOption): Knex.Transaction | undefined {
-  if (options === null || typeof options !== "object") {
-    throw new ValidationFailed(`options: expected an object, got ${shown(options)}`);
-  }
-  const { tx, ...rest } = options;
-  parse(noOptionsSchema, rest, "options");
-  return tx;
-}
-
-/** `response-<id>`, `response-<id>-2`, …; hashed where that would be too long for an id. */
-function replyId(messageId: string, nth: number): string {
-  const plain = `response-${messageId}${nth === 1 ? "" : `-${nth}`}`;
-  return plain.length <= 128
-    ? plain
-    : `response-${createHash("sha256").update(plain).digest("hex")}`;
 }

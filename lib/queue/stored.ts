@@ -1,5 +1,5 @@
 import type { ErrorRecord } from "../errors.ts";
-import type { Content, Headers } from "../protocol/envelope.ts";
+import type { Content, Headers } from "../protocol/message-input.ts";
 import type { ParseJson } from "../store/rows.ts";
 import { int, intOrNull, type Row } from "../store/sql.ts";
 

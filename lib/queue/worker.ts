@@ -7,8 +7,9 @@ import {
   workOptionsSchema,
 } from "../protocol/work-options.ts";
 import type { Settler } from "./claimed.ts";
-import { newWorkerId, type QueueCore } from "./core.ts";
+import type { QueueCore } from "./core.ts";
 import { Crew } from "./worker-crew.ts";
+import { newWorkerId } from "./worker-id.ts";
 import { Intake } from "./worker-intake.ts";
 import { LeaseKeeper } from "./worker-leases.ts";
 import { settledWithin } from "./worker-pace.ts";

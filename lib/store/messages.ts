@@ -1,6 +1,6 @@
-import { createHash } from "node:crypto";
 import type { Knex } from "knex";
 import type { EncodedMessage } from "../protocol/envelope.ts";
+import { DedupeKeys } from "./dedupe.ts";
 import type { Burial, ClaimKey, ClaimRequest, Db, Dialect, Extension, Release } from "./dialect.ts";
 import { ENVELOPE } from "./envelope-columns.ts";
 import { type ParseJson, parseText } from "./rows.ts";
@@ -22,8 +22,6 @@ export interface MessageStoreOptions {
   readonly ownIdWindowMs: number;
 }
 
-const DEDUPE_WINDOW_MS = 300_000;
-
 /** One statement takes at most this many messages; the rest follow in the same transaction. */
 const BATCH = 1_000;
 
@@ -35,11 +33,13 @@ export class MessageStore {
   readonly archiveTable: string;
   readonly mailboxTable: string;
   readonly #options: MessageStoreOptions;
+  readonly #keys: DedupeKeys;
 
   constructor(knex: Knex, dialect: Dialect, options: MessageStoreOptions) {
     this.knex = knex;
     this.dialect = dialect;
     this.#options = options;
+    this.#keys = new DedupeKeys(dialect, options.prefix, options.ownIdWindowMs);
     this.table = `${options.prefix}messages`;
     this.archiveTable = `${options.prefix}archive`;
     this.mailboxTable = `${options.prefix}mailboxes`;
@@ -65,7 +65,7 @@ export class MessageStore {
     }
     return translated(this.dialect, () =>
       transaction(this.dialect, db, async (trx) => {
-        const duplicates = await this.#duplicates(trx, messages);
+        const duplicates = await this.#keys.duplicates(trx, messages);
         const fresh = messages.filter((message) => !duplicates.has(message));
         for (let n = 0; n < fresh.length; n += BATCH) {
           await this.#insert(trx, fresh.slice(n, n + BATCH));
@@ -108,92 +108,6 @@ export class MessageStore {
       })),
     );
     if (rows.length > 0) await this.dialect.insertMessages(db, rows);
-  }
-
-  /** Which messages were sent before, by their own id or by their key, and the id of the first one. */
-  async #duplicates(
-    trx: Db,
-    messages: readonly EncodedMessage[],
-  ): Promise<Map<EncodedMessage, string>> {
-    const duplicates = new Map<EncodedMessage, string>();
-    const inBatch = new Map<string, { message: EncodedMessage; windowMs: number }>();
-    for (const message of messages) {
-      const keys = this.#keysOf(message);
-      const earlier = keys.map(({ key }) => inBatch.get(key)?.message).find((found) => found);
-      if (earlier !== undefined) {
-        duplicates.set(message, earlier.messageId);
-        continue;
-      }
-      for (const { key, windowMs } of keys) inBatch.set(key, { message, windowMs });
-    }
-    const wanted = [...inBatch].map(([key, { message, windowMs }]) => ({
-      key,
-      message_id: message.messageId,
-      window_ms: windowMs,
-    }));
-    const held: string[] = [];
-    for (let n = 0; n < wanted.length; n += BATCH) {
-      for (const { key, message_id } of await this.dialect.holdKeys(
-        trx,
-        wanted.slice(n, n + BATCH),
-      )) {
-        const mine = inBatch.get(key);
-        if (mine === undefined) continue;
-        held.push(key);
-        duplicates.set(mine.message, message_id);
-      }
-    }
-    await this.#giveBack(trx, duplicates, new Set(held));
-    // A repetition inside the batch of a message that was itself a repetition points to the first one.
-    const firstOf = new Map([...duplicates].map(([message, first]) => [message.messageId, first]));
-    for (const [message, first] of duplicates) {
-      const before = first === message.messageId ? undefined : firstOf.get(first);
-      if (before !== undefined) duplicates.set(message, before);
-    }
-    return duplicates;
-  }
-
-  /** A message that one of its keys makes a duplicate is not stored, so its other keys must not be held by it. */
-  async #giveBack(
-    trx: Db,
-    duplicates: ReadonlyMap<EncodedMessage, string>,
-    held: ReadonlySet<string>,
-  ): Promise<void> {
-    for (const [message, first] of duplicates) {
-      if (first === message.messageId) continue;
-      const taken = this.#keysOf(message)
-        .map(({ key }) => key)
-        .filter((key) => !held.has(key));
-      if (taken.length === 0) continue;
-      await trx(`${this.#options.prefix}dedupe`)
-        .where({ message_id: message.messageId })
-        .whereIn("dedupe_key", taken)
-        .del();
-    }
-  }
-
-  #keysOf(message: EncodedMessage): { key: string; windowMs: number }[] {
-    const keys: { key: string; windowMs: number }[] = [];
-    if (message.ownId) {
-      keys.push({
-        key: `id:${message.fromAgent}:${message.messageId}`,
-        windowMs: this.#options.ownIdWindowMs,
-      });
-    }
-    if (message.dedupeKey !== undefined) {
-      const [only, ...others] = [...message.toAgent].sort();
-      const mailbox =
-        others.length === 0
-          ? only
-          : createHash("sha256")
-              .update([only, ...others].join("\n"))
-              .digest("hex");
-      keys.push({
-        key: `key:${mailbox}:${message.dedupeKey}`,
-        windowMs: message.dedupeWindowMs ?? DEDUPE_WINDOW_MS,
-      });
-    }
-    return keys;
   }
 
   async claim(request: ClaimRequest) {

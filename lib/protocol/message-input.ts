@@ -1,0 +1,109 @@
+import { z } from "zod";
+import { MESSAGE_KINDS, type MessageKind, type Priority, priorityValue } from "./types.ts";
+import { durationMs, id, instant, plainText, positiveInt } from "./validate.ts";
+
+/** What a message is about: a JSON object or array. */
+export type Content = Record<string, unknown> | readonly unknown[];
+
+/** Values of one scalar type each, like HTTP headers. */
+export type Headers = Record<string, string | number | boolean>;
+
+/** A message going in: only `toAgent`, `messageType` and `content` are required. */
+export interface MessageInput {
+  /** The mailbox, or several (at most 1,000): each gets the message, under one id. */
+  toAgent: string | readonly string[];
+  /** Any string of 1 to 128 visible characters; founding names are normalised (see MessageType). */
+  messageType: string;
+  content: Content | object;
+  /** Default: the `agentId` of the queue's options, else "system". */
+  fromAgent?: string | undefined;
+  /** Sending the same id from the same sender again stores nothing. Default: a UUIDv7. */
+  messageId?: string | undefined;
+  /** Default: that of the message type, else "event". */
+  kind?: MessageKind | undefined;
+  /** LOW 10, NORMAL or MEDIUM 20, HIGH 30, CRITICAL or URGENT 40, in any case; or 0 to 100. Default NORMAL. */
+  priority?: Priority | undefined;
+  /** Not handed out before this many milliseconds from now, by the database's clock. Default 0. */
+  delayMs?: number | undefined;
+  /** Instead of delayMs: not handed out before this instant. */
+  availableAt?: Date | string | number | undefined;
+  /** Expires this many milliseconds after it became available. Default: never. */
+  ttlMs?: number | undefined;
+  /** Instead of ttlMs: expires at this instant. */
+  expiresAt?: Date | string | number | undefined;
+  /** Runs before it is dead-lettered. Default: the queue's retry policy (3). */
+  maxAttempts?: number | undefined;
+  /** While its window lasts, a second message to the same mailbox with this key is not stored. */
+  dedupeKey?: string | undefined;
+  /** Milliseconds. Default 300,000 (five minutes). */
+  dedupeWindowMs?: number | undefined;
+  correlationId?: string | undefined;
+  causationId?: string | undefined;
+  /** The mailbox that `reply` answers to. Default: fromAgent. */
+  replyTo?: string | undefined;
+  contextId?: string | undefined;
+  taskId?: string | undefined;
+  subject?: string | undefined;
+  headers?: Headers | undefined;
+  /** The sender's own clock; kept out of every decision. The stored message bears the database's time. */
+  timestamp?: Date | string | number | undefined;
+}
+
+export const priority = z
+  .custom<Priority>((value) => priorityValue(value) !== undefined, {
+    message: "expected LOW, NORMAL, MEDIUM, HIGH, CRITICAL, URGENT or an integer from 0 to 100",
+  })
+  .transform((value) => priorityValue(value) as number);
+
+export const headers = z.record(
+  plainText(128),
+  z.union([plainText(8_192), z.number(), z.boolean()], "expected a string, number or boolean"),
+);
+
+const recipients = z
+  .custom<string | readonly string[]>(
+    (value) => typeof value === "string" || Array.isArray(value),
+    { message: "expected an agent id, or an array of them" },
+  )
+  .transform((value) => [...new Set(typeof value === "string" ? [value] : value)])
+  .pipe(
+    z
+      .array(id)
+      .min(1, "expected at least one recipient")
+      .max(1_000, "expected at most 1,000 recipients"),
+  );
+
+const exclusive = (a: string, b: string) => ({
+  check: (value: Record<string, unknown>) => value[a] === undefined || value[b] === undefined,
+  message: `give ${a} or ${b}, not both`,
+});
+const delayOrInstant = exclusive("delayMs", "availableAt");
+const ttlOrInstant = exclusive("ttlMs", "expiresAt");
+
+export const messageSchema = z
+  .strictObject({
+    toAgent: recipients,
+    messageType: id,
+    content: z.unknown(),
+    fromAgent: id.optional(),
+    messageId: id.optional(),
+    kind: z.enum(MESSAGE_KINDS).optional(),
+    priority: priority.optional(),
+    delayMs: durationMs().optional(),
+    availableAt: instant.optional(),
+    ttlMs: durationMs(1).optional(),
+    expiresAt: instant.optional(),
+    maxAttempts: positiveInt(1_000).optional(),
+    dedupeKey: plainText(255).min(1, "expected 1 to 255 characters").optional(),
+    dedupeWindowMs: durationMs(1).optional(),
+    correlationId: id.optional(),
+    causationId: id.optional(),
+    replyTo: id.optional(),
+    contextId: id.optional(),
+    taskId: id.optional(),
+    subject: plainText(1_024).optional(),
+    headers: headers.optional(),
+    timestamp: instant.optional(),
+  })
+  .refine(delayOrInstant.check, { message: delayOrInstant.message, path: ["availableAt"] })
+  .refine(ttlOrInstant.check, { message: ttlOrInstant.message, path: ["expiresAt"] });

@@ -1,0 +1,32 @@
+import type { Db } from "../store/dialect.ts";
+import { int, type Row } from "../store/sql.ts";
+import type { QueueCore } from "./core.ts";
+import { archivedMessage, deadLetter, liveMessage, type StoredMessage } from "./stored.ts";
+
+/** The message wherever it is: among the live, the dead or the finished. */
+export async function findMessage(
+  core: QueueCore,
+  db: Db,
+  messageId: string,
+): Promise<StoredMessage | null> {
+  const json = core.store.parseJson;
+  const [live] = await core.store.live(db, messageId);
+  if (live !== undefined) return liveMessage(live, json, await core.store.now(db));
+  const [dead] = await core.dead.get(db, messageId);
+  if (dead !== undefined) return deadLetter(dead, json);
+  const [done] = await core.store.archived(db, messageId);
+  return done === undefined ? null : archivedMessage(done, json);
+}
+
+/** The row of a claim: of the one with this receipt, or of the one that the agent holds now. */
+export async function heldRow(
+  core: QueueCore,
+  db: Db,
+  messageId: string,
+  agentId: string,
+  receipt: number | undefined,
+): Promise<Row | undefined> {
+  if (receipt === undefined) return core.store.heldBy(db, messageId, agentId);
+  const rows = await core.store.live(db, messageId);
+  return rows.find((live) => live.to_agent === agentId && int(live.receipt) === receipt);
+}
