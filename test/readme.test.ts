@@ -27,20 +27,27 @@ describe("README", () => {
     expect(listed).toEqual(known);
   });
 
-  it("names only guarantees that tests of that name prove", async () => {
-    const named = [...readme.matchAll(/^\| (G\d+) \|/gm)].map(([, name]) => name);
-    expect(named).toEqual(Array.from({ length: 13 }, (_, n) => `G${n + 1}`));
+  it("names for each guarantee the files whose tests prove it, and no others", async () => {
+    const rows = [...readme.matchAll(/^\| (G\d+) \| .+ \| (.+) \|$/gm)];
+    expect(rows.map(([, name]) => name)).toEqual(Array.from({ length: 13 }, (_, n) => `G${n + 1}`));
     const files = (await readdir("test", { recursive: true })).filter((file) =>
       file.endsWith(".test.ts"),
     );
-    const tests = await Promise.all(files.map((file) => readFile(join("test", file), "utf8")));
-    for (const name of named) {
-      expect(
-        tests.some((text) =>
-          new RegExp(`\\bit(\\.\\w+\\([^)]*\\))?\\(\\s*["\`](G\\d+, )*${name}[:,]`).test(text),
-        ),
-        name,
-      ).toBe(true);
+    const tests = await Promise.all(
+      files.sort().map(async (file) => ({
+        file: file.replace(".test.ts", ""),
+        text: await readFile(join("test", file), "utf8"),
+      })),
+    );
+    for (const [, name, listed] of rows) {
+      const titled = new RegExp(
+        `\\b(?:it|describe)(?:\\.\\w+(?:\\([^)]*\\))?)*\\(\\s*["\`](?:G\\d+, )*${name}[:,]`,
+      );
+      const proving = tests
+        .filter(({ text }) => titled.test(text))
+        .map(({ file }) => `\`${file}\``);
+      expect(proving.length, name).toBeGreaterThan(0);
+      expect(listed, name).toBe(proving.join(", "));
     }
   });
 
