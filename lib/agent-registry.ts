@@ -29,6 +29,7 @@ import { connect } from "./store/connect.ts";
 import type { Db } from "./store/dialect.ts";
 import { dialectFor } from "./store/dialects.ts";
 import { joined } from "./store/identity.ts";
+import { SchemaCheck } from "./store/migrate.ts";
 
 const MOST_METADATA_BYTES = 65_536;
 
@@ -42,6 +43,7 @@ export interface HeartbeatResult {
 /** Who is there, what each can do, and how busy it is. */
 export class AgentRegistry {
   readonly #knex: Knex;
+  readonly #schema: SchemaCheck;
   readonly #agents: AgentStore;
   readonly #slots: AgentSlots;
   readonly #observers: Observers;
@@ -60,6 +62,7 @@ export class AgentRegistry {
     const { prefix } = parse(registryOptionsSchema, rest, "options");
     const dialect = dialectFor(connect(knex).dialect, prefix);
     this.#knex = knex;
+    this.#schema = new SchemaCheck(knex, dialect.name, prefix);
     this.#agents = new AgentStore(knex, dialect, prefix);
     this.#slots = new AgentSlots(knex, dialect, prefix);
     this.#observers = observers ?? new Observers();
@@ -74,7 +77,7 @@ export class AgentRegistry {
   async registerAgent(agent: RegisterAgent): Promise<AgentInfo> {
     const { metadata, ...checked } = parse(registerSchema, agent, "agent");
     const metadataText = jsonDocument(metadata, "agent.metadata", MOST_METADATA_BYTES);
-    const created = await this.#agents.register({ ...checked, metadataText });
+    const created = await (await this.#checked()).register({ ...checked, metadataText });
     this.#seen.set(checked.agentId, "active");
     this.#tell(created ? "registered" : "updated", checked.agentId, {
       agent_role: checked.role,
@@ -90,7 +93,7 @@ export class AgentRegistry {
    */
   async deregisterAgent(agentId: string): Promise<boolean> {
     const id = agentIdOf(agentId);
-    const removed = await this.#agents.remove(id);
+    const removed = await (await this.#checked()).remove(id);
     this.#seen.delete(id);
     if (removed) this.#tell("deregistered", id, {});
     return removed;
@@ -104,25 +107,25 @@ export class AgentRegistry {
    */
   async drainAgent(agentId: string): Promise<void> {
     const id = agentIdOf(agentId);
-    if (!(await this.#agents.setStatus(id, "draining"))) throw unknown(id);
+    if (!(await (await this.#checked()).setStatus(id, "draining"))) throw unknown(id);
     this.#tell("draining", id, {});
   }
 
   /** Gives a drained agent tasks again. @throws UnknownRecipient */
   async resumeAgent(agentId: string): Promise<void> {
     const id = agentIdOf(agentId);
-    if (!(await this.#agents.setStatus(id, "active"))) throw unknown(id);
+    if (!(await (await this.#checked()).setStatus(id, "active"))) throw unknown(id);
     this.#tell("status_change", id, { new_status: "active" });
   }
 
   /** The agent, or null. */
   async getAgent(agentId: string): Promise<AgentInfo | null> {
-    return (await this.#agents.get(agentIdOf(agentId))) ?? null;
+    return (await (await this.#checked()).get(agentIdOf(agentId))) ?? null;
   }
 
   /** Agents in the order of their ids, a page at a time. */
   async listAgents(options: ListAgentsOptions = {}): Promise<AgentInfo[]> {
-    return this.#agents.list(parse(listAgentsSchema, options, "options"));
+    return (await this.#checked()).list(parse(listAgentsSchema, options, "options"));
   }
 
   /**
@@ -135,7 +138,7 @@ export class AgentRegistry {
   ): Promise<AgentInfo[]> {
     const needs = parse(capabilityList, capabilities, "capabilities");
     const { maxResults } = parse(findOptionsSchema, options, "options");
-    return this.#agents.findAvailable(needs, maxResults);
+    return (await this.#checked()).findAvailable(needs, maxResults);
   }
 
   /** The best of them, or null when no agent can take a task with these requirements now. */
@@ -163,7 +166,7 @@ export class AgentRegistry {
     const { status, metrics } = parse(heartbeatOptionsSchema, rest, "options");
     if (metrics !== undefined) jsonDocument(metrics, "options.metrics", MOST_METADATA_BYTES);
     const db = joined(this.#knex, tx);
-    const beat = await this.#agents.heartbeat(db, id, status, metrics);
+    const beat = await (await this.#checked(tx)).heartbeat(db, id, status, metrics);
     if (beat === undefined) throw unknown(id);
     this.#tellChange(db, id, beat.status);
     return beat;
@@ -171,11 +174,18 @@ export class AgentRegistry {
 
   /** Figures over all agents. */
   async getRegistryStats(): Promise<RegistryStats> {
+    await this.#schema.ensure();
     return this.#slots.stats();
   }
 
+  /** The store, once the schema is known to be this version's. */
+  async #checked(tx?: unknown): Promise<AgentStore> {
+    await this.#schema.ensure(tx);
+    return this.#agents;
+  }
+
   async #require(agentId: string): Promise<AgentInfo> {
-    const agent = await this.#agents.get(agentId);
+    const agent = await (await this.#checked()).get(agentId);
     if (agent === undefined) throw unknown(agentId);
     return agent;
   }

@@ -34,6 +34,7 @@ import { connect } from "../store/connect.ts";
 import type { Db } from "../store/dialect.ts";
 import { dialectFor } from "../store/dialects.ts";
 import { joined } from "../store/identity.ts";
+import { SchemaCheck } from "../store/migrate.ts";
 import { TaskHistory } from "../store/task-history.ts";
 import { TaskStore } from "../store/tasks.ts";
 import { Assigner, type Submitted } from "./assigner.ts";
@@ -56,6 +57,7 @@ export class SupervisorCoordinator {
   readonly queueManager: MessageQueueManager;
   readonly agentRegistry: AgentRegistry;
   readonly #knex: Db;
+  readonly #schema: SchemaCheck;
   readonly #settings: SupervisorSettings;
   readonly #parts: Parts;
   readonly #history: TaskHistory;
@@ -73,6 +75,7 @@ export class SupervisorCoordinator {
     const { prefix, taskRetentionMs } = this.#settings;
     const dialect = dialectFor(connect(knex).dialect, prefix);
     this.#knex = knex;
+    this.#schema = new SchemaCheck(knex, dialect.name, prefix);
     this.queueManager =
       queue ?? new MessageQueueManager(knex, { prefix, observers, agentId: this.supervisorId });
     this.agentRegistry = registry ?? new AgentRegistry(knex, { prefix, observers });
@@ -110,6 +113,7 @@ export class SupervisorCoordinator {
     const checked = parse(taskSchema, task, "task");
     const parameters = jsonDocument(checked.parameters, "task.parameters", MOST_PARAMETER_BYTES);
     const tx = this.#join(options);
+    await this.#schema.ensure(tx);
     const needs = checked.requiredCapabilities;
     const submitted: Submitted = await this.#assigner.submit(
       {

@@ -9,7 +9,7 @@ import { DeadLetterStore } from "../store/dead-letters.ts";
 import type { Burial, ClaimedRow, Db, Dialect } from "../store/dialect.ts";
 import { databaseIdentity, joined } from "../store/identity.ts";
 import { MessageStore, type Sent, type Settled } from "../store/messages.ts";
-import { checkMigrated } from "../store/migrate.ts";
+import { SchemaCheck } from "../store/migrate.ts";
 import { UpkeepStore } from "../store/upkeep.ts";
 import { type WakeChannel, wakeChannel } from "../store/wake-channel.ts";
 import type { ClaimedMessage } from "./claimed.ts";
@@ -36,7 +36,7 @@ export class QueueCore {
   /** Undefined where the database has no way to tell other processes, or it is switched off. */
   readonly #channel: WakeChannel | undefined;
   readonly #push: Push;
-  #migrated = false;
+  readonly #schema: SchemaCheck;
   closed = false;
 
   constructor(knex: Knex, dialect: Dialect, options: QueueOptions, observers: Observers) {
@@ -49,6 +49,7 @@ export class QueueCore {
       archive: options.archiveRetentionMs > 0,
       ownIdWindowMs: options.messageIdWindowMs,
     });
+    this.#schema = new SchemaCheck(knex, dialect.name, options.prefix);
     this.dead = new DeadLetterStore(knex, dialect, options.prefix);
     this.upkeep = new UpkeepStore(knex, dialect, options.prefix);
     const database = `${databaseIdentity(knex)}:${options.prefix}`;
@@ -63,12 +64,7 @@ export class QueueCore {
       throw new AgentCommunicationError("CLOSED", "this queue was closed");
     }
     const db = joined(this.knex, tx);
-    // Not in a caller's transaction: it may hold the only connection, and on SQLite a read before its first
-    // write could make that write fail. A missing table is told by the statement itself.
-    if (!this.#migrated && db === this.knex) {
-      await checkMigrated(db, this.dialect.name, this.options.prefix);
-      this.#migrated = true;
-    }
+    await this.#schema.ensure(tx);
     return db;
   }
 

@@ -180,6 +180,32 @@ export async function checkMigrated(db: Db, dialect: DialectName, prefix: string
   }
 }
 
+/** The look at the schema that the first call of a queue, registry or supervisor pays, and only that one. */
+export class SchemaCheck {
+  readonly #knex: Knex;
+  readonly #dialect: DialectName;
+  readonly #prefix: string;
+  #passed = false;
+
+  constructor(knex: Knex, dialect: DialectName, prefix: string) {
+    this.#knex = knex;
+    this.#dialect = dialect;
+    this.#prefix = prefix;
+  }
+
+  /**
+   * Not in a caller's transaction: it may hold the only connection, and on SQLite a read before its first write
+   * could make that write fail. A missing table is told by the statement itself.
+   *
+   * @throws AgentCommunicationError NOT_MIGRATED, NEWER_DATABASE
+   */
+  async ensure(tx?: unknown): Promise<void> {
+    if (this.#passed || tx !== undefined) return;
+    await checkMigrated(this.#knex, this.#dialect, this.#prefix);
+    this.#passed = true;
+  }
+}
+
 const CLIENTS: Record<DialectName, string> = { postgres: "pg", mssql: "mssql", sqlite: "sqlite3" };
 
 function compiled(
