@@ -41,6 +41,9 @@ export function up(schema: Knex.SchemaBuilder, context: MigrationContext): Knex.
       // changes no indexed column and an expired lease is claimable again without anyone's help.
       table.smallint("state").notNullable();
       columns.instant("visible_at").notNullable();
+      // When a scheduled message becomes ready. A column of its own, because a claim moves visible_at: PostgreSQL
+      // updates in place only what no index names, be it a partial one.
+      columns.instant("due_at");
       columns.key("worker_id");
       // The fence. It grows with every claim and every release and is never set back, unlike the attempt.
       table.bigInteger("receipt").notNullable();
@@ -54,9 +57,7 @@ export function up(schema: Knex.SchemaBuilder, context: MigrationContext): Knex.
     .raw(
       `CREATE INDEX ${name("messages_ready")} ON ${messages} (to_agent, priority DESC, seq) WHERE state = 0`,
     )
-    .raw(
-      `CREATE INDEX ${name("messages_due")} ON ${messages} (to_agent, visible_at) WHERE state = 1`,
-    )
+    .raw(`CREATE INDEX ${name("messages_due")} ON ${messages} (to_agent, due_at) WHERE state = 1`)
     .raw(
       `CREATE INDEX ${name("messages_expiry")} ON ${messages} (expires_at) WHERE expires_at IS NOT NULL`,
     )
@@ -115,12 +116,14 @@ export function up(schema: Knex.SchemaBuilder, context: MigrationContext): Knex.
     // Room on each page keeps a claim's new row version beside the old one (heap-only update: no index is
     // written); and the table is small and busy, so vacuum follows it closely rather than by its size.
     built.raw(
-      `ALTER TABLE ${messages} SET (fillfactor = 60, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 5000)`,
+      `ALTER TABLE ${messages} SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0, autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 5000, toast.autovacuum_vacuum_scale_factor = 0, toast.autovacuum_vacuum_threshold = 2000)`,
     );
   }
   if (context.dialect === "mssql") {
     // More than 5,000 row locks in one statement would become a table lock that stops every other claimer.
-    built.raw(`ALTER TABLE ${messages} SET (LOCK_ESCALATION = DISABLE)`);
+    for (const table of [messages, archive, dead, dedupe]) {
+      built.raw(`ALTER TABLE ${table} SET (LOCK_ESCALATION = DISABLE)`);
+    }
   }
   const times = (columns: readonly string[]) =>
     columns.map((column) => `${readable(column, context)} AS ${column}`).join(", ");

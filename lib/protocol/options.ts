@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { type RetryPolicyInput, retryPolicySchema } from "./retry.ts";
-import { durationMs, id, instant, plainText, positiveInt } from "./validate.ts";
+import { durationMs, id, instant, plainText, positiveInt, workerId } from "./validate.ts";
 
 /** The options of every public call of the queue: strict, with defaults, checked once at the door. */
 
@@ -39,7 +39,7 @@ export const receiveOptionsSchema = z.strictObject({
   /** Only these types; others stay where they are. Default: all. */
   messageTypes: z.array(id).min(1).max(100).optional(),
   /** Who claims, for `why` and the dead letters. Default: host, process and a number. */
-  workerId: id.optional(),
+  workerId: workerId.optional(),
 });
 export type ReceiveOptions = z.input<typeof receiveOptionsSchema>;
 

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { type RetryPolicyInput, retryPolicySchema } from "./retry.ts";
-import { durationMs, id, positiveInt } from "./validate.ts";
+import { durationMs, id, positiveInt, workerId } from "./validate.ts";
 
 /** The options of `work` and of a worker's `stop`: strict, with defaults, checked once at the door. */
 
@@ -42,7 +42,7 @@ export const workOptionsSchema = z.strictObject({
   /** Pauses between looks into the mailbox; shortened by every wake-up. */
   pollMs: pollSchema.prefault({}),
   /** Who claims, for `why` and the dead letters. Default: host, process and a number. */
-  workerId: id.optional(),
+  workerId: workerId.optional(),
   /**
    * Told of every error: what handlers throw (with their message), and what the worker meets itself and
    * survives, such as a database that went away. What it throws is dropped. Default: the worker's own errors

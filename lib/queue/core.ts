@@ -65,6 +65,12 @@ export class QueueCore {
     }
     const db = joined(this.knex, tx);
     await this.#schema.ensure(tx);
+    if (tx !== undefined && !(await this.dialect.stillOpen(db))) {
+      throw new AgentCommunicationError(
+        "FOREIGN_TRANSACTION",
+        "the server has rolled tx back; what is written through it now would be committed at once",
+      );
+    }
     return db;
   }
 

@@ -28,5 +28,10 @@ export async function heldRow(
 ): Promise<Row | undefined> {
   if (receipt === undefined) return core.store.heldBy(db, messageId, agentId);
   const rows = await core.store.live(db, messageId);
-  return rows.find((live) => live.to_agent === agentId && int(live.receipt) === receipt);
+  return rows.find(
+    (live) =>
+      live.to_agent === agentId &&
+      int(live.receipt) === receipt &&
+      !String(live.worker_id).startsWith("!"),
+  );
 }

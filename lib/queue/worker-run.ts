@@ -139,7 +139,7 @@ export class Run {
           throw this.#lostError();
         }
         return result;
-      });
+      }, dialect.transactionConfig);
       this.settled = true;
       return value;
     } finally {

@@ -36,7 +36,8 @@ export function afterCommit(db: Db, call: () => void): void {
   waiting.set(db, entry);
   const commit = db.commit.bind(db);
   db.commit = ((value?: unknown) =>
-    (commit(value) as unknown as Promise<unknown>).then((answer) => {
+    // A promise of our own: for a savepoint on SQL Server, knex's commit returns nothing.
+    Promise.resolve(commit(value) as unknown).then((answer) => {
       entry.committed = !rolledBack(answer);
       return answer;
     })) as typeof db.commit;

@@ -4,6 +4,7 @@ import { DEFAULT_PREFIX, migrationSource } from "../../migrations/index.ts";
 import { AgentCommunicationError } from "../errors.ts";
 import type { DialectName } from "./dialect.ts";
 import { tediousConfig } from "./mssql-connection.ts";
+import { separateQueues } from "./mssql-knex.ts";
 
 /** Where the tables live: a URL, an ODBC/ADO connection string, a knex configuration, or an open knex. */
 export type DatabaseInput = string | Knex.Config | Knex;
@@ -181,6 +182,7 @@ export function connect(input: DatabaseInput, options: ConnectOptions = {}): Con
     if (dialect === undefined) {
       throw invalid(`a knex of the dialect "${String(input.client.dialect)}" is not supported`);
     }
+    if (dialect === "mssql") separateQueues(input);
     return { knex: input, dialect, owned: false };
   }
   if (typeof input !== "string" && (typeof input !== "object" || input === null)) {
@@ -190,7 +192,9 @@ export function connect(input: DatabaseInput, options: ConnectOptions = {}): Con
   const dialect = dialectOf(config.client) as DialectName;
   if (typeof input === "string") requireDriver(dialect);
   const knex = knexFactory(config);
-  return { knex: dialect === "sqlite" ? beginImmediate(knex) : knex, dialect, owned: true };
+  if (dialect === "sqlite") beginImmediate(knex);
+  if (dialect === "mssql") separateQueues(knex);
+  return { knex, dialect, owned: true };
 }
 
 interface KnexTransaction {
@@ -204,7 +208,7 @@ interface KnexTransaction {
  * DEFERRED: one that reads and then writes fails at once, without any waiting, if another process wrote in
  * between (https://www.sqlite.org/lang_transaction.html).
  */
-function beginImmediate(knex: Knex): Knex {
+function beginImmediate(knex: Knex): void {
   const client = knex.client as { transaction(...args: unknown[]): KnexTransaction };
   const make = client.transaction.bind(client);
   client.transaction = (...args) => {
@@ -214,7 +218,6 @@ function beginImmediate(knex: Knex): Knex {
     }
     return transaction;
   };
-  return knex;
 }
 
 /** A URL or connection string without its password, for messages and for `config`. */

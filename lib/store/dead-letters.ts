@@ -64,8 +64,8 @@ export class DeadLetterStore {
           this.#redriveStep(trx, filter, step, options),
         ),
       );
-      moved.push(...rows);
-      if (rows.length < step) break;
+      moved.push(...rows.taken);
+      if (rows.found < step) break;
     }
     return moved;
   }
@@ -75,12 +75,12 @@ export class DeadLetterStore {
     filter: DeadLetterFilter,
     step: number,
     options: { toAgent?: string | undefined; delayMs: number },
-  ): Promise<Row[]> {
+  ): Promise<{ found: number; taken: Row[] }> {
     const chosen = (await matching(trx(this.#table), filter)
       .select("seq")
       .orderBy("seq")
       .limit(step)) as Row[];
-    if (chosen.length === 0) return [];
+    if (chosen.length === 0) return { found: 0, taken: [] };
     // What a second operator took in the meantime is not returned to us, so it is not sent again.
     const rows = await this.#dialect.takeOut(
       trx,
@@ -100,6 +100,7 @@ export class DeadLetterStore {
       expires_at: null,
       state: options.delayMs > 0 ? 1 : 0,
       visible_at: trx.raw(`${now} + CAST(? AS bigint)`, [options.delayMs]),
+      due_at: options.delayMs > 0 ? trx.raw(`${now} + CAST(? AS bigint)`, [options.delayMs]) : null,
       worker_id: null,
       // The fence goes on growing: a worker that still holds an old receipt stays stale.
       receipt: int(row.receipt) + 1,
@@ -109,7 +110,7 @@ export class DeadLetterStore {
       redriven: int(row.redriven) + 1,
     }));
     if (back.length > 0) await trx(this.#messages).insert(back);
-    return rows;
+    return { found: chosen.length, taken: rows };
   }
 
   /** Deletes for good. */

@@ -85,7 +85,7 @@ export class DedupeKeys {
     const keys: { key: string; windowMs: number }[] = [];
     if (message.ownId) {
       keys.push({
-        key: `id:${message.fromAgent}:${message.messageId}`,
+        key: `id:${message.fromAgent.length}:${message.fromAgent}:${message.messageId}`,
         windowMs: this.#ownIdWindowMs,
       });
     }
@@ -98,7 +98,7 @@ export class DedupeKeys {
               .update([only, ...others].join("\n"))
               .digest("hex");
       keys.push({
-        key: `key:${mailbox}:${message.dedupeKey}`,
+        key: `key:${mailbox?.length}:${mailbox}:${message.dedupeKey}`,
         windowMs: message.dedupeWindowMs ?? DEDUPE_WINDOW_MS,
       });
     }

@@ -148,6 +148,10 @@ export interface Dialect {
 
   /** Makes the transaction wait for every other writer of the same lock until it ends. */
   lock(trx: Db, name: string): Promise<void>;
+  /** How a transaction of our own begins, where the database's default would not do. */
+  readonly transactionConfig?: Knex.TransactionConfig;
+  /** Whether a caller's transaction is one still: a server may have rolled it back without a word. */
+  stillOpen(trx: Db): Promise<boolean>;
   /** The first statement of a transaction of our own. */
   beginWrite(trx: Db): Promise<void>;
   /** What a driver's error means. */

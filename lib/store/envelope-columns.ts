@@ -58,7 +58,6 @@ export function list(columns: readonly string[], table?: string): string {
 const DOOM_PREFIX = "!";
 
 export function doomOf(workerId: unknown): "expired" | "max_attempts" | null {
-  return typeof workerId === "string" && workerId.startsWith(DOOM_PREFIX)
-    ? (workerId.slice(1) as "expired" | "max_attempts")
-    : null;
+  if (workerId === `${DOOM_PREFIX}expired`) return "expired";
+  return workerId === `${DOOM_PREFIX}max_attempts` ? "max_attempts" : null;
 }

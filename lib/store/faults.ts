@@ -71,7 +71,8 @@ export function faultOfMssql(thrown: unknown): DriverFault {
   if (number === 2627 || number === 2601) return "unique";
   if (number === 1205) return "deadlock";
   if (number === 3960) return "serialization";
-  if (number === 1222) return "busy";
+  // 51222 is our own: the migration lock was not had in time.
+  if (number === 1222 || number === 51222) return "busy";
   if (number === 208) return "missing_table";
   if (number === 229 || number === 230 || number === 18456) return "permission";
   if (error.code === "ELOGIN") return "permission";

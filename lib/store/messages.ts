@@ -177,6 +177,8 @@ export class MessageStore {
       db(this.table)
         .where({ message_id: messageId, to_agent: agentId })
         .whereNotNull("worker_id")
+        // Nobody holds a doomed one: it is leased to the reason that ends it.
+        .whereRaw("worker_id NOT LIKE '!%'")
         .whereRaw(`visible_at > ${this.dialect.now}`)
         .orderBy("seq")
         .first(),

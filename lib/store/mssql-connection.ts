@@ -105,6 +105,7 @@ export function tediousConfig(text: string): Knex.MsSqlConnectionConfig {
     ...config,
     options: {
       connectTimeout: 30_000,
+      requestTimeout: 30_000,
       appName: "agent-outbox",
       ...config.options,
       mapBinding: stableStrings(),

@@ -11,6 +11,7 @@ import type {
 } from "./dialect.ts";
 import { CLAIMED, DEAD, ENVELOPE, GIVEN, list } from "./envelope-columns.ts";
 import { faultOfMssql } from "./faults.ts";
+import { stillOpen } from "./mssql-knex.ts";
 import { claimedRow, parseText, rowsAsJson, seqs } from "./rows.ts";
 import { int, query } from "./sql.ts";
 
@@ -18,6 +19,12 @@ const NOW = "DATEDIFF_BIG(MILLISECOND, '1970-01-01', SYSUTCDATETIME())";
 
 /** Differs from PostgreSQL: the clock advances within a statement, so each batch reads it once. */
 const READ_CLOCK = `DECLARE @now bigint = ${NOW};`;
+
+/**
+ * A pooled connection keeps the isolation level of the transaction before; READPAST is refused under SERIALIZABLE.
+ * It ends with the batch.
+ */
+const READ_COMMITTED = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;";
 
 const CLAIM_KEYS = "OPENJSON(:items) WITH (seq bigint '$.seq', receipt bigint '$.receipt') j";
 
@@ -40,9 +47,10 @@ export function mssql(prefix: string): Dialect {
   // because AS JSON gives NULL for a bare scalar.
   const INSERT = `
     ${READ_CLOCK}
-    INSERT INTO ${messages} (${list(GIVEN)}, created_at, expires_at, state, visible_at, receipt, attempt, max_attempts, redriven)
+    INSERT INTO ${messages} (${list(GIVEN)}, created_at, expires_at, state, visible_at, due_at, receipt, attempt, max_attempts, redriven)
     SELECT ${list(GIVEN, "j")}, @now, COALESCE(j.expires_at, v.visible_at + j.ttl_ms),
-           CASE WHEN v.visible_at > @now THEN 1 ELSE 0 END, v.visible_at, 0, 0, j.max_attempts, 0
+           CASE WHEN v.visible_at > @now THEN 1 ELSE 0 END, v.visible_at,
+           CASE WHEN v.visible_at > @now THEN v.visible_at END, 0, 0, j.max_attempts, 0
     FROM OPENJSON(:items) WITH (
       n int '$.n', message_id nvarchar(128) '$.message_id', from_agent nvarchar(128) '$.from_agent',
       to_agent nvarchar(128) '$.to_agent', message_type nvarchar(128) '$.message_type',
@@ -75,18 +83,21 @@ export function mssql(prefix: string): Dialect {
 
   const HELD = `
     SELECT d.dedupe_key AS [key], d.message_id AS message_id FROM ${dedupe} d
-    JOIN OPENJSON(:keys) k ON d.dedupe_key = k.[value] COLLATE Latin1_General_100_BIN2`;
+    JOIN OPENJSON(:keys) WITH (name nvarchar(400) '$') k ON d.dedupe_key = k.name COLLATE Latin1_General_100_BIN2`;
 
-  const LOOK_DUE = `SELECT TOP (1) 1 FROM ${messages} WHERE to_agent = :agent AND state = 1 AND visible_at <= @now`;
+  // Looked for past what is locked: another's open transaction must not hold up the claims of a mailbox.
+  const LOOK_DUE = `SELECT TOP (1) 1 FROM ${messages} WITH (READPAST, ROWLOCK, READCOMMITTEDLOCK) WHERE to_agent = :agent AND state = 1 AND due_at <= @now`;
 
-  // Promotion and claim in one batch: one round trip, two statements. The outer re-check names visible_at and not
-  // state, which would offer the ready index as a second way to the rows, and that grows with the backlog.
+  // Promotion and claim in one batch: one round trip, two statements. INNER LOOP JOIN leads from the rows chosen
+  // to the table by its key, whatever the plan was compiled with: a scan would wait for rows that others hold.
   const CLAIM = `
+    ${READ_COMMITTED}
     ${READ_CLOCK}
     IF EXISTS (${LOOK_DUE})
-      UPDATE ${messages} SET state = 0 WHERE state = 1 AND seq IN (
+      UPDATE m SET state = 0 FROM (
         SELECT TOP (${PROMOTE}) seq FROM ${messages} ${CHOOSE}
-        WHERE to_agent = :agent AND state = 1 AND visible_at <= @now ORDER BY visible_at);
+        WHERE to_agent = :agent AND state = 1 AND due_at <= @now ORDER BY due_at) c
+      INNER LOOP JOIN ${messages} m WITH (ROWLOCK) ON m.seq = c.seq;
     UPDATE m SET
       visible_at = @now + :lease,
       receipt = m.receipt + 1,
@@ -95,21 +106,20 @@ export function mssql(prefix: string): Dialect {
                        WHEN m.attempt >= m.max_attempts THEN N'!max_attempts'
                        ELSE :worker END
     OUTPUT ${list(ENVELOPE, "inserted")}, ${list(CLAIMED, "inserted")}
-    FROM ${messages} m WITH (ROWLOCK)
-    WHERE m.seq IN (
+    FROM (
       SELECT TOP (:limit) q.seq FROM ${messages} q ${CHOOSE}
       WHERE q.to_agent = :agent AND q.state = 0 AND q.visible_at <= @now
-        AND (:types IS NULL OR q.message_type COLLATE Latin1_General_100_BIN2 IN (SELECT [value] COLLATE Latin1_General_100_BIN2 FROM OPENJSON(:types)))
+        AND (:types IS NULL OR q.message_type IN (SELECT t.name COLLATE Latin1_General_100_BIN2 FROM OPENJSON(:types) WITH (name nvarchar(128) '$') t))
         AND NOT EXISTS (SELECT 1 FROM ${mailboxes} WHERE agent_id = :agent AND paused_at IS NOT NULL)
-      ORDER BY q.priority DESC, q.seq)
-      AND m.visible_at <= @now`;
+      ORDER BY q.priority DESC, q.seq) c
+    INNER LOOP JOIN ${messages} m WITH (ROWLOCK) ON m.seq = c.seq
+    WHERE m.visible_at <= @now`;
 
   const VALID = "m.seq = j.seq AND m.receipt = j.receipt AND m.worker_id IS NOT NULL";
 
   const COMPLETE = `
-    DELETE m OUTPUT deleted.seq FROM ${messages} m WITH (ROWLOCK) JOIN ${CLAIM_KEYS} ON ${VALID}`;
+    DELETE m OUTPUT deleted.seq FROM ${CLAIM_KEYS} INNER LOOP JOIN ${messages} m WITH (ROWLOCK) ON ${VALID}`;
 
-  // Differs from PostgreSQL: the copy goes through a table variable, which OUTPUT can fill on every server.
   // Differs from PostgreSQL: what is deleted there and inserted elsewhere in one statement is copied, with the
   // rows locked, and deleted then, in one batch: one round trip, and one transaction also outside a caller's.
   const together = (statements: string) =>
@@ -121,8 +131,8 @@ export function mssql(prefix: string): Dialect {
     INSERT INTO ${archive} (seq, ${list(ENVELOPE)}, outcome, worker_id, attempt, finished_at)
     OUTPUT inserted.seq
     SELECT m.seq, ${list(ENVELOPE, "m")}, N'processed', m.worker_id, m.attempt, @now
-    FROM ${COPIED} JOIN ${CLAIM_KEYS} ON ${VALID};
-    DELETE m FROM ${messages} m JOIN ${CLAIM_KEYS} ON ${VALID}`);
+    FROM ${CLAIM_KEYS} INNER LOOP JOIN ${COPIED} ON ${VALID};
+    DELETE m FROM ${CLAIM_KEYS} INNER LOOP JOIN ${messages} m ON ${VALID}`);
 
   // A comma join: Babelfish loses the joined table in SET where OUTPUT stands beside JOIN.
   const RELEASE = `
@@ -130,6 +140,7 @@ export function mssql(prefix: string): Dialect {
     UPDATE m SET
       state = CASE WHEN j.delay_ms > 0 THEN 1 ELSE 0 END,
       visible_at = @now + j.delay_ms,
+      due_at = CASE WHEN j.delay_ms > 0 THEN @now + j.delay_ms END,
       worker_id = NULL,
       receipt = m.receipt + 1,
       attempt = m.attempt - CASE WHEN j.keep_attempt = 1 THEN 1 ELSE 0 END,
@@ -138,7 +149,8 @@ export function mssql(prefix: string): Dialect {
     OUTPUT inserted.seq
     FROM ${messages} m WITH (ROWLOCK), OPENJSON(:items) WITH (seq bigint '$.seq', receipt bigint '$.receipt', delay_ms bigint '$.delay_ms',
       keep_attempt bit '$.keep_attempt', error nvarchar(max) '$.error' AS JSON) j
-    WHERE ${VALID}`;
+    WHERE ${VALID}
+    OPTION (LOOP JOIN)`;
 
   const EXTEND = `
     ${READ_CLOCK}
@@ -146,7 +158,8 @@ export function mssql(prefix: string): Dialect {
     OUTPUT inserted.seq
     FROM ${messages} m WITH (ROWLOCK), OPENJSON(:items) WITH (seq bigint '$.seq', receipt bigint '$.receipt', lease_ms bigint '$.lease_ms',
       progress nvarchar(max) '$.progress' AS JSON) j
-    WHERE ${VALID}`;
+    WHERE ${VALID}
+    OPTION (LOOP JOIN)`;
 
   const DEAD_COLUMNS = `seq, ${list(ENVELOPE)}, ${list(DEAD)}, reason, last_error, fingerprint, receipt, failed_at`;
 
@@ -156,12 +169,12 @@ export function mssql(prefix: string): Dialect {
     OUTPUT inserted.seq
     SELECT m.seq, ${list(ENVELOPE, "m")}, ${list(DEAD, "m")}, j.reason, COALESCE(j.error, m.last_error), j.fingerprint,
            m.receipt + 1, @now
-    FROM ${COPIED}
-    JOIN OPENJSON(:items) WITH (seq bigint '$.seq', receipt bigint '$.receipt', reason nvarchar(32) '$.reason',
-      error nvarchar(max) '$.error' AS JSON, fingerprint nvarchar(64) '$.fingerprint') j ON ${VALID};
-    DELETE m FROM ${messages} m JOIN ${CLAIM_KEYS} ON ${VALID}`);
+    FROM OPENJSON(:items) WITH (seq bigint '$.seq', receipt bigint '$.receipt', reason nvarchar(32) '$.reason',
+      error nvarchar(max) '$.error' AS JSON, fingerprint nvarchar(64) '$.fingerprint') j
+    INNER LOOP JOIN ${COPIED} ON ${VALID};
+    DELETE m FROM ${CLAIM_KEYS} INNER LOOP JOIN ${messages} m ON ${VALID}`);
 
-  const BURY_EXPIRED = together(`
+  const BURY_EXPIRED = `${READ_COMMITTED} ${together(`
     ${READ_CLOCK}
     DECLARE @gone TABLE (seq bigint PRIMARY KEY);
     INSERT INTO @gone (seq)
@@ -171,8 +184,8 @@ export function mssql(prefix: string): Dialect {
     INSERT INTO ${dead} (${DEAD_COLUMNS})
     OUTPUT inserted.seq
     SELECT m.seq, ${list(ENVELOPE, "m")}, ${list(DEAD, "m")}, N'expired', m.last_error, N'expired', m.receipt + 1, @now
-    FROM ${COPIED} JOIN @gone g ON m.seq = g.seq;
-    DELETE m FROM ${messages} m JOIN @gone g ON m.seq = g.seq`);
+    FROM @gone g INNER LOOP JOIN ${COPIED} ON m.seq = g.seq;
+    DELETE m FROM @gone g INNER LOOP JOIN ${messages} m ON m.seq = g.seq`)}`;
 
   return {
     name: "mssql",
@@ -231,7 +244,7 @@ export function mssql(prefix: string): Dialect {
     async takeOut(db: Db, table: string, wanted: readonly number[]) {
       return query(
         db,
-        `DELETE FROM ${table} OUTPUT deleted.* WHERE seq IN (SELECT CAST([value] AS bigint) FROM OPENJSON(:seqs))`,
+        `DELETE m OUTPUT deleted.* FROM OPENJSON(:seqs) WITH (seq bigint '$') j INNER LOOP JOIN ${table} m WITH (ROWLOCK) ON m.seq = j.seq`,
         { seqs: JSON.stringify(wanted) },
       );
     },
@@ -239,10 +252,12 @@ export function mssql(prefix: string): Dialect {
     async lock(trx: Db, name: string) {
       await query(
         trx,
-        "DECLARE @got int; EXEC @got = sp_getapplock @Resource = :name, @LockMode = 'Exclusive', @LockOwner = 'Transaction', @LockTimeout = 60000; IF @got < 0 THROW 51222, 'the lock was not had within 60 s', 1",
+        "DECLARE @got int; EXEC @got = sp_getapplock @Resource = :name, @LockMode = 'Exclusive', @LockOwner = 'Transaction', @LockTimeout = 20000; IF @got < 0 THROW 51222, 'the lock was not had within 20 s', 1",
         { name },
       );
     },
+
+    stillOpen,
 
     async beginWrite() {
       // Locks are taken by the statements, as in PostgreSQL.

@@ -43,9 +43,10 @@ export function postgres(prefix: string): Dialect {
   const mailboxes = `${prefix}mailboxes`;
 
   const INSERT = `
-    INSERT INTO ${messages} (${list(GIVEN)}, created_at, expires_at, state, visible_at, receipt, attempt, max_attempts, redriven)
+    INSERT INTO ${messages} (${list(GIVEN)}, created_at, expires_at, state, visible_at, due_at, receipt, attempt, max_attempts, redriven)
     SELECT ${list(GIVEN, "j")}, t.now, coalesce(j.expires_at, v.visible_at + j.ttl_ms),
-           CASE WHEN v.visible_at > t.now THEN 1 ELSE 0 END, v.visible_at, 0, 0, j.max_attempts, 0
+           CASE WHEN v.visible_at > t.now THEN 1 ELSE 0 END, v.visible_at,
+           CASE WHEN v.visible_at > t.now THEN v.visible_at END, 0, 0, j.max_attempts, 0
     FROM (SELECT ${NOW} AS now) t
     CROSS JOIN jsonb_to_recordset(CAST(:items AS jsonb)) AS j(
       n int, message_id text, from_agent text, to_agent text, message_type text, original_type text, kind text,
@@ -83,8 +84,8 @@ export function postgres(prefix: string): Dialect {
       ORDER BY priority DESC, seq LIMIT :limit FOR UPDATE SKIP LOCKED),
     due AS MATERIALIZED (
       SELECT seq, priority, message_type FROM ${messages}
-      WHERE to_agent = :agent AND state = 1 AND visible_at <= (SELECT now FROM t)
-      ORDER BY visible_at LIMIT ${PROMOTE} FOR UPDATE SKIP LOCKED),
+      WHERE to_agent = :agent AND state = 1 AND due_at <= (SELECT now FROM t)
+      ORDER BY due_at LIMIT ${PROMOTE} FOR UPDATE SKIP LOCKED),
     candidates AS (
       SELECT seq, priority FROM ready
       UNION ALL
@@ -126,6 +127,7 @@ export function postgres(prefix: string): Dialect {
     UPDATE ${messages} m SET
       state = CASE WHEN j.delay_ms > 0 THEN 1 ELSE 0 END,
       visible_at = ${NOW} + j.delay_ms,
+      due_at = CASE WHEN j.delay_ms > 0 THEN ${NOW} + j.delay_ms END,
       worker_id = NULL,
       receipt = m.receipt + 1,
       attempt = m.attempt - CASE WHEN j.keep_attempt THEN 1 ELSE 0 END,
@@ -222,6 +224,14 @@ export function postgres(prefix: string): Dialect {
 
     async lock(trx: Db, name: string) {
       await query(trx, "SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))", { name });
+    },
+
+    // Under REPEATABLE READ a lease extension beside the transaction would fail the ack inside it.
+    transactionConfig: { isolationLevel: "read committed" },
+
+    async stillOpen() {
+      // PostgreSQL refuses statements in a transaction that failed.
+      return true;
     },
 
     async beginWrite() {

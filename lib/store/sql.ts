@@ -61,7 +61,7 @@ export async function transaction<T>(
       db.transaction(async (trx) => {
         await dialect.beginWrite(trx);
         return run(trx);
-      }),
+      }, dialect.transactionConfig),
     [...RETRIED, "unique"],
   );
 }

@@ -31,9 +31,9 @@ export function sqlite(prefix: string): Dialect {
 
   const given = GIVEN.map((column) => `value ->> '$.${column}'`).join(", ");
   const INSERT = `
-    INSERT INTO ${messages} (${list(GIVEN)}, created_at, expires_at, state, visible_at, receipt, attempt, max_attempts, redriven)
+    INSERT INTO ${messages} (${list(GIVEN)}, created_at, expires_at, state, visible_at, due_at, receipt, attempt, max_attempts, redriven)
     SELECT ${given}, now, coalesce(value ->> '$.expires_at', visible_at + (value ->> '$.ttl_ms')),
-           CASE WHEN visible_at > now THEN 1 ELSE 0 END, visible_at, 0, 0, value ->> '$.max_attempts', 0
+           CASE WHEN visible_at > now THEN 1 ELSE 0 END, visible_at, CASE WHEN visible_at > now THEN visible_at END, 0, 0, value ->> '$.max_attempts', 0
     FROM (SELECT key, value, ${NOW} AS now,
                  coalesce(value ->> '$.available_at', ${NOW} + coalesce(value ->> '$.delay_ms', 0)) AS visible_at
           FROM json_each(:items))
@@ -54,14 +54,17 @@ export function sqlite(prefix: string): Dialect {
   // Differs from PostgreSQL: a look before the claim, because an UPDATE takes the one write lock even when it
   // finds nothing, and idle pollers would keep it busy. Then promotion and claim as two statements; each is
   // atomic by itself, and a message promoted and not claimed is simply ready.
+  const WANTED = `(:types IS NULL OR message_type IN (SELECT value FROM json_each(:types)))
+        AND NOT EXISTS (SELECT 1 FROM ${mailboxes} WHERE agent_id = :agent AND paused_at IS NOT NULL)`;
+
   const LOOK = `
-    SELECT EXISTS (SELECT 1 FROM ${messages} WHERE to_agent = :agent AND state = 0 AND visible_at <= ${NOW}) AS ready,
-           EXISTS (SELECT 1 FROM ${messages} WHERE to_agent = :agent AND state = 1 AND visible_at <= ${NOW}) AS due`;
+    SELECT EXISTS (SELECT 1 FROM ${messages} WHERE to_agent = :agent AND state = 0 AND visible_at <= ${NOW} AND ${WANTED}) AS ready,
+           EXISTS (SELECT 1 FROM ${messages} WHERE to_agent = :agent AND state = 1 AND due_at <= ${NOW} AND ${WANTED}) AS due`;
 
   const PROMOTE_DUE = `
     UPDATE ${messages} SET state = 0 WHERE seq IN (
-      SELECT seq FROM ${messages} WHERE to_agent = :agent AND state = 1 AND visible_at <= ${NOW}
-      ORDER BY visible_at LIMIT ${PROMOTE})`;
+      SELECT seq FROM ${messages} WHERE to_agent = :agent AND state = 1 AND due_at <= ${NOW}
+      ORDER BY due_at LIMIT ${PROMOTE})`;
 
   const CLAIM = `
     UPDATE ${messages} SET
@@ -74,8 +77,7 @@ export function sqlite(prefix: string): Dialect {
     WHERE seq IN (
       SELECT seq FROM ${messages}
       WHERE to_agent = :agent AND state = 0 AND visible_at <= ${NOW}
-        AND (:types IS NULL OR message_type IN (SELECT value FROM json_each(:types)))
-        AND NOT EXISTS (SELECT 1 FROM ${mailboxes} WHERE agent_id = :agent AND paused_at IS NOT NULL)
+        AND ${WANTED}
       ORDER BY priority DESC, seq LIMIT :limit)
     RETURNING ${list(ENVELOPE)}, ${list(CLAIMED)}`;
 
@@ -97,6 +99,7 @@ export function sqlite(prefix: string): Dialect {
     UPDATE ${messages} AS m SET
       state = CASE WHEN j.delay_ms > 0 THEN 1 ELSE 0 END,
       visible_at = ${NOW} + j.delay_ms,
+      due_at = CASE WHEN j.delay_ms > 0 THEN ${NOW} + j.delay_ms END,
       worker_id = NULL,
       receipt = m.receipt + 1,
       attempt = m.attempt - CASE WHEN j.keep_attempt THEN 1 ELSE 0 END,
@@ -158,7 +161,8 @@ export function sqlite(prefix: string): Dialect {
 
     async claim(db: Db, request: ClaimRequest) {
       const agent = request.agentId;
-      const [look] = await query(db, LOOK, { agent });
+      const types = request.messageTypes === null ? null : JSON.stringify(request.messageTypes);
+      const [look] = await query(db, LOOK, { agent, types });
       if (!look?.ready && !look?.due) return [];
       if (look.due) await query(db, PROMOTE_DUE, { agent });
       const answer = await query(db, CLAIM, {
@@ -166,7 +170,7 @@ export function sqlite(prefix: string): Dialect {
         limit: request.limit,
         lease: request.leaseMs,
         worker: request.workerId,
-        types: request.messageTypes === null ? null : JSON.stringify(request.messageTypes),
+        types,
       });
       return answer
         .map((row) => claimedRow(row, parseText))
@@ -218,6 +222,10 @@ export function sqlite(prefix: string): Dialect {
 
     async lock() {
       // Differs from PostgreSQL: beginWrite holds the file's only write lock already.
+    },
+
+    async stillOpen() {
+      return true;
     },
 
     async beginWrite(trx: Db) {

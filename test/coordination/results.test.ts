@@ -233,7 +233,10 @@ eachDatabase("what agents report", (database) => {
     });
     await on.queue.sendMessage({ toAgent: "boss", messageType: "CHITCHAT", content: {} });
     expect(await boss.processIncomingMessages()).toBe(0);
-    await on.knex("outbox_messages").where({ to_agent: "boss" }).update({ visible_at: 0 });
+    await on
+      .knex("outbox_messages")
+      .where({ to_agent: "boss" })
+      .update({ visible_at: 0, due_at: 0 });
     expect(await boss.processIncomingMessages()).toBe(1);
     expect(seen).toEqual(["CHITCHAT", "CHITCHAT"]);
     expect(await on.queue.getMessages("z")).toHaveLength(1);

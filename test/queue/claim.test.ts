@@ -82,7 +82,7 @@ eachDatabase("claiming", (database) => {
     await database
       .knex()("outbox_messages")
       .where({ to_agent: to, state: 1 })
-      .update({ visible_at: database.knex().raw("visible_at - 6000") });
+      .update({ visible_at: database.knex().raw("visible_at - 6000"), due_at: 1 });
     const names = [];
     for (let n = 0; n < 3; n++) {
       names.push((await queue.getMessages(to, { limit: 1 })).map(({ content }) => content)[0]);

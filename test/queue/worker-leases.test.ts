@@ -94,7 +94,9 @@ eachDatabase("a worker's leases", (database) => {
     await until(() => worker.stats.active === 1);
     // The only connection is taken: no extension gets through.
     const held = await knex.transaction();
-    onTestFinished(() => (held.isCompleted() ? undefined : held.rollback()));
+    onTestFinished(async () => {
+      if (!held.isCompleted()) await held.rollback();
+    });
     await until(() => reasons.length === 1);
     // Not before the lease of 500 ms is about to end; it counts from the moment when the claim was sent.
     expect(performance.now() - since).toBeGreaterThan(400);

@@ -58,6 +58,7 @@ export async function elapse(knex: Knex, ms: number, messageId?: string): Promis
   if (messageId !== undefined) query.where({ message_id: messageId });
   await query.update({
     visible_at: knex.raw("visible_at - ?", [ms]),
+    due_at: knex.raw("due_at - ?", [ms]),
     expires_at: knex.raw("expires_at - ?", [ms]),
   });
 }
