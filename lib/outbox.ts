@@ -11,6 +11,7 @@ import { type Observer, Observers } from "./protocol/events.ts";
 import type { QueueOptionsInput } from "./protocol/options.ts";
 import { parse } from "./protocol/validate.ts";
 import { MessageQueueManager } from "./queue/manager.ts";
+import { told } from "./store/after-commit.ts";
 import { type ConnectOptions, connect, type DatabaseInput } from "./store/connect.ts";
 import type { DialectName } from "./store/dialect.ts";
 import { checkMigrated, migrate } from "./store/migrate.ts";
@@ -130,6 +131,8 @@ export class Outbox {
   async close(): Promise<void> {
     await Promise.all(this.#stopFirst.map((running) => running.stop()));
     await this.queue.close();
+    // The log ends with what was committed last.
+    await told();
     await this.#fileLogger?.close();
     if (this.#owned) await this.#knex.destroy();
   }

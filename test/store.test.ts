@@ -81,6 +81,10 @@ describe("where the database is", () => {
 
   it("masks passwords", () => {
     expect(redactUrl("postgres://user:secret@h/d")).toBe("postgres://user:***@h/d");
+    expect(redactUrl("mssql://sa:pa@ss@h/d")).toBe("mssql://sa:***@h/d");
+    expect(redactUrl("postgres://runner@127.0.0.1:5/app")).toBe(
+      "postgres://runner@127.0.0.1:5/app",
+    );
     expect(redactUrl("postgres:secret@h/d")).not.toContain("secret");
     expect(redactUrl("sqlite:./a.sqlite")).toBe("sqlite:./a.sqlite");
     expect(redactUrl("Server=h;Uid=u;Pwd=secret;Database=d")).not.toContain("secret");

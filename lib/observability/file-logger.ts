@@ -205,6 +205,8 @@ export function getFileLogger(): FileLogger | undefined {
 export async function disableFileLogging(): Promise<void> {
   const former = active;
   active = undefined;
+  // What has just committed is told a turn later.
+  await new Promise((resolve) => setImmediate(resolve));
   unobserve?.();
   await former?.close();
 }

@@ -18,6 +18,7 @@ import {
   receiveOptionsSchema,
 } from "../protocol/options.ts";
 import { id, parse, shown } from "../protocol/validate.ts";
+import { told } from "../store/after-commit.ts";
 import { connect, type DatabaseInput } from "../store/connect.ts";
 import { dialectFor } from "../store/dialects.ts";
 import type { Sent } from "../store/messages.ts";
@@ -287,6 +288,7 @@ export class MessageQueueManager {
   /** Stops this queue's workers and closes the database, unless it was the caller's knex. */
   async close(): Promise<void> {
     await Promise.all([...this.#workers].map((worker) => worker.stop()));
+    await told();
     await this.#core.close();
     // A pool waits for every connection that is in use; one whose server is silent would keep it for ever.
     if (this.#owned) await settledWithin(LONGEST_DESTROY_MS, this.#core.knex.destroy());

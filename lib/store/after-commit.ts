@@ -9,6 +9,9 @@ interface Waiting {
 
 const waiting = new WeakMap<Knex.Transaction, Waiting>();
 
+/** Committed, and about to be told. */
+const telling = new Set<Promise<void>>();
+
 /** PostgreSQL answers COMMIT of a failed transaction with ROLLBACK, and no error. */
 function rolledBack(answer: unknown): boolean {
   const response = (answer as { response?: { command?: unknown } } | undefined)?.response;
@@ -16,42 +19,59 @@ function rolledBack(answer: unknown): boolean {
 }
 
 /**
- * Runs `call` once what was written through `db` is committed: at once outside a transaction, after the commit
- * inside one, never after a rollback. Inside a savepoint it waits for the outermost transaction.
- *
- * knex tells the end of a transaction only through `executionPromise`, which a rollback resolves as well, so
- * the transaction's own `commit` is watched too.
+ * Follows a transaction to its end. knex tells that only through `executionPromise`, which a rollback resolves
+ * as well, so the transaction's own `commit` is watched too; that of the transactions around a savepoint from
+ * now on, because the savepoint may be the last thing in them.
  */
-export function afterCommit(db: Db, call: () => void): void {
-  if (!isTransaction(db)) {
-    call();
-    return;
-  }
-  const known = waiting.get(db);
-  if (known !== undefined) {
-    known.calls.push(call);
-    return;
-  }
-  const entry: Waiting = { calls: [call], committed: false };
-  waiting.set(db, entry);
-  const commit = db.commit.bind(db);
-  db.commit = ((value?: unknown) =>
+function watched(trx: Knex.Transaction): Waiting {
+  const known = waiting.get(trx);
+  if (known !== undefined) return known;
+  const entry: Waiting = { calls: [], committed: false };
+  waiting.set(trx, entry);
+  const parent = (trx as { parentTransaction?: Knex.Transaction }).parentTransaction;
+  const outer = parent === undefined ? undefined : watched(parent);
+  const commit = trx.commit.bind(trx);
+  trx.commit = ((value?: unknown) =>
     // A promise of our own: for a savepoint on SQL Server, knex's commit returns nothing.
     Promise.resolve(commit(value) as unknown).then((answer) => {
       entry.committed = !rolledBack(answer);
       return answer;
-    })) as typeof db.commit;
-  const parent = (db as { parentTransaction?: Knex.Transaction }).parentTransaction;
-  db.executionPromise.then(
-    // A turn later, so that the watched commit above has answered.
-    () =>
-      setImmediate(() => {
-        if (!entry.committed) return;
-        for (const waitingCall of entry.calls) {
-          if (parent === undefined) waitingCall();
-          else afterCommit(parent, waitingCall);
-        }
-      }),
+    })) as typeof trx.commit;
+  trx.executionPromise.then(
+    () => {
+      // A turn later, so that the watched commit above has answered.
+      const told = new Promise<void>((resolve) => {
+        setImmediate(() => {
+          try {
+            if (!entry.committed) return;
+            if (outer !== undefined) outer.calls.push(...entry.calls);
+            else for (const call of entry.calls) call();
+          } finally {
+            telling.delete(told);
+            resolve();
+          }
+        });
+      });
+      telling.add(told);
+    },
     () => undefined,
   );
+  return entry;
+}
+
+/**
+ * Runs `call` once what was written through `db` is committed: at once outside a transaction, after the commit
+ * inside one, never after a rollback. Inside a savepoint it waits for the outermost transaction.
+ */
+export function afterCommit(db: Db, call: () => void): void {
+  if (isTransaction(db)) watched(db).calls.push(call);
+  else call();
+}
+
+/** Resolves when everything that has committed so far was told. */
+export async function told(): Promise<void> {
+  do {
+    await new Promise((resolve) => setImmediate(resolve));
+    await Promise.all(telling);
+  } while (telling.size > 0);
 }

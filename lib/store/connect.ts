@@ -223,6 +223,6 @@ function beginImmediate(knex: Knex): void {
 /** A URL or connection string without its password, for messages and for `config`. */
 export function redactUrl(text: string): string {
   return text
-    .replace(/^((?:\w+:\/\/)?[^:/@\s]*):([^@\s]*)@/, "$1:***@")
+    .replace(/^((?:\w+:\/\/)?[^:/@\s]*):(?!\/\/)(\S*)@/, "$1:***@")
     .replace(/((?:pwd|password|client_?secret)\s*=\s*)[^;&\s]*/gi, "$1***");
 }

@@ -66,6 +66,16 @@ eachDatabase("file logging", (database) => {
     });
   });
 
+  it("G12: the line of what was committed last is there when the outbox was closed", async () => {
+    const baseDir = await folder();
+    const outbox = await openOutbox({ database: database.knex(), fileLogging: { baseDir } });
+    const { messageId } = await outbox.knex.transaction((tx) =>
+      outbox.queue.sendMessage(note(mailbox()), { tx }),
+    );
+    await outbox.close();
+    expect((await auditLines(baseDir)).map(({ message_id }) => message_id)).toEqual([messageId]);
+  });
+
   it("G12: a log folder that cannot be written costs lines and one warning, never a message", async () => {
     const blocked = join(await folder(), "a-file");
     await writeFile(blocked, "not a folder");

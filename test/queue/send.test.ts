@@ -150,6 +150,42 @@ eachDatabase("sending", (database) => {
     expect(await queue.getQueueStats(to)).toMatchObject({ pending: 1 });
   });
 
+  it("G2: what a savepoint sent stays when it is kept, and is told, also as the last thing done", async () => {
+    const { queue, named } = watched(database.knex());
+    const to = mailbox();
+    const first = await database.knex().transaction(async (tx) => {
+      const inner = await tx.transaction();
+      const sent = await queue.sendMessage(note(to), { tx: inner });
+      await inner.commit();
+      await queue.sendMessage(note(to), { tx });
+      return sent;
+    });
+    const last = await database
+      .knex()
+      .transaction((tx) => tx.transaction((inner) => queue.sendMessage(note(to), { tx: inner })));
+    await expect.poll(() => named(first.messageId)).toEqual(["sent"]);
+    await expect.poll(() => named(last.messageId)).toEqual(["sent"]);
+    expect(await queue.getQueueStats(to)).toMatchObject({ pending: 3 });
+  });
+
+  it("G2: statements that run at once in two transactions stay in their own", async () => {
+    const { queue } = watched(database.knex());
+    const to = mailbox();
+    const send = async (fails: boolean) =>
+      database.knex().transaction(async (tx) => {
+        await Promise.all(
+          Array.from({ length: 4 }, (_, n) => queue.sendMessage(note(to, { n, fails }), { tx })),
+        );
+        if (fails) throw new Error("rolled back");
+      });
+    const many = [true, false, true, false];
+    await Promise.all(many.map((fails) => send(fails).catch(() => undefined)));
+    const got = await queue.getMessages(to, { limit: 100 });
+    expect(got.map(({ content }) => (content as { fails: boolean }).fails)).toEqual(
+      Array.from({ length: 8 }, () => false),
+    );
+  });
+
   it("G5: the same messageId from the same sender is stored once, also under concurrency", async () => {
     const { queue } = watched(database.knex());
     const to = mailbox();
