@@ -142,12 +142,13 @@ function summary(groups: readonly Row[], capabilities: readonly Row[]): Registry
   const sum = (column: string, rows = groups): number =>
     rows.reduce((total, row) => total + Number(row[column] ?? 0), 0);
   const by = (column: string): Record<string, number> => {
-    const counts: Record<string, number> = {};
+    // A role may have any name, also one that every object has, such as "constructor".
+    const counts = new Map<string, number>();
     for (const row of groups) {
       const key = String(row[column]);
-      counts[key] = (counts[key] ?? 0) + int(row.agents);
+      counts.set(key, (counts.get(key) ?? 0) + int(row.agents));
     }
-    return counts;
+    return Object.fromEntries(counts);
   };
   const lost = groups.filter((row) => int(row.lost) === 1);
   const takers = groups.filter((row) => int(row.takes) === 1);

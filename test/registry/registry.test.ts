@@ -321,6 +321,17 @@ eachDatabase("the registry", (database) => {
     });
   });
 
+  it("counts roles whose names every object has", async () => {
+    for (const [n, role] of ["constructor", "__proto__", "__proto__"].entries()) {
+      await registry.registerAgent({ agentId: `a${n}`, role });
+    }
+    const { byRole } = await registry.getRegistryStats();
+    expect(Object.entries(byRole).sort()).toEqual([
+      ["__proto__", 2],
+      ["constructor", 1],
+    ]);
+  });
+
   it("refuses bad input with a code, and stores nothing", async () => {
     const bad: unknown[] = [
       undefined,
