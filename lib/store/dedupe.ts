@@ -19,89 +19,100 @@ export class DedupeKeys {
     this.#ownIdWindowMs = ownIdWindowMs;
   }
 
-  /** Which messages were sent before, by their own id or by their key, and the id of the first one. */
+  /**
+   * Which messages were sent before, and the id of the first one. Ids are settled first: a message that its id
+   * makes a repetition takes no dedupe key. Then keys, in order, among the rest.
+   */
   async duplicates(
     trx: Db,
     messages: readonly EncodedMessage[],
   ): Promise<Map<EncodedMessage, string>> {
     const duplicates = new Map<EncodedMessage, string>();
-    const inBatch = new Map<string, { message: EncodedMessage; windowMs: number }>();
-    for (const message of messages) {
-      const keys = this.#keysOf(message);
-      const earlier = keys.map(({ key }) => inBatch.get(key)?.message).find((found) => found);
-      if (earlier !== undefined) {
-        duplicates.set(message, earlier.messageId);
-        continue;
-      }
-      for (const { key, windowMs } of keys) inBatch.set(key, { message, windowMs });
-    }
-    const wanted = [...inBatch].map(([key, { message, windowMs }]) => ({
-      key,
-      message_id: message.messageId,
-      window_ms: windowMs,
-    }));
-    const held: string[] = [];
-    for (let n = 0; n < wanted.length; n += STEP) {
-      for (const { key, message_id } of await this.#dialect.holdKeys(
-        trx,
-        wanted.slice(n, n + STEP),
-      )) {
-        const mine = inBatch.get(key);
-        if (mine === undefined) continue;
-        held.push(key);
-        duplicates.set(mine.message, message_id);
-      }
-    }
-    await this.#giveBack(trx, duplicates, new Set(held));
-    // A repetition inside the batch of a message that was itself a repetition points to the first one.
-    const firstOf = new Map([...duplicates].map(([message, first]) => [message.messageId, first]));
-    for (const [message, first] of duplicates) {
-      const before = first === message.messageId ? undefined : firstOf.get(first);
+    const byId = firsts(messages, (message) => this.#idKey(message));
+    const heldIds = await this.#hold(trx, byId, () => this.#ownIdWindowMs);
+    const fresh = messages.filter((message) => {
+      const key = this.#idKey(message);
+      if (key === undefined) return true;
+      const before = heldIds.get(key);
       if (before !== undefined) duplicates.set(message, before);
+      return before === undefined && byId.get(key) === message;
+    });
+    const byKey = firsts(fresh, keyOf);
+    const heldKeys = await this.#hold(
+      trx,
+      byKey,
+      ({ dedupeWindowMs }) => dedupeWindowMs ?? DEDUPE_WINDOW_MS,
+    );
+    const notStored: string[] = [];
+    for (const message of fresh) {
+      const key = keyOf(message);
+      if (key === undefined) continue;
+      const first = byKey.get(key) as EncodedMessage;
+      const before = heldKeys.get(key) ?? (first === message ? undefined : first.messageId);
+      if (before === undefined) continue;
+      duplicates.set(message, before);
+      const idKey = this.#idKey(message);
+      if (idKey !== undefined) notStored.push(idKey);
+    }
+    // What its key made a duplicate is not stored, so its id must not be taken by it.
+    for (let n = 0; n < notStored.length; n += STEP) {
+      await trx(this.#table)
+        .whereIn("dedupe_key", notStored.slice(n, n + STEP))
+        .del();
+    }
+    // The same id again in the batch goes where its first one went.
+    for (const message of messages) {
+      const key = this.#idKey(message);
+      const first = key === undefined ? undefined : byId.get(key);
+      if (first === undefined || first === message || duplicates.has(message)) continue;
+      duplicates.set(message, duplicates.get(first) ?? first.messageId);
     }
     return duplicates;
   }
 
-  /** A message that one of its keys makes a duplicate is not stored, so its other keys must not be held by it. */
-  async #giveBack(
+  /** Takes keys for the messages; returns those that others hold, with the message that holds each. */
+  async #hold(
     trx: Db,
-    duplicates: ReadonlyMap<EncodedMessage, string>,
-    held: ReadonlySet<string>,
-  ): Promise<void> {
-    for (const [message, first] of duplicates) {
-      if (first === message.messageId) continue;
-      const taken = this.#keysOf(message)
-        .map(({ key }) => key)
-        .filter((key) => !held.has(key));
-      if (taken.length === 0) continue;
-      await trx(this.#table)
-        .where({ message_id: message.messageId })
-        .whereIn("dedupe_key", taken)
-        .del();
+    wanted: ReadonlyMap<string, EncodedMessage>,
+    windowMs: (message: EncodedMessage) => number,
+  ): Promise<Map<string, string>> {
+    const keys = [...wanted].map(([key, message]) => ({
+      key,
+      message_id: message.messageId,
+      window_ms: windowMs(message),
+    }));
+    const held = new Map<string, string>();
+    for (let n = 0; n < keys.length; n += STEP) {
+      const others = await this.#dialect.holdKeys(trx, keys.slice(n, n + STEP));
+      for (const { key, message_id } of others) held.set(key, message_id);
     }
+    return held;
   }
 
-  #keysOf(message: EncodedMessage): { key: string; windowMs: number }[] {
-    const keys: { key: string; windowMs: number }[] = [];
-    if (message.ownId) {
-      keys.push({
-        key: `id:${message.fromAgent.length}:${message.fromAgent}:${message.messageId}`,
-        windowMs: this.#ownIdWindowMs,
-      });
-    }
-    if (message.dedupeKey !== undefined) {
-      const [only, ...others] = [...message.toAgent].sort();
-      const mailbox =
-        others.length === 0
-          ? only
-          : createHash("sha256")
-              .update([only, ...others].join("\n"))
-              .digest("hex");
-      keys.push({
-        key: `key:${mailbox?.length}:${mailbox}:${message.dedupeKey}`,
-        windowMs: message.dedupeWindowMs ?? DEDUPE_WINDOW_MS,
-      });
-    }
-    return keys;
+  #idKey({ ownId, fromAgent, messageId }: EncodedMessage): string | undefined {
+    // The length tells where the sender ends: both may hold colons.
+    return ownId ? `id:${fromAgent.length}:${fromAgent}:${messageId}` : undefined;
   }
+}
+
+function keyOf({ dedupeKey, toAgent }: EncodedMessage): string | undefined {
+  if (dedupeKey === undefined) return undefined;
+  const [only = "", ...others] = [...toAgent].sort();
+  if (others.length === 0) return `key:${only.length}:${only}:${dedupeKey}`;
+  const list = createHash("sha256")
+    .update([only, ...others].join("\n"))
+    .digest("hex");
+  return `keys:${list}:${dedupeKey}`;
+}
+
+function firsts(
+  messages: readonly EncodedMessage[],
+  key: (message: EncodedMessage) => string | undefined,
+): Map<string, EncodedMessage> {
+  const first = new Map<string, EncodedMessage>();
+  for (const message of messages) {
+    const name = key(message);
+    if (name !== undefined && !first.has(name)) first.set(name, message);
+  }
+  return first;
 }

@@ -238,6 +238,34 @@ eachDatabase("sending", (database) => {
     expect((await queue.sendMessage(second)).duplicate).toBe(false);
   });
 
+  it("G5: a repeated id takes no key, in a batch or later, and names that hold colons do not meet", async () => {
+    const { queue } = watched(database.knex());
+    const [a, b] = [mailbox(), mailbox()];
+    const x = { ...note(a), messageId: `x-${a}` };
+    const key = { dedupeKey: "k" };
+    await queue.sendMessage(x);
+    const batch = await queue.sendMessages([
+      { ...x, toAgent: b, ...key },
+      { ...note(b), messageId: `y-${a}`, ...key },
+      { ...note(b), messageId: `z-${a}`, ...key },
+      { ...note(b), messageId: `z-${a}` },
+    ]);
+    expect(batch).toEqual([
+      { messageId: `x-${a}`, duplicate: true },
+      { messageId: `y-${a}`, duplicate: false },
+      { messageId: `y-${a}`, duplicate: true },
+      { messageId: `y-${a}`, duplicate: true },
+    ]);
+    expect((await queue.getMessages(b)).map(({ messageId }) => messageId)).toEqual([`y-${a}`]);
+    const colons = [
+      { ...note(a), fromAgent: `${a}:1`, messageId: "job" },
+      { ...note(a), fromAgent: a, messageId: "1:job" },
+      { ...note(`${a}:x`), dedupeKey: "z" },
+      { ...note(a), dedupeKey: "x:z" },
+    ];
+    for (const message of colons) expect((await queue.sendMessage(message)).duplicate).toBe(false);
+  });
+
   it("G5: a key taken in a transaction that is rolled back is free again", async () => {
     const { queue } = watched(database.knex());
     const to = mailbox();
