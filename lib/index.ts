@@ -1,6 +1,6 @@
 // Everything public. What is not here may change in any release.
 
-export { AgentRegistry } from "./agent-registry.ts";
+export { AgentRegistry, type HeartbeatResult } from "./agent-registry.ts";
 export { configFromEnv, type EnvironmentConfig, maskedConfig } from "./config.ts";
 export { AgentRunner, type AgentRunnerOptions } from "./coordination/agent-runner.ts";
 export type {
@@ -22,7 +22,7 @@ export {
   type FileLogStats,
   getFileLogger,
 } from "./observability/file-logger.ts";
-export { listLogFiles } from "./observability/log-files.ts";
+export { type LogFileName, listLogFiles } from "./observability/log-files.ts";
 export { type LogLine, type TailOptions, tailLogs } from "./observability/tail-logs.ts";
 export { type OpenOptions, Outbox, openOutbox } from "./outbox.ts";
 export { AgentMessage } from "./protocol/agent-message.ts";
@@ -30,10 +30,15 @@ export {
   type AgentInfo,
   AgentRole,
   type AgentStatus,
+  type BestOptions,
+  type FindOptions,
+  type HeartbeatOptions,
+  type ListAgentsOptions,
   type RegisterAgent,
   type RegistryStats,
 } from "./protocol/agents.ts";
 export type * from "./protocol/events.ts";
+export { Observers } from "./protocol/events.ts";
 export type { Content, Headers, MessageInput } from "./protocol/message-input.ts";
 export type * from "./protocol/options.ts";
 export * from "./protocol/payloads.ts";
@@ -48,10 +53,13 @@ export type {
   TaskInput,
 } from "./protocol/tasks.ts";
 export * from "./protocol/types.ts";
+export type { StopOptions } from "./protocol/work-options.ts";
 export * from "./queue/claimed.ts";
+export type { DeadLetters } from "./queue/dead-letters.ts";
 export { MessageQueueManager } from "./queue/manager.ts";
 export type { QueueStats } from "./queue/stats.ts";
 export type { DeadLetter, MessageState, StoredMessage } from "./queue/stored.ts";
+export type { UpkeepReport } from "./queue/upkeep.ts";
 export type { Explanation } from "./queue/why.ts";
 export type {
   WorkActivity,
@@ -64,6 +72,8 @@ export type {
   WorkOptions,
 } from "./queue/worker.ts";
 export { connect, type DatabaseInput, knexConfig, redactUrl } from "./store/connect.ts";
+export type { DialectName } from "./store/dialect.ts";
+export type { Sent } from "./store/messages.ts";
 export {
   type MigrationStatus,
   migrate,

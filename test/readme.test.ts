@@ -1,3 +1,4 @@
+import { execFile } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -72,6 +73,39 @@ describe("README", () => {
     expect(run.output()).toContain("ORDER_PLACED");
   });
 
+  it("shows code that compiles under strict", async () => {
+    const blocks = [...readme.matchAll(/^```ts\n([\s\S]*?)^```/gm)].map(([, code]) => code ?? "");
+    expect(blocks.length).toBe(5);
+    const folder = await mkdtemp(join(tmpdir(), "outbox-readme-"));
+    onTestFinished(() => rm(folder, { recursive: true, force: true }));
+    await symlink(resolve("node_modules"), join(folder, "node_modules"));
+    await writeFile(join(folder, "package.json"), '{ "type": "module" }');
+    for (const [n, code] of blocks.entries()) {
+      // What a block takes from those before it, unless it declares a name of its own.
+      const free =
+        'import { type Outbox, openOutbox } from "agent-outbox";\n' +
+        'export async function block(outbox: Outbox, knex: Outbox["knex"], database: string) {';
+      const whole = code.includes("import ") ? code : `${free} {\n${code}\n} }\n`;
+      await writeFile(join(folder, `block-${n + 1}.ts`), whole);
+    }
+    const config = {
+      extends: resolve("tsconfig.json"),
+      compilerOptions: {
+        paths: { "agent-outbox": [resolve("lib/index.ts")] },
+        noUnusedLocals: false,
+        noUnusedParameters: false,
+      },
+      include: ["block-*.ts"],
+    };
+    await writeFile(join(folder, "tsconfig.json"), JSON.stringify(config));
+    const errors = await new Promise((done) =>
+      execFile(resolve("node_modules/.bin/tsc"), ["-p", folder], (error, stdout, stderr) =>
+        done(error === null ? "" : `${stdout}${stderr}` || error.message),
+      ),
+    );
+    expect(errors).toBe("");
+  });
+
   it("the other documents are there, and links to files lead somewhere", async () => {
     for (const document of [
       "README.md",
@@ -110,6 +144,7 @@ describe("the public names", () => {
         "MessageQueueManager",
         "MessageTimeout",
         "MessageType",
+        "Observers",
         "Outbox",
         "PayloadTooLarge",
         "PermissionDenied",
