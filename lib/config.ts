@@ -8,7 +8,10 @@ export interface EnvironmentConfig {
   /** A URL or connection string. */
   readonly database: string;
   readonly mode: "sql" | "mock";
-  /** How long a task may take, in milliseconds. AGENT_DEFAULT_TIMEOUT, in seconds; default 300. */
+  /**
+   * How long waitForTask waits unless told otherwise, in milliseconds. AGENT_DEFAULT_TIMEOUT, in seconds;
+   * default 300.
+   */
   readonly defaultTimeoutMs: number;
   /** All runs of a message together. AGENT_MAX_RETRIES; default 3. */
   readonly maxAttempts: number;

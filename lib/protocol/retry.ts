@@ -1,7 +1,7 @@
 import { z } from "zod";
 import { durationMs, positiveInt } from "./validate.ts";
 
-/** When a failed message is tried again (LEDGER 1F-10). */
+/** When a failed message is tried again. */
 export const retryPolicySchema = z.strictObject({
   /** All runs together, the first included. Default 3. */
   maxAttempts: positiveInt(1_000).default(3),

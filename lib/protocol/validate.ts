@@ -45,7 +45,7 @@ export function parse<S extends z.ZodType>(schema: S, value: unknown, what: stri
 
 const INVISIBLE = /[\s\p{Cc}\p{Cf}\p{Cs}\p{Z}]/u;
 
-/** Ids of messages, agents, tasks: 1 to 128 visible characters (LEDGER 1F-7). */
+/** Ids of messages, agents, tasks: 1 to 128 visible characters. */
 export const id = z
   .string("expected a string of 1 to 128 visible characters")
   .refine((text) => text.length >= 1 && text.length <= 128 && !INVISIBLE.test(text), {
