@@ -8,8 +8,9 @@ import { SupervisorCoordinator } from "./coordination/supervisor.ts";
 import { type Health, healthCheck } from "./health.ts";
 import { FileLogger, type FileLoggingOptions } from "./observability/file-logger.ts";
 import { type Observer, Observers } from "./protocol/events.ts";
-import type { QueueOptionsInput } from "./protocol/options.ts";
-import { parse } from "./protocol/validate.ts";
+import { given } from "./protocol/given.ts";
+import { type QueueOptionsInput, queueOptionsSchema } from "./protocol/options.ts";
+import { durationMs, parse, positiveInt } from "./protocol/validate.ts";
 import { MessageQueueManager } from "./queue/manager.ts";
 import { told } from "./store/after-commit.ts";
 import { type ConnectOptions, connect, type DatabaseInput } from "./store/connect.ts";
@@ -25,7 +26,11 @@ export interface OpenOptions extends QueueOptionsInput, ConnectOptions {
   readonly fileLogging?: string | FileLoggingOptions | false;
 }
 
-const ownOptions = z.object({ migrate: z.boolean().default(false) });
+const ownOptions = z.object({
+  migrate: z.boolean().default(false),
+  poolMax: positiveInt(1_000).optional(),
+  acquireTimeoutMs: durationMs(1).optional(),
+});
 
 /** An open outbox: the queue, the registry and the supervisors of one database. */
 export class Outbox {
@@ -156,9 +161,11 @@ export async function openOutbox(options: OpenOptions = {}): Promise<Outbox> {
     poolMax,
     acquireTimeoutMs,
     ...queueGiven
-  } = options;
+  } = given(options);
   const config = configFromEnv();
-  const checked = parse(ownOptions, { migrate: wanted }, "options");
+  const checked = parse(ownOptions, { migrate: wanted, poolMax, acquireTimeoutMs }, "options");
+  // All of it before a database is opened, or even made; what was given before the environment fills in.
+  parse(queueOptionsSchema, queueGiven, "options");
   const queue = queueOptions(config, queueGiven);
   const { knex, dialect, owned } = connect(database ?? config.database, {
     ...(poolMax === undefined ? {} : { poolMax }),

@@ -1,5 +1,17 @@
-import { describe, expect, it } from "vitest";
-import { configFromEnv, connect, knexConfig, maskedConfig, redactUrl } from "../lib/index.ts";
+import { access, mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import knexFactory from "knex";
+import { describe, expect, it, onTestFinished } from "vitest";
+import {
+  configFromEnv,
+  connect,
+  knexConfig,
+  MessageQueueManager,
+  maskedConfig,
+  openOutbox,
+  redactUrl,
+} from "../lib/index.ts";
 import { dialectFor } from "../lib/store/dialects.ts";
 import { tediousConfig } from "../lib/store/mssql-connection.ts";
 import { query } from "../lib/store/sql.ts";
@@ -140,5 +152,41 @@ describe("statements", () => {
     await expect(query(knex, "SELECT :a AS a, :b AS b", { a: 1 })).rejects.toThrow(":b");
     expect(await query(knex, "SELECT :a AS a, '12:30' AS t", { a: 1 })).toHaveLength(1);
     await knex.destroy();
+  });
+});
+
+describe("a knex of the caller", () => {
+  it("that renames columns is refused, and so are its transactions", async () => {
+    const mapped = knexFactory({
+      client: "sqlite3",
+      connection: { filename: ":memory:" },
+      useNullAsDefault: true,
+      postProcessResponse: (rows: unknown) => rows,
+    });
+    onTestFinished(() => mapped.destroy());
+    expect(() => new MessageQueueManager(mapped)).toThrow(
+      expect.objectContaining({ code: "INVALID_CONFIGURATION" }),
+    );
+    const { knex } = connect("sqlite::memory:");
+    onTestFinished(() => knex.destroy());
+    const queue = new MessageQueueManager(knex);
+    const tx = await mapped.transaction();
+    await expect(
+      queue.sendMessage({ toAgent: "a", messageType: "T", content: {} }, { tx }),
+    ).rejects.toMatchObject({ code: "INVALID_CONFIGURATION" });
+    await tx.rollback();
+  });
+
+  it("wrong options are refused before a database is made", async () => {
+    const folder = await mkdtemp(join(tmpdir(), "outbox-options-"));
+    onTestFinished(() => rm(folder, { recursive: true, force: true }));
+    const file = join(folder, "never.sqlite");
+    for (const wrong of [{ foo: 1 }, { poolMax: -1 }, { prefix: null }, { retryPolicy: null }]) {
+      await expect(
+        openOutbox({ database: `sqlite:${file}`, migrate: true, ...wrong } as never),
+      ).rejects.toMatchObject({ code: "VALIDATION_FAILED" });
+    }
+    await expect(openOutbox(null as never)).rejects.toMatchObject({ code: "VALIDATION_FAILED" });
+    await expect(access(file)).rejects.toThrow();
   });
 });

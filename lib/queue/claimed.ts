@@ -1,5 +1,6 @@
 import type { Knex } from "knex";
 import { AgentMessage } from "../protocol/agent-message.ts";
+import { given } from "../protocol/given.ts";
 import type { Content, Headers, MessageInput } from "../protocol/message-input.ts";
 import type { NackOptions } from "../protocol/options.ts";
 import type { MessageKind } from "../protocol/types.ts";
@@ -124,7 +125,7 @@ export class ClaimedMessage extends AgentMessage {
     reason: string,
     options: TxOption & { error?: unknown } = {},
   ): Promise<DeadLetterOutcome> {
-    const { error, ...rest } = options;
+    const { error, ...rest } = given(options);
     return this.#settler.deadLetter(this, reason, error, rest);
   }
 

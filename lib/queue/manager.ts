@@ -3,6 +3,7 @@ import { ValidationFailed } from "../errors.ts";
 import type { AgentMessage } from "../protocol/agent-message.ts";
 import { encode } from "../protocol/envelope.ts";
 import { Observers } from "../protocol/events.ts";
+import { given } from "../protocol/given.ts";
 import type { MessageInput } from "../protocol/message-input.ts";
 import {
   cancelOptionsSchema,
@@ -71,7 +72,7 @@ export class MessageQueueManager {
     database: DatabaseInput,
     options: QueueOptionsInput & { observers?: Observers | undefined } = {},
   ) {
-    const { observers, ...rest } = options;
+    const { observers, ...rest } = given(options);
     const checked: QueueOptions = parse(queueOptionsSchema, rest, "options");
     const { knex, dialect, owned } = connect(database);
     this.#owned = owned;
@@ -82,7 +83,7 @@ export class MessageQueueManager {
       observers ?? new Observers(),
     );
     this.deadLetters = new DeadLetters(this.#core);
-    this.#settler = settlerOf(this.#core, (message, given) => this.sendMessage(message, given));
+    this.#settler = settlerOf(this.#core, (message, options) => this.sendMessage(message, options));
   }
 
   /** The knex behind the queue, for transactions to send in. */
@@ -151,7 +152,7 @@ export class MessageQueueManager {
     agentId: string,
     options: { receipt?: number | undefined } & TxOption = {},
   ): Promise<boolean> {
-    const { tx, ...rest } = options;
+    const { tx, ...rest } = given(options);
     const message = parse(id, messageId, "messageId");
     const agent = parse(id, agentId, "agentId");
     const { receipt } = parse(markOptionsSchema, rest, "options");
@@ -176,10 +177,10 @@ export class MessageQueueManager {
     error: unknown,
     options: NackOptions & { receipt?: number | undefined } & TxOption = {},
   ): Promise<NackOutcome> {
-    const { tx, ...given } = options;
+    const { tx, ...rest } = given(options);
     const message = parse(id, messageId, "messageId");
     const agent = parse(id, agentId, "agentId");
-    const { receipt, ...rest } = parse(nackByIdSchema, given, "options");
+    const { receipt, ...nack } = parse(nackByIdSchema, rest, "options");
     const db = await this.#core.db(tx);
     const row = await heldRow(this.#core, db, message, agent, receipt);
     if (row === undefined) {
@@ -187,7 +188,7 @@ export class MessageQueueManager {
       return rows.some((live) => live.to_agent === agent) ? "stale" : "gone";
     }
     const claim = claimedRow(row, this.#core.store.parseJson);
-    return this.#settler.nack(new ClaimedMessage(claim, 0, this.#settler), error, { ...rest, tx });
+    return this.#settler.nack(new ClaimedMessage(claim, 0, this.#settler), error, { ...nack, tx });
   }
 
   /** Finishes many claims in one statement. */
@@ -208,7 +209,7 @@ export class MessageQueueManager {
     messageId: string,
     options: { toAgent?: string } & TxOption = {},
   ): Promise<boolean> {
-    const { tx, ...rest } = options;
+    const { tx, ...rest } = given(options);
     const message = parse(id, messageId, "messageId");
     const { toAgent } = parse(cancelOptionsSchema, rest, "options");
     const db = await this.#core.db(tx);

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import type { Knex } from "knex";
-import { ValidationFailed } from "../errors.ts";
+import { given } from "../protocol/given.ts";
 import type { MessageInput } from "../protocol/message-input.ts";
 import {
   delaySchema,
@@ -10,7 +10,7 @@ import {
   reasonSchema,
 } from "../protocol/options.ts";
 import { MessageType } from "../protocol/types.ts";
-import { parse, shown } from "../protocol/validate.ts";
+import { parse } from "../protocol/validate.ts";
 import type { Sent } from "../store/messages.ts";
 import type { ClaimedMessage, Settler, TxOption } from "./claimed.ts";
 import type { QueueCore } from "./core.ts";
@@ -26,7 +26,8 @@ export function settlerOf(core: QueueCore, send: Send): Settler {
       const outcomes = await core.ack(await core.db(txOf(options)), claims);
       return outcomes.map((outcome) => (outcome === "done" ? "acked" : outcome));
     },
-    nack: async (claim, error, { tx, ...rest }) => {
+    nack: async (claim, error, asked) => {
+      const { tx, ...rest } = given(asked);
       const options = parse(nackOptionsSchema, rest, "options");
       return core.nack(await core.db(tx), claim, error, options);
     },
@@ -48,7 +49,7 @@ export function settlerOf(core: QueueCore, send: Send): Settler {
       return outcome === "done" ? "dead_lettered" : outcome;
     },
     reply: async (claim, content, options) => {
-      const { tx, ...envelope } = options;
+      const { tx, ...envelope } = given(options);
       const nth = (replies.get(claim) ?? 0) + 1;
       const task = claim.messageType === MessageType.TASK_ASSIGNMENT;
       const sent = await send(
@@ -74,10 +75,7 @@ export function settlerOf(core: QueueCore, send: Send): Settler {
 
 /** The transaction of a call that takes no other option. */
 export function txOf(options: TxOption): Knex.Transaction | undefined {
-  if (options === null || typeof options !== "object") {
-    throw new ValidationFailed(`options: expected an object, got ${shown(options)}`);
-  }
-  const { tx, ...rest } = options;
+  const { tx, ...rest } = given(options);
   parse(noOptionsSchema, rest, "options");
   return tx;
 }

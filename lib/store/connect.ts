@@ -3,6 +3,7 @@ import knexFactory, { type Knex } from "knex";
 import { DEFAULT_PREFIX, migrationSource } from "../../migrations/index.ts";
 import { AgentCommunicationError } from "../errors.ts";
 import type { DialectName } from "./dialect.ts";
+import { refuseMapped } from "./identity.ts";
 import { tediousConfig } from "./mssql-connection.ts";
 import { separateQueues } from "./mssql-knex.ts";
 
@@ -182,6 +183,7 @@ export function connect(input: DatabaseInput, options: ConnectOptions = {}): Con
     if (dialect === undefined) {
       throw invalid(`a knex of the dialect "${String(input.client.dialect)}" is not supported`);
     }
+    refuseMapped(input);
     if (dialect === "mssql") separateQueues(input);
     return { knex: input, dialect, owned: false };
   }

@@ -72,6 +72,7 @@ export function joined(knex: Knex, tx: unknown): Db {
     throw new AgentCommunicationError("FOREIGN_TRANSACTION", "tx is not a knex transaction");
   }
   const trx = tx as Knex.Transaction;
+  refuseMapped(trx);
   if (trx.isCompleted()) {
     throw new AgentCommunicationError("FOREIGN_TRANSACTION", "tx has already ended");
   }
@@ -86,4 +87,23 @@ export function joined(knex: Knex, tx: unknown): Db {
     }
   }
   return trx;
+}
+
+/**
+ * @throws AgentCommunicationError INVALID_CONFIGURATION for a knex that renames columns or changes results: what
+ *   the statements return would not be what they name
+ */
+export function refuseMapped(knex: Db): void {
+  const { config } = knex.client as { config?: Record<string, unknown> };
+  for (const option of ["postProcessResponse", "wrapIdentifier"]) {
+    if (config?.[option] === undefined) continue;
+    throw new AgentCommunicationError(
+      "INVALID_CONFIGURATION",
+      `a knex with ${option} cannot be used: it would change what the outbox reads`,
+      {
+        recoverySuggestion:
+          "Give the outbox a knex or URL of its own without it, and transactions of that knex.",
+      },
+    );
+  }
 }

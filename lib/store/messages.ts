@@ -49,9 +49,9 @@ export class MessageStore {
     return this.#options.archive;
   }
 
-  /** jsonb arrives parsed, the text of the other two does not. */
+  /** jsonb arrives parsed (unless the caller's driver is told otherwise), the text of the other two does not. */
   get parseJson(): ParseJson {
-    return this.dialect.name === "postgres" ? (value) => value ?? null : parseText;
+    return parseText;
   }
 
   /** Stores messages in order, all or none. One statement, where no message bears a key and all fit one batch. */

@@ -11,7 +11,7 @@ import type {
 } from "./dialect.ts";
 import { CLAIMED, DEAD, ENVELOPE, GIVEN, list } from "./envelope-columns.ts";
 import { faultOfPostgres } from "./faults.ts";
-import { claimedRow, rowsAsJson, seqs } from "./rows.ts";
+import { claimedRow, parseText, rowsAsJson, seqs } from "./rows.ts";
 import { int, query } from "./sql.ts";
 
 /**
@@ -188,7 +188,7 @@ export function postgres(prefix: string): Dialect {
       });
       return answer
         .filter((row) => row.taken === true)
-        .map((row) => claimedRow(row, (json) => json))
+        .map((row) => claimedRow(row, parseText))
         .sort((a, b) => b.priority - a.priority || a.seq - b.seq);
     },
 
