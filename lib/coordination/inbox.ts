@@ -38,6 +38,8 @@ class Unusable extends Error {
 export class Inbox {
   readonly #parts: Parts;
   readonly #hook: MessageHook | undefined;
+  /** What the hook threw. Its errors are its own, also those that look like a database that is away. */
+  readonly #hookErrors = new WeakSet<object>();
 
   constructor(parts: Parts, hook: MessageHook | undefined) {
     this.#parts = parts;
@@ -76,8 +78,24 @@ export class Inbox {
         if (this.#hook === undefined) {
           throw new Unusable("no_handler", `a supervisor does not handle ${message.messageType}`);
         }
-        await this.#hook(message, { tx: trx });
+        await this.#callHook(this.#hook, message, trx);
     }
+  }
+
+  async #callHook(hook: MessageHook, message: ClaimedMessage, tx: Tx): Promise<void> {
+    try {
+      await hook(message, { tx });
+    } catch (error) {
+      if (error instanceof Object) this.#hookErrors.add(error);
+      throw error;
+    }
+  }
+
+  /** Whether an error that `handle` threw came from the hook, as it was thrown or translated. */
+  isOfHook(error: unknown): boolean {
+    if (!(error instanceof Error)) return false;
+    const { cause } = error;
+    return this.#hookErrors.has(error) || (cause instanceof Object && this.#hookErrors.has(cause));
   }
 
   async #response(trx: Tx, message: ClaimedMessage, content: ResponseContent): Promise<void> {

@@ -79,19 +79,30 @@ export class Rounds {
     return handled;
   }
 
-  /** The message is tried again later. When the database is away, so are the rest, and the caller is told. */
+  /**
+   * The message is tried again later, up to its attempts. When the database is away, so are the rest, and the
+   * caller is told.
+   */
   async #failed(
     message: ClaimedMessage,
     error: unknown,
     rest: readonly ClaimedMessage[],
   ): Promise<void> {
     this.#tell(error, message);
-    if (error instanceof AgentCommunicationError && error.retryable) {
-      // Their leases would hold them for half a minute; giving them back is worth a try.
-      for (const claimed of [message, ...rest]) await claimed.defer(0).catch(() => undefined);
-      throw error;
+    let away = error;
+    // A hook's error counts as an attempt whatever it is: otherwise one message would hold up all for good.
+    if (!isRetryable(error) || this.#pieces.inbox.isOfHook(error)) {
+      try {
+        await message.nack(error);
+        return;
+      } catch (failure) {
+        if (!isRetryable(failure)) throw failure;
+        away = failure;
+      }
     }
-    await message.nack(error);
+    // Their leases would hold them for half a minute; giving them back is worth a try.
+    for (const claimed of [message, ...rest]) await claimed.defer(0).catch(() => undefined);
+    throw away;
   }
 
   async #sweep(): Promise<void> {
@@ -191,6 +202,10 @@ export class Rounds {
       },
     ]);
   }
+}
+
+function isRetryable(error: unknown): boolean {
+  return error instanceof AgentCommunicationError && error.retryable;
 }
 
 function checked(options: RunOptions): { intervalMs: number; signal: AbortSignal | undefined } {

@@ -1,4 +1,5 @@
 import { beforeEach, expect, it } from "vitest";
+import { MessageTimeout } from "../../lib/errors.ts";
 import type { TaskInput } from "../../lib/protocol/tasks.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { stage, wipe } from "./stage.ts";
@@ -240,5 +241,30 @@ eachDatabase("what agents report", (database) => {
     expect(await boss.processIncomingMessages()).toBe(1);
     expect(seen).toEqual(["CHITCHAT", "CHITCHAT"]);
     expect(await on.queue.getMessages("z")).toHaveLength(1);
+  });
+
+  it("that onMessage cannot handle hold up no others, also after a retryable error", async () => {
+    const boss = on.supervisor("boss", {
+      onMessage: (message) => {
+        if (message.messageType === "BAD") throw new MessageTimeout("nobody answered");
+      },
+    });
+    await on.queue.sendMessage({
+      toAgent: "boss",
+      messageType: "BAD",
+      content: {},
+      priority: 100,
+      maxAttempts: 2,
+    });
+    await on.queue.sendMessage({ toAgent: "boss", messageType: "GOOD", content: {} });
+    expect(await boss.processIncomingMessages()).toBe(1);
+    await on
+      .knex("outbox_messages")
+      .where({ to_agent: "boss" })
+      .update({ visible_at: 0, due_at: 0 });
+    expect(await boss.processIncomingMessages()).toBe(0);
+    expect(await on.queue.deadLetters.list({ agentId: "boss" })).toMatchObject([
+      { messageType: "BAD", lastError: { code: "MESSAGE_TIMEOUT" } },
+    ]);
   });
 });
