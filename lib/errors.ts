@@ -214,21 +214,54 @@ export interface ErrorRecord {
 const MAX_MESSAGE = 4_000;
 const MAX_STACK = 8_000;
 
+/** Whatever is thrown: a handler may throw anything, and what it throws must not end the process. */
 export function errorRecord(thrown: unknown): ErrorRecord {
-  if (thrown instanceof Error) {
-    const code = (thrown as { code?: unknown }).code;
-    return {
-      code: typeof code === "string" && code !== "" ? code : thrown.name,
-      message: thrown.message.slice(0, MAX_MESSAGE),
-      ...(thrown.stack === undefined ? {} : { stack: thrown.stack.slice(0, MAX_STACK) }),
-    };
-  }
-  if (typeof thrown === "string") return { code: "Error", message: thrown.slice(0, MAX_MESSAGE) };
-  let text: string;
+  if (!isError(thrown)) return { code: "Error", message: described(thrown).slice(0, MAX_MESSAGE) };
+  const code = [textOf(thrown, "code"), textOf(thrown, "name")].find(Boolean) ?? "Error";
+  const stack = textOf(thrown, "stack")?.slice(0, MAX_STACK);
+  const message = (textOf(thrown, "message") ?? tagOf(thrown)).slice(0, MAX_MESSAGE);
+  return { code, message, ...(stack === undefined ? {} : { stack }) };
+}
+
+/** A property of anything thrown; undefined also where reading it throws. */
+function fieldOf(thrown: unknown, name: string): unknown {
   try {
-    text = JSON.stringify(thrown) ?? String(thrown);
+    return (thrown as Record<string, unknown> | null | undefined)?.[name];
   } catch {
-    text = String(thrown);
+    return undefined;
   }
-  return { code: "Error", message: text.slice(0, MAX_MESSAGE) };
+}
+
+function textOf(thrown: unknown, name: string): string | undefined {
+  const value = fieldOf(thrown, name);
+  return typeof value === "string" ? value : undefined;
+}
+
+function isError(thrown: unknown): boolean {
+  try {
+    return thrown instanceof Error;
+  } catch {
+    return false;
+  }
+}
+
+function described(thrown: unknown): string {
+  if (typeof thrown === "string") return thrown;
+  try {
+    return JSON.stringify(thrown) ?? String(thrown);
+  } catch {
+    try {
+      return String(thrown);
+    } catch {
+      return tagOf(thrown);
+    }
+  }
+}
+
+function tagOf(thrown: unknown): string {
+  try {
+    return Object.prototype.toString.call(thrown);
+  } catch {
+    return "something that cannot be read";
+  }
 }

@@ -151,15 +151,26 @@ export class Crew {
     }
     const tookMs = performance.now() - begun;
     this.#averageMs = (this.#averageMs ?? tookMs) * 0.8 + tookMs * 0.2;
-    const settled = this.#end(run, failure);
+    this.#track(this.#end(run, failure).catch((error: unknown) => this.#unsettled(run, error)));
+    this.#running.delete(run);
+    this.#startWaiting();
+    this.#options.changed();
+  }
+
+  /** Waited for by a stop. `settled` must not reject. */
+  #track(settled: Promise<void>): void {
     this.#settling.add(settled);
     void settled.finally(() => {
       this.#settling.delete(settled);
       this.#options.changed();
     });
-    this.#running.delete(run);
-    this.#startWaiting();
-    this.#options.changed();
+  }
+
+  /** Its end could not even be put into words for the database: another run may fare better. */
+  async #unsettled(run: Run, error: unknown): Promise<void> {
+    this.#options.reports.tell(error, "settle", run.message);
+    // Where this fails too, the lease frees the message.
+    await this.giveBack([run]).catch(() => undefined);
   }
 
   async #end(run: Run, failure: { error: unknown } | undefined): Promise<void> {
@@ -221,6 +232,11 @@ export class Crew {
 
 /** Whether a further run is pointless. A closed queue and a lost lease say nothing about the message. */
 function rejects(error: unknown): boolean {
-  const { retryable, code } = (error ?? {}) as { retryable?: unknown; code?: unknown };
-  return retryable === false && code !== "CLOSED" && !(error instanceof LeaseLost);
+  try {
+    const { retryable, code } = (error ?? {}) as { retryable?: unknown; code?: unknown };
+    return retryable === false && code !== "CLOSED" && !(error instanceof LeaseLost);
+  } catch {
+    // What cannot be read says nothing.
+    return false;
+  }
 }

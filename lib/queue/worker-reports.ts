@@ -35,7 +35,16 @@ export class Reports {
     this.#listener = listener;
   }
 
+  /** Never throws: who tells of an error has work to finish. */
   tell(error: unknown, during: WorkActivity, message?: ClaimedMessage): void {
+    try {
+      this.#tell(error, during, message);
+    } catch {
+      // An observer's fault, or a process that treats warnings as errors.
+    }
+  }
+
+  #tell(error: unknown, during: WorkActivity, message: ClaimedMessage | undefined): void {
     const { code, message: text } = errorRecord(error);
     this.#core.observers.emit([
       {
