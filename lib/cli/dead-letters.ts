@@ -200,6 +200,7 @@ const redrive = defineCommand({
 const purge = defineCommand({
   name: "dlq purge",
   summary: "Delete dead letters for good",
+  details: ["Asks first, but only at a terminal: scripts are not asked, with or without --yes."],
   arguments: { id: { many: true, optional: true, help: "Message ids" } },
   options: { ...CHOICE, yes: { type: "flag", short: "y", help: "Do not ask" } },
   examples: [

@@ -73,7 +73,7 @@ const send = defineCommand({
     [`send worker-1 --type greet --content '{"name":"Ada"}'`, "one message"],
     ["send worker-1 worker-2 --type reload", "the same to two mailboxes"],
     [
-      "send billing --type invoice --content @invoice.json --id invoice-2024-17",
+      "send billing --type invoice --content @invoice.json --id inv-17",
       "from a file, safe to repeat",
     ],
     [

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Health, QueueStats } from "../index.ts";
 import { defineCommand } from "./command.ts";
+import { missingFile } from "./context.ts";
 import { EXIT, exitOfSignal } from "./exit-codes.ts";
 import type { Terminal } from "./terminal.ts";
 import { clean, duration, plural, wire } from "./text.ts";
@@ -46,8 +47,8 @@ const health = defineCommand({
     ["health", "is it well?"],
     ["health --json | jq .queue_operational", "for a probe of an orchestrator"],
   ],
-  async run({ terminal, outbox }) {
-    const found = await lookedAt(outbox);
+  async run({ terminal, outbox, config }) {
+    const found = await lookedAt(outbox, async () => missingFile((await config()).database));
     terminal.document(found);
     const mark = (good: boolean) => (good ? "yes" : "no");
     const style = (good: boolean) => (good ? ("green" as const) : ("red" as const));
@@ -71,15 +72,20 @@ function isWell(found: Health): boolean {
 }
 
 /** What keeps the outbox from being opened is what a health check is there to tell. */
-async function lookedAt(outbox: () => Promise<{ health(): Promise<Health> }>): Promise<Health> {
+async function lookedAt(
+  outbox: () => Promise<{ health(): Promise<Health> }>,
+  missing: () => Promise<string | undefined>,
+): Promise<Health> {
   try {
     return await (await outbox()).health();
   } catch (thrown) {
     const error = thrown as Error & { code?: string; recoverySuggestion?: string };
-    const answered = error.code === "NOT_MIGRATED" || error.code === "NEWER_DATABASE";
-    if (!answered && error.code !== "SERVICE_UNAVAILABLE" && error.code !== "PERMISSION_DENIED") {
-      throw error;
-    }
+    const known = ["NOT_MIGRATED", "NEWER_DATABASE", "SERVICE_UNAVAILABLE", "PERMISSION_DENIED"];
+    if (!known.includes(error.code ?? "")) throw error;
+    // A SQLite file that is not there is reported as not migrated; but nothing answered.
+    const answered =
+      (error.code === "NOT_MIGRATED" || error.code === "NEWER_DATABASE") &&
+      (await missing()) === undefined;
     return {
       database_connected: answered,
       agents_registered: 0,

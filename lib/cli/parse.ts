@@ -8,7 +8,7 @@ export const GLOBAL_OPTIONS = {
   database: {
     type: "text",
     value: "URL",
-    help: "The database; default DATABASE_URL, else sqlite:./agent-outbox.sqlite",
+    help: "The database; default DATABASE_URL, else AZURE_SQL_*, else sqlite:./agent-outbox.sqlite",
   },
   prefix: {
     type: "text",

@@ -12,6 +12,7 @@ const migrate = defineCommand({
   summary: "Make or update the tables",
   details: [
     "Applies every pending migration, all or none, under a lock: any number of processes may do it at once, and the state is shared with knex's own command line. What is applied already is left as it is.",
+    "--down asks before it deletes data, but only at a terminal: scripts are not asked, with or without --yes.",
   ],
   options: {
     status: { type: "flag", help: "Only show what is applied and what is pending" },

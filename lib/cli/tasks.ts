@@ -1,5 +1,6 @@
 import type { Task } from "../index.ts";
 import { defineCommand } from "./command.ts";
+import { library } from "./context.ts";
 import { CommandError, EXIT, NotFound } from "./exit-codes.ts";
 import { readObject } from "./input.ts";
 import { priorityOf } from "./messages.ts";
@@ -143,11 +144,30 @@ const show = defineCommand({
   },
 });
 
+const parked = ({ state }: Task): string =>
+  state === "submitted"
+    ? "submitted: no agent can take it yet; a running supervisor assigns it when one can"
+    : state;
+
+/** What the library says to do about a time-out is for programs; here the task goes on and can be looked at. */
+function sayWhereToLook(taskId: string): (thrown: unknown) => Promise<never> {
+  return async (thrown) => {
+    const { MessageTimeout } = await library();
+    if (!(thrown instanceof MessageTimeout)) throw thrown;
+    const { message, details } = thrown;
+    throw new MessageTimeout(message, {
+      details,
+      cause: thrown,
+      recoverySuggestion: `It is not lost: \`agent-outbox tasks show ${taskId}\` tells how far it is; or wait longer with --wait-ms.`,
+    });
+  };
+}
+
 const assign = defineCommand({
   name: "tasks assign",
   summary: "Give a task to the best agent that can do it",
   details: [
-    "The least loaded of the agents that have every capability gets it; without one it is parked until one appears. With the id of a supervisor that runs, that one follows the task to its end; otherwise --wait-ms does.",
+    "The least loaded of the agents that have every capability gets it; without one it is parked until one appears. With the id of a supervisor that runs, that one follows the task to its end; otherwise --wait-ms does. Without --wait-ms the command ends at once, and what is parked waits for any running supervisor to assign it.",
   ],
   arguments: { type: { help: "The task type, which the agent dispatches by" } },
   options: {
@@ -213,14 +233,16 @@ const assign = defineCommand({
       terminal.say(
         `${assigned.duplicate ? "There already: task" : "Task"} ${assigned.taskId} is ${
           assigned.agentId === null
-            ? `${assigned.state}: no agent can take it yet`
+            ? parked(assigned)
             : `${assigned.state}, with ${assigned.agentId}`
         }.`,
       );
       return undefined;
     }
     terminal.status(`task ${assigned.taskId}: waiting for ${assigned.agentId ?? "an agent"}`);
-    const ended = await supervisor.waitForTask(assigned.taskId, { timeoutMs: wait, signal });
+    const ended = await supervisor
+      .waitForTask(assigned.taskId, { timeoutMs: wait, signal })
+      .catch(sayWhereToLook(assigned.taskId));
     terminal.document(wire(ended));
     if (!terminal.json) print(terminal, ended);
     return ended.state === "completed" ? EXIT.OK : EXIT.ERROR;

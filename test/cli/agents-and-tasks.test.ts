@@ -123,6 +123,11 @@ eachDatabase("the command line's agents and tasks", (database) => {
       "--json",
     ]);
     expect(late.code).toBe(1);
-    expect(JSON.parse(late.err)).toMatchObject({ error: { code: "MESSAGE_TIMEOUT" } });
+    expect(JSON.parse(late.err)).toMatchObject({
+      error: {
+        code: "MESSAGE_TIMEOUT",
+        recovery_suggestion: expect.stringContaining("`agent-outbox tasks show "),
+      },
+    });
   });
 });

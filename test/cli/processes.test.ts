@@ -31,7 +31,13 @@ describe("the command in a process of its own", () => {
     expect(status).toMatchObject({ code: 0, out: expect.stringMatching(/001_messages +pending/) });
     expect((await runCli(["migrate", "--dry-run"], { database })).out).toContain("create table");
     expect(await readdir(folder)).toEqual([]);
-    expect((await runCli(["health"], { database })).code).toBe(3);
+    const health = await runCli(["health", "--json"], { database });
+    expect(health.code).toBe(3);
+    expect(health.json()).toMatchObject({
+      database_connected: false,
+      problems: [{ check: "database_connected", remedy: expect.stringContaining("migrate") }],
+    });
+    expect(await readdir(folder)).toEqual([]);
     expect((await runCli(["migrate"], { database })).code).toBe(0);
     expect((await runCli(["stats"], { database })).code).toBe(0);
   });
