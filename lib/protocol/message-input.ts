@@ -84,7 +84,8 @@ export const messageSchema = z
   .strictObject({
     toAgent: recipients,
     messageType: id,
-    content: z.unknown(),
+    // Checked as JSON, with words of its own.
+    content: z.unknown().optional(),
     fromAgent: id.optional(),
     messageId: id.optional(),
     kind: z.enum(MESSAGE_KINDS).optional(),

@@ -16,7 +16,8 @@ export function shown(value: unknown): string {
 function at(value: unknown, path: readonly PropertyKey[]): unknown {
   let inner: unknown = value;
   for (const key of path) {
-    if (inner === null || typeof inner !== "object") return undefined;
+    // A lone value that was taken for a list of one: show it itself.
+    if (inner === null || typeof inner !== "object") return inner;
     inner = (inner as Record<PropertyKey, unknown>)[key];
   }
   return inner;

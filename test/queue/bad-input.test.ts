@@ -9,7 +9,7 @@ cyclic.self = cyclic;
 /** Everything that must not get in, by name: [what, the message's fields, code, a word of the explanation]. */
 const messages: [string, Record<string, unknown>, string, RegExp][] = [
   ["no recipient", { toAgent: undefined }, "VALIDATION_FAILED", /toAgent/],
-  ["an empty recipient", { toAgent: "" }, "VALIDATION_FAILED", /toAgent/],
+  ["an empty recipient", { toAgent: "" }, "VALIDATION_FAILED", /toAgent.*got ""/],
   ["no recipient in the list", { toAgent: [] }, "VALIDATION_FAILED", /at least one/],
   ["a recipient that is no text", { toAgent: 7 }, "VALIDATION_FAILED", /toAgent/],
   ["a number among the recipients", { toAgent: ["a", 7] }, "VALIDATION_FAILED", /toAgent/],
@@ -22,7 +22,12 @@ const messages: [string, Record<string, unknown>, string, RegExp][] = [
   ["a zero-width space in an id", { toAgent: "a\u200b" }, "VALIDATION_FAILED", /visible/],
   ["an unknown field", { delaySeconds: 5 }, "VALIDATION_FAILED", /delaySeconds/],
   ["a prototype in place of a field", { constructor: 1 }, "VALIDATION_FAILED", /constructor/],
-  ["no content", { content: undefined }, "VALIDATION_FAILED", /content/],
+  [
+    "no content",
+    { content: undefined },
+    "VALIDATION_FAILED",
+    /content: expected an object or an array/,
+  ],
   ["null as content", { content: null }, "VALIDATION_FAILED", /wrap it/],
   ["text as content", { content: "hi" }, "VALIDATION_FAILED", /wrap it/],
   ["a date as content", { content: new Date(0) }, "VALIDATION_FAILED", /wrap it/],

@@ -158,4 +158,29 @@ eachDatabase("plans", (database) => {
       database.dialect === "sqlite" ? 3 : 1,
     );
   });
+
+  // Only PostgreSQL keeps row versions in the table, and tells how many of them needed no index.
+  it.skipIf(database.dialect !== "postgres")(
+    "claims and extensions are heap-only updates (PostgreSQL)",
+    async () => {
+      const { knex } = await database.fresh();
+      const { queue } = watched(knex);
+      await queue.sendMessages(Array.from({ length: 400 }, (_, n) => note("a", { n })));
+      const dialect = dialectFor("postgres", "outbox_");
+      const counts = await knex.transaction(async (trx) => {
+        const request = { agentId: "a", limit: 200, leaseMs: 30_000, workerId: "w" };
+        const claimed = await dialect.claim(trx, { ...request, messageTypes: null });
+        await dialect.extend(
+          trx,
+          claimed.map(({ seq, receipt }) => ({ seq, receipt, lease_ms: 60_000, progress: null })),
+        );
+        const { rows } = (await trx.raw(
+          "SELECT pg_stat_get_xact_tuples_updated('outbox_messages'::regclass) AS updated, pg_stat_get_xact_tuples_hot_updated('outbox_messages'::regclass) AS hot",
+        )) as { rows: { updated: string; hot: string }[] };
+        return rows[0];
+      });
+      expect(Number(counts?.updated)).toBe(400);
+      expect(Number(counts?.hot)).toBeGreaterThan(200);
+    },
+  );
 });
