@@ -201,7 +201,7 @@ export class CircuitOpen extends errorOf("CircuitOpen", "CIRCUIT_OPEN") {}
 export class UnknownCommandError extends errorOf("UnknownCommandError", "UNKNOWN_COMMAND") {}
 export class SignatureInvalid extends errorOf("SignatureInvalid", "SIGNATURE_INVALID") {}
 
-/** The founding protocols use both names for one thing. */
+/** Both names are in use for one thing. */
 export { MessageTimeout as TimeoutError };
 
 /** The plain form of anything thrown, for storage beside a message and for logs. */

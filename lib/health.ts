@@ -1,7 +1,7 @@
 import type { AgentRegistry } from "./agent-registry.ts";
 import type { MessageQueueManager } from "./queue/manager.ts";
 
-/** The health of an outbox: the three founding keys, and what was found. */
+/** The health of an outbox: its three main findings, and what was found. */
 export interface Health {
   /** The database answered. */
   database_connected: boolean;

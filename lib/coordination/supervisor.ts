@@ -212,7 +212,7 @@ export class SupervisorCoordinator {
     return this.#history.stats(STATS_WINDOW_MS);
   }
 
-  /** The three founding figures. */
+  /** Throughput, utilisation and completion in one call. */
   async getPerformanceMetrics(): Promise<PerformanceMetrics> {
     const queue = await this.queueManager.getQueueStats();
     const agents = await this.agentRegistry.getRegistryStats();

@@ -65,7 +65,7 @@ const fileLoggingSchema = z.strictObject({
 export type FileLoggingOptions = z.input<typeof fileLoggingSchema>;
 type ResolvedOptions = Readonly<z.output<typeof fileLoggingSchema>>;
 
-/** What `getLogStats` answers; the names are those of the founding document. */
+/** What `getLogStats` answers; in snake_case, as in the lines themselves. */
 export interface FileLogStats extends LineCounters {
   readonly base_dir: string;
   readonly layout: LogLayout;

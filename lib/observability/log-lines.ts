@@ -1,5 +1,5 @@
 /**
- * Turns an event into its line: the keys of the founding document first and in its order, then ours. pino
+ * Turns an event into its line: the documented keys first and in their order, then the further ones. pino
  * writes the JSON, without the fields it would add by itself.
  */
 import { pino } from "pino";
@@ -146,7 +146,7 @@ function place(event: OutboxEvent, timestamp: string): [LogFileName, LogRecord] 
   }
 }
 
-/** A key of the founding document is always there and always a string. */
+/** A documented key is always there and always a string. */
 function text(value: unknown): string {
   return typeof value === "string" ? value : value == null ? "" : String(value);
 }

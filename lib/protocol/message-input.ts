@@ -12,7 +12,7 @@ export type Headers = Record<string, string | number | boolean>;
 export interface MessageInput {
   /** The mailbox, or several (at most 1,000): each gets the message, under one id. */
   toAgent: string | readonly string[];
-  /** Any string of 1 to 128 visible characters; founding names are normalised (see MessageType). */
+  /** Any string of 1 to 128 visible characters; alternative names are normalised (see MessageType). */
   messageType: string;
   content: Content | object;
   /** Default: the `agentId` of the queue's options, else "system". */

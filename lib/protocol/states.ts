@@ -63,7 +63,7 @@ export function sourcesOf(to: TaskState): readonly TaskState[] {
   return TASK_STATES.filter((from) => canMove(from, to));
 }
 
-/** How the founding protocols, A2A and MCP write the same states. */
+/** How agent protocols, A2A and MCP write the same states. */
 const SPELLINGS: Record<string, TaskState> = {
   success: "completed",
   succeeded: "completed",

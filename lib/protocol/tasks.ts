@@ -176,7 +176,7 @@ export const taskIdOf = (value: unknown): string => parse(id, value, "taskId");
 
 /**
  * What a supervisor reads of the answers to it. Looser than the builders in payloads.ts, because agents in other
- * languages write them: unknown keys pass, `results` is `result`, statuses come in every founding spelling.
+ * languages write them: unknown keys pass, `results` is `result`, statuses come in every known spelling.
  */
 const answered = {
   task_id: id.optional(),

@@ -1,6 +1,6 @@
 /**
  * The two axes of "type": a closed `kind`, which the library itself acts on, and an open `messageType`, which
- * belongs to the application. Founding names that mean the same share one value.
+ * belongs to the application. Names that mean the same share one value.
  */
 
 export const MESSAGE_KINDS = [

@@ -173,7 +173,7 @@ async function deadLetters(knex: Knex, table: string): Promise<Finding> {
     ? ok("none")
     : warning(
         `${counted(rows.length)} wait for a decision`,
-        "`agent-outbox dlq ls` tells why; mend the cause, then `dlq redrive`, or `dlq purge`.",
+        "`agent-outbox dlq ls` tells why; mend the cause, then `agent-outbox dlq redrive` or `agent-outbox dlq purge`.",
       );
 }
 
