@@ -6,7 +6,7 @@ import type { QueueOptions } from "../protocol/options.ts";
 import { retryDelayMs } from "../protocol/retry.ts";
 import { afterCommit } from "../store/after-commit.ts";
 import { DeadLetterStore } from "../store/dead-letters.ts";
-import type { Burial, ClaimedRow, Db, Dialect } from "../store/dialect.ts";
+import type { Burial, ClaimedRow, ClaimRequest, Db, Dialect } from "../store/dialect.ts";
 import { databaseIdentity, joined } from "../store/identity.ts";
 import { MessageStore, type Sent, type Settled } from "../store/messages.ts";
 import { SchemaCheck } from "../store/migrate.ts";
@@ -20,6 +20,8 @@ import { hubOf, type WakeHub } from "./wake.ts";
 
 /** A doomed message is buried and the claim repeated at most this often, so that a call always ends. */
 const MOST_BURIALS = 20;
+/** Rounds that also swept a backlog of expired messages out of the way count to this bound instead. */
+const MOST_ROUNDS = 100;
 
 const REASON = /^[a-z][a-z0-9_]{0,31}$/;
 
@@ -120,54 +122,49 @@ export class QueueCore {
   }
 
   /** Claims rows that may be handed out, and buries those that must not be. */
-  async claim(request: {
-    agentId: string;
-    limit: number;
-    leaseMs: number;
-    workerId: string;
-    messageTypes: readonly string[] | null;
-  }): Promise<ClaimedRow[]> {
+  async claim(request: ClaimRequest): Promise<ClaimedRow[]> {
     const claimed: ClaimedRow[] = [];
-    for (let round = 0; round < MOST_BURIALS && claimed.length < request.limit; round++) {
-      const rows = await this.store.claim({ ...request, limit: request.limit - claimed.length });
+    let burials = 0;
+    for (let round = 0; round < MOST_ROUNDS && burials < MOST_BURIALS; round++) {
+      const limit = request.limit - claimed.length;
+      const rows = limit > 0 ? await this.store.claim({ ...request, limit }) : [];
       const doomed = rows.filter((row) => row.doom !== null);
       claimed.push(...rows.filter((row) => row.doom === null));
       if (doomed.length === 0) break;
       await this.#buryDoomed(doomed);
+      // More of them may lie before the first live one than a claim of a few would ever get through.
+      const backlog = rows.length === limit && doomed.some(({ doom }) => doom === "expired");
+      const swept = backlog ? await this.upkeep.buryExpired(500).catch(() => 0) : 0;
+      if (swept === 0) burials++;
     }
-    if (this.observers.active && claimed.length > 0) {
-      const at = Date.now();
-      this.observers.emit(
-        claimed.map((row) => messageEvent("received", fieldsOf(row), { at, attempt: row.attempt })),
-      );
-    }
+    // A later round may have met what became due, or was given back, meanwhile.
+    claimed.sort((a, b) => b.priority - a.priority || a.seq - b.seq);
+    const at = Date.now();
+    this.observers.emit(
+      claimed.map((row) => messageEvent("received", fieldsOf(row), { at, attempt: row.attempt })),
+    );
     return claimed;
   }
 
   async #buryDoomed(rows: readonly ClaimedRow[]): Promise<void> {
-    const burials = rows.map((row): Burial => {
-      const reason = row.doom as string;
-      return {
-        seq: row.seq,
-        receipt: row.receipt,
-        reason,
+    const burials = rows.map(
+      ({ seq, receipt, doom, message_type: type }): Burial => ({
+        ...{ seq, receipt, reason: String(doom), fingerprint: fingerprint(type, String(doom), "") },
         // No error where the last run noted one: that says more than "the lease passed".
         error: null,
-        fingerprint: fingerprint(row.message_type, reason, ""),
-      };
-    });
+      }),
+    );
     const outcomes = await this.store.bury(this.knex, burials);
     const at = Date.now();
     this.observers.emit(
       rows
         .filter((_, n) => outcomes[n] === "done")
         .flatMap((row) => {
-          const fields = fieldsOf(row);
-          const extra = { at, attempt: row.attempt, reason: row.doom as string };
-          const buried = messageEvent("dead_lettered", fields, extra);
-          return row.doom === "expired"
-            ? [messageEvent("expired", fields, extra), buried]
-            : [buried];
+          const extra = { at, attempt: row.attempt, reason: String(row.doom) };
+          const told: MessageEventName[] = row.doom === "expired" ? ["expired"] : [];
+          return [...told, "dead_lettered" as const].map((event) =>
+            messageEvent(event, fieldsOf(row), extra),
+          );
         }),
     );
   }

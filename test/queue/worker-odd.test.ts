@@ -1,8 +1,9 @@
-import { expect, it } from "vitest";
+import { expect, it, onTestFinished, vi } from "vitest";
 import { errorRecord } from "../../lib/errors.ts";
+import { MessageStore } from "../../lib/store/messages.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { until } from "../support/processes.ts";
-import { mailbox, note, watched } from "../support/queue.ts";
+import { elapse, mailbox, note, watched } from "../support/queue.ts";
 import { content } from "./worker-support.ts";
 
 const thrower = () => {
@@ -63,5 +64,47 @@ eachDatabase("a worker whose handler does odd things", (database) => {
       expect(typeof dead.lastError?.message).toBe("string");
     }
     expect(worker.stats).toMatchObject({ failed: 2 * names.length, lost: 0 });
+  });
+});
+
+eachDatabase("claiming from behind what has expired", (database) => {
+  it("finds a live message behind a long backlog in one call, and tells of what it met", async () => {
+    const { queue, events } = watched(database.knex());
+    const to = mailbox();
+    for (const count of [25, 2_000]) {
+      for (let n = 0; n < count; n += 500) {
+        const some = Array.from({ length: Math.min(500, count - n) }, () => note(to));
+        await queue.sendMessages(some.map((message) => ({ ...message, ttlMs: 60_000 })));
+      }
+      await elapse(database.knex(), 60_001);
+      const { messageId } = await queue.sendMessage(note(to));
+      const got = await queue.getMessages(to, { limit: 1 });
+      expect(got.map((message) => message.messageId)).toEqual([messageId]);
+      await got[0]?.ack();
+    }
+    expect(await queue.getQueueStats(to)).toMatchObject({ pending: 0, leased: 0 });
+    await until(() => events.some((told) => told.type === "message" && told.event === "expired"));
+  });
+
+  it("answers in order also after several rounds", async () => {
+    const { queue } = watched(database.knex());
+    const to = mailbox();
+    await queue.sendMessages([
+      { ...note(to), priority: 90, ttlMs: 60_000 },
+      { ...note(to, { n: "low" }), priority: 10 },
+    ]);
+    await elapse(database.knex(), 60_001);
+    // Between the rounds of the claim, as another process would.
+    const late = queue.sendMessage.bind(queue, { ...note(to, { n: "high" }), priority: 50 });
+    const bury = vi.spyOn(MessageStore.prototype, "bury").mockImplementationOnce(async function (
+      this: MessageStore,
+      ...given
+    ) {
+      await late();
+      return this.bury(...given);
+    });
+    onTestFinished(() => bury.mockRestore());
+    const got = await queue.getMessages(to, { limit: 3 });
+    expect(got.map((message) => content(message).n)).toEqual(["high", "low"]);
   });
 });
