@@ -191,15 +191,18 @@ export class Crew {
       this.counts.lost++;
       return;
     }
-    // What it settled in a transaction that failed with it is not settled; if it did commit, the receipt says so.
-    if (run.settled && !(failure !== undefined && run.settledInTransaction)) {
+    // What it settled in a transaction may be undone, whether it failed with it or went on: the receipt says so.
+    // A rolled back nack or deferral is nothing that returning could make up for: its lease will pass.
+    const unsure = run.settledInTransaction && (failure !== undefined || run.ackedInTransaction);
+    if (run.settled && !unsure) {
       this.counts.processed++;
       if (failure !== undefined) reports.tell(failure.error, "handle", message);
       return;
     }
     if (failure === undefined) {
       const outcome = await settlement.ack(message);
-      this.counts[outcome === "done" ? "processed" : "lost"]++;
+      const done = outcome === "done" || (outcome === "gone" && run.settled);
+      this.counts[done ? "processed" : "lost"]++;
       return;
     }
     // Not the message's fault: the database was away too long, or the worker stops.

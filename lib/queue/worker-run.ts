@@ -1,5 +1,5 @@
 import type { Knex } from "knex";
-import { AgentCommunicationError, LeaseLost } from "../errors.ts";
+import { AgentCommunicationError, LeaseLost, ValidationFailed } from "../errors.ts";
 import { jsonText } from "../protocol/validate.ts";
 import type { ClaimedRow } from "../store/dialect.ts";
 import type { Settled } from "../store/messages.ts";
@@ -56,6 +56,8 @@ export class Run {
   settled = false;
   /** That settling was part of a transaction of the handler's, which may have been rolled back. */
   settledInTransaction = false;
+  /** And it was an acknowledgement: what returning means as well. */
+  ackedInTransaction = false;
   /** Settling calls of the handler that it may not have waited for. */
   #own: Promise<unknown> = Promise.resolve();
   readonly #abort = new AbortController();
@@ -130,16 +132,24 @@ export class Run {
     const { knex, dialect } = this.#core;
     this.inTransaction = true;
     try {
-      const value = await knex.transaction(async (tx) => {
+      const work = async (tx: Knex.Transaction): Promise<T> => {
         await translated(dialect, () => dialect.beginWrite(tx));
         const result = await run(tx);
+        if (tx.isCompleted()) throw endedError();
         const [outcome] = await this.#core.ack(tx, [this.message]);
         if (outcome !== "done") {
           this.lose();
           throw this.#lostError();
         }
         return result;
+      };
+      let worked: Promise<T> | undefined;
+      await knex.transaction((tx) => {
+        worked = work(tx);
+        return worked;
       }, dialect.transactionConfig);
+      // knex answers at the first commit, also where that is not ours: then this rejects.
+      const value = await (worked as unknown as Promise<T>);
       this.settled = true;
       return value;
     } finally {
@@ -187,10 +197,12 @@ export class Run {
     const watch = async <O extends string>(
       tx: Knex.Transaction | undefined,
       call: Promise<O>,
+      acks = false,
     ): Promise<O> => {
       // From here on an extension that finds nothing is no loss.
       this.settled = true;
       this.settledInTransaction = tx !== undefined;
+      this.ackedInTransaction = acks && tx !== undefined;
       this.#own = Promise.allSettled([this.#own, call]);
       try {
         const outcome = await call;
@@ -208,6 +220,7 @@ export class Run {
         await watch(
           options.tx,
           acked.then(([outcome]) => outcome ?? "gone"),
+          true,
         );
         return acked;
       },
@@ -225,6 +238,18 @@ export class Run {
       reply: (claim, content, options) => settler.reply(claim, content, options),
     };
   }
+}
+
+function endedError(): ValidationFailed {
+  return new ValidationFailed(
+    "context.tx: the callback ended the transaction itself, so the message could not be acknowledged in it",
+    {
+      // Of the run: the message is not to blame.
+      retryable: true,
+      recoverySuggestion:
+        "Return to commit, throw to roll back; call neither commit() nor rollback().",
+    },
+  );
 }
 
 /** The reason of the signal of a run that its stopping worker no longer waits for. */

@@ -65,6 +65,62 @@ eachDatabase("a worker whose handler does odd things", (database) => {
     }
     expect(worker.stats).toMatchObject({ failed: 2 * names.length, lost: 0 });
   });
+
+  it("acknowledges what the handler acknowledged in a transaction that was undone, if it returns", async () => {
+    const { queue } = watched(database.knex());
+    const to = mailbox();
+    const sent = await queue.sendMessages([note(to, { undo: true }), note(to, { undo: false })]);
+    const worker = queue.work(to, async (message) => {
+      const own = database.knex().transaction(async (tx) => {
+        await message.ack({ tx });
+        if (content(message).undo) throw new Error("undone");
+      });
+      await own.catch(() => undefined);
+    });
+    await until(() => worker.stats.processed === 2);
+    for (const { messageId } of sent) {
+      expect(await queue.getMessage(messageId)).toMatchObject({ state: "processed", attempt: 1 });
+    }
+    expect(worker.stats).toMatchObject({ failed: 0, lost: 0 });
+  });
+
+  it("leaves a message that a committed transaction deferred where that put it", async () => {
+    const { queue } = watched(database.knex());
+    const to = mailbox();
+    const { messageId } = await queue.sendMessage(note(to));
+    const worker = queue.work(to, async (message) => {
+      await database.knex().transaction((tx) => message.defer(60_000, { tx }));
+    });
+    await until(() => worker.stats.processed === 1);
+    expect(await queue.getMessage(messageId)).toMatchObject({ state: "scheduled", attempt: 0 });
+  });
+
+  it.each(["commit", "rollback"] as const)(
+    "fails a run whose context.tx does its own %s",
+    async (end) => {
+      const { queue } = watched(database.knex());
+      const to = mailbox();
+      const { messageId } = await queue.sendMessage(note(to));
+      const told: unknown[] = [];
+      const worker = queue.work(
+        to,
+        async (message, context) => {
+          await context.tx(async (tx) => {
+            await tx.raw("SELECT 1");
+            if (message.attempt === 1) await tx[end]();
+          });
+        },
+        {
+          retryPolicy: { strategy: "fixed", initialDelayMs: 0, jitter: 0 },
+          onError: (error) => told.push((error as { code?: unknown }).code),
+        },
+      );
+      await until(() => worker.stats.processed === 1);
+      expect(worker.stats).toMatchObject({ failed: 1, lost: 0 });
+      expect(told).toEqual(["VALIDATION_FAILED"]);
+      expect(await queue.getMessage(messageId)).toMatchObject({ state: "processed", attempt: 2 });
+    },
+  );
 });
 
 eachDatabase("claiming from behind what has expired", (database) => {
