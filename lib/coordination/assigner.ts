@@ -1,4 +1,5 @@
-import { AgentCommunicationError } from "../errors.ts";
+import { randomBytes } from "node:crypto";
+import { AgentCommunicationError, AlreadyExists } from "../errors.ts";
 import { taskRequest } from "../protocol/payloads.ts";
 import { TASK_FAILURES, type Task } from "../protocol/tasks.ts";
 import type { NewTask } from "../store/task-row.ts";
@@ -71,7 +72,7 @@ export class Assigner {
     const agentId = park
       ? undefined
       : await this.#reserve(trx, { needs, owner: task.supervisor_id, avoid: null, owned });
-    const messageId = derivedId("", task.task_id, ":1");
+    const messageId = assignmentId(task.task_id, 1);
     const first = agentId === undefined ? undefined : { agentId, messageId };
     const stored = await tasks.insert(trx, task, first);
     if (stored === undefined) {
@@ -118,7 +119,7 @@ export class Assigner {
       owned: true,
     });
     if (agentId === undefined) return "nobody";
-    const messageId = derivedId("", parked.taskId, `:${parked.assignment + 1}`);
+    const messageId = assignmentId(parked.taskId, parked.assignment + 1);
     const task = await this.#parts.tasks.assign(trx, parked, agentId, messageId);
     if (task === undefined) throw new Taken();
     await this.#send(trx, task);
@@ -148,7 +149,7 @@ export class Assigner {
   }
 
   async #send(trx: Tx, task: Task): Promise<void> {
-    await this.#parts.queue.sendMessage(
+    const sent = await this.#parts.queue.sendMessage(
       taskRequest(
         {
           // Whoever places it: the answer goes to the supervisor that was given the task.
@@ -173,6 +174,10 @@ export class Assigner {
       ),
       { tx: trx },
     );
+    // Rolls the assignment back: without a message the agent would never hear of it.
+    if (sent.duplicate) {
+      throw new AlreadyExists(`a message with the id "${task.messageId}" was sent before`);
+    }
   }
 
   async #fail(parked: Task, cause: Error): Promise<void> {
@@ -182,6 +187,11 @@ export class Assigner {
       if (failed !== undefined) tellTask(this.#parts, trx, "failed", failed, endOf(failed));
     });
   }
+}
+
+/** Random, because a task's id may be used again when the task was purged, and its messages are still known. */
+function assignmentId(taskId: string, assignment: number): string {
+  return derivedId("", taskId, `:${assignment}:${randomBytes(8).toString("hex")}`);
 }
 
 function describe(task: Task): Record<string, unknown> {

@@ -56,7 +56,7 @@ eachDatabase("an agent that runs", (database) => {
     });
     expect(await ended((await assign("nothing")).taskId)).toMatchObject({ result: null });
     expect(await ended((await assign("scalar")).taskId)).toMatchObject({ result: "text" });
-    const answer = await on.queue.getMessage(`response-${add.taskId}:1`);
+    const answer = await on.queue.getMessage(`response-${add.messageId}`);
     expect(answer).toMatchObject({
       state: "processed",
       content: { status: "completed", completion_percentage: 100, assignment: 1 },
@@ -232,7 +232,7 @@ eachDatabase("an agent that runs", (database) => {
       .update({ assignment: 2, agent_id: "b" });
     await on.queue.resume("a");
     await until(
-      async () => (await on.queue.getMessage(`${stale.taskId}:1`))?.state === "processed",
+      async () => (await on.queue.getMessage(stale.messageId as string))?.state === "processed",
     );
     const taken = await assign("work");
     await until(() => began.length === 1);

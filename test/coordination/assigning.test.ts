@@ -1,6 +1,7 @@
 import type { Knex } from "knex";
 import { beforeEach, expect, it } from "vitest";
 import type { TaskInput } from "../../lib/protocol/tasks.ts";
+import { MessageQueueManager } from "../../lib/queue/manager.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { stage, wipe } from "./stage.ts";
 
@@ -33,7 +34,7 @@ eachDatabase("assigning tasks", (database) => {
       duplicate: false,
       supervisorId: "boss",
       priority: 30,
-      messageId: `${task.taskId}:1`,
+      messageId: expect.stringMatching(new RegExp(`^${task.taskId}:1:[0-9a-f]{16}$`)),
       deadlineAt: task.createdAt + 60_000,
       assignedAt: task.createdAt,
       result: null,
@@ -42,7 +43,7 @@ eachDatabase("assigning tasks", (database) => {
     expect(await on.boss.getTask(task.taskId)).toEqual(stored);
     const message = await on.next("right");
     expect(message).toMatchObject({
-      messageId: `${task.taskId}:1`,
+      messageId: task.messageId,
       messageType: "TASK_ASSIGNMENT",
       fromAgent: "boss",
       priority: 30,
@@ -111,6 +112,30 @@ eachDatabase("assigning tasks", (database) => {
     expect(placed.map(({ taskId }) => taskId)).toEqual([order[1], order[3], other.taskId]);
     const stats = await on.boss.getCoordinationStats();
     expect(stats).toMatchObject({ parked: 32, assigned: 3, capped: false });
+  });
+
+  it("sends a message for every assignment, also of an id whose first task was forgotten", async () => {
+    await on.agent("a", ["x"]);
+    const taskId = "t".repeat(128);
+    for (let n = 0; n < 2; n++) {
+      const task = await on.boss.assignTask({ ...needsX, taskId });
+      expect(task).toMatchObject({ state: "assigned", duplicate: false });
+      await on.answer("a", { status: "completed" });
+      await on.boss.processIncomingMessages();
+      expect(await on.boss.getTask(taskId)).toMatchObject({ state: "completed" });
+      await on.knex("outbox_tasks").where({ task_id: taskId }).del();
+    }
+  });
+
+  it("assigns nothing where the message is not stored", async () => {
+    await on.agent("a", ["x"]);
+    const queue = new MessageQueueManager(on.knex);
+    queue.sendMessage = async () => ({ messageId: "earlier", duplicate: true });
+    const boss = on.supervisor("boss", { queue });
+    await expect(boss.assignTask({ ...needsX, taskId: "mine" })).rejects.toMatchObject({
+      code: "ALREADY_EXISTS",
+    });
+    expect(await boss.getTask("mine")).toBeNull();
   });
 
   it("stores a task id once, also for eight callers at once", async () => {
