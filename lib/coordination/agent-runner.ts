@@ -17,6 +17,7 @@ import { connect } from "../store/connect.ts";
 import type { Db } from "../store/dialect.ts";
 import { dialectFor } from "../store/dialects.ts";
 import { TaskStore } from "../store/tasks.ts";
+import { BeatMetrics, type MetricsHook } from "./beat-metrics.ts";
 import { type TaskHandler, TaskRun, type TaskRuns } from "./task-run.ts";
 
 export interface AgentRunnerOptions
@@ -28,8 +29,11 @@ export interface AgentRunnerOptions
    * same places as tasks do. Default: they stay in the mailbox, for a consumer of your own.
    */
   onMessage?: WorkHandler | undefined;
-  /** Told with every heartbeat, merged into the agent's metrics. */
-  metrics?: (() => Record<string, unknown>) | undefined;
+  /**
+   * Told with every heartbeat, merged into the agent's metrics. One that fails, returns what cannot be stored, or
+   * takes longer than a second costs the metrics, not the heartbeat; observers are told.
+   */
+  metrics?: MetricsHook | undefined;
   /** Default: one of its own on the same tables. */
   queue?: MessageQueueManager | undefined;
   /** Default: one of its own on the same tables. */
@@ -53,9 +57,10 @@ export class AgentRunner {
   readonly #settings: RunnerSettings;
   readonly #runs: TaskRuns;
   readonly #onMessage: WorkHandler | undefined;
-  readonly #metrics: (() => Record<string, unknown>) | undefined;
+  readonly #metrics: BeatMetrics;
   readonly #observers: Observers;
   #workers: Worker[] = [];
+  #starting: Promise<void> | undefined;
   #beating: { stop: AbortController; ended: Promise<void> } | undefined;
   #stopping: Promise<void> | undefined;
 
@@ -73,7 +78,11 @@ export class AgentRunner {
     this.registry = registry ?? new AgentRegistry(knex, { prefix, observers });
     this.#settings = settings;
     this.#onMessage = settings.onMessage as WorkHandler | undefined;
-    this.#metrics = settings.metrics as (() => Record<string, unknown>) | undefined;
+    this.#metrics = new BeatMetrics(
+      settings.metrics as MetricsHook | undefined,
+      settings.heartbeatIntervalMs,
+      (error) => this.#tell(error),
+    );
     this.#observers = observers;
     this.#runs = {
       agentId,
@@ -99,14 +108,21 @@ export class AgentRunner {
     if (this.#stopping !== undefined) {
       throw new AgentCommunicationError("CLOSED", "this runner was stopped");
     }
-    if (this.#beating !== undefined) return this;
-    const stop = new AbortController();
-    this.#beating = { stop, ended: Promise.resolve() };
+    this.#starting ??= this.#start();
     try {
-      await this.#register();
+      await this.#starting;
     } catch (error) {
-      this.#beating = undefined;
+      this.#starting = undefined;
       throw error;
+    }
+    return this;
+  }
+
+  async #start(): Promise<void> {
+    await this.#register();
+    if (this.#stopping !== undefined) {
+      await this.#tellStatus("offline");
+      throw new AgentCommunicationError("CLOSED", "this runner was stopped while it started");
     }
     const { maxConcurrentTasks, leaseMs } = this.#settings;
     const handle: WorkHandler = (message, context) => this.#handle(message, context);
@@ -120,8 +136,8 @@ export class AgentRunner {
       // Apart, so that "stop this task" gets through while every place is taken by a task.
       this.queue.work(this.agentId, handle, { leaseMs, messageTypes: [MessageType.TASK_CANCEL] }),
     ];
+    const stop = new AbortController();
     this.#beating = { stop, ended: this.#beat(stop.signal) };
-    return this;
   }
 
   /**
@@ -140,7 +156,12 @@ export class AgentRunner {
 
   async #stop(options: { deadlineMs?: number }): Promise<void> {
     const beating = this.#beating;
-    if (beating === undefined) return;
+    if (beating === undefined) {
+      // A start under way ends itself when it sees the stop; it is waited for, but not for ever.
+      const started = this.#starting?.catch(() => undefined);
+      await Promise.race([started, sleep(LONGEST_GOODBYE_MS, undefined, { ref: false })]);
+      return;
+    }
     // It goes on beating while its last tasks end; the status stays.
     const told = this.#tellStatus("draining");
     await Promise.all(this.#workers.map((worker) => worker.stop(options)));
@@ -197,8 +218,7 @@ export class AgentRunner {
       await sleep(pause, undefined, { signal }).catch(() => undefined);
       if (signal.aborted) return;
       try {
-        const metrics = this.#metrics?.();
-        await this.registry.updateHeartbeat(this.agentId, metrics === undefined ? {} : { metrics });
+        await this.#beatOnce();
         await this.#dropTaken();
         failures = 0;
       } catch (error) {
@@ -207,6 +227,23 @@ export class AgentRunner {
         else this.#tell(error);
       }
     }
+  }
+
+  async #beatOnce(): Promise<void> {
+    const metrics = await this.#metrics.read();
+    if (metrics !== undefined) {
+      try {
+        await this.registry.updateHeartbeat(this.agentId, { metrics });
+        this.#metrics.taken();
+        return;
+      } catch (error) {
+        const { retryable } = error as { retryable?: unknown };
+        if (error instanceof UnknownRecipient || retryable === true) throw error;
+        // It is the metrics that cannot be stored: silence would cost the agent its tasks.
+        this.#metrics.failed(error);
+      }
+    }
+    await this.registry.updateHeartbeat(this.agentId);
   }
 
   /** Aborts runs whose task was taken away while this process was frozen or cut off. */

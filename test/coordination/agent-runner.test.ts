@@ -6,6 +6,7 @@ import {
   runAgent,
 } from "../../lib/coordination/agent-runner.ts";
 import { ValidationFailed } from "../../lib/errors.ts";
+import { Observers } from "../../lib/protocol/events.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { spawnScript, until } from "../support/processes.ts";
 import { stage, wipe } from "./stage.ts";
@@ -307,6 +308,64 @@ eachDatabase("an agent that runs", (database) => {
     await on.boss.processIncomingMessages();
     expect(await on.boss.getTask(taskId)).toMatchObject({ agentId: "b", assignment: 2 });
     await expect(runner.start()).rejects.toMatchObject({ code: "CLOSED" });
+  });
+
+  it("beats on without metrics that cannot be had or stored, and tells each cause once", async () => {
+    const faults: [string, () => unknown, RegExp][] = [
+      ["throws", () => fail(new Error(`no figures ${Math.random()}`)), /no figures/],
+      ["rejects", async () => fail(new Error("no promise")), /no promise/],
+      ["hangs", () => new Promise(() => undefined), /took longer/],
+      ["nan", () => ({ load: Number.NaN }), /NaN|finite|number/],
+      ["huge", () => ({ load: "x".repeat(70_000) }), /large|bytes|65/i],
+      ["text", () => "busy", /metrics/],
+    ];
+    const fail = (error: Error) => {
+      throw error;
+    };
+    let well = false;
+    const told: [string, string][] = [];
+    const observers = new Observers();
+    observers.add((events) => {
+      for (const event of events) {
+        if (event.type === "error") told.push([String(event.agentId), event.errorMessage]);
+      }
+    });
+    for (const [agentId, metrics] of faults) {
+      await run({
+        agentId,
+        observers,
+        tasks: {},
+        heartbeatIntervalMs: 50,
+        metrics: (() => (well && agentId !== "hangs" ? { well } : metrics())) as never,
+      });
+    }
+    const agents = () => on.registry.listAgents();
+    const since = Math.max(...(await agents()).map(({ heartbeatAt }) => heartbeatAt));
+    await until(async () => (await agents()).every((agent) => agent.heartbeatAt > since + 400));
+    for (const [agentId, , message] of faults) {
+      expect(told.filter(([id]) => id === agentId)).toEqual([
+        [agentId, expect.stringMatching(message)],
+      ]);
+    }
+    well = true;
+    await until(async () => (await on.registry.getAgent("huge"))?.metrics.well === true);
+  });
+
+  it("waits for metrics that come soon", async () => {
+    await run({ tasks: {}, heartbeatIntervalMs: 50, metrics: async () => ({ load: 7 }) });
+    await until(async () => (await on.registry.getAgent("a"))?.metrics.load === 7);
+  });
+
+  it("does not begin to work when it is stopped while it starts", async () => {
+    for (const agentId of ["p", "q"]) {
+      const runner = new AgentRunner(on.knex, { agentId, capabilities: ["x"], tasks: {} });
+      const starting = runner.start().catch((error: unknown) => error);
+      if (agentId === "q") await Promise.resolve();
+      await runner.stop();
+      expect(await starting).toMatchObject({ code: "CLOSED" });
+      expect(await on.registry.getAgent(agentId)).toMatchObject({ status: "offline" });
+    }
+    expect(await assign("work")).toMatchObject({ agentId: null });
   });
 
   it("loses its tasks to another one when its process is killed", { timeout: 60_000 }, async () => {
