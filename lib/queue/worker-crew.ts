@@ -123,19 +123,22 @@ export class Crew {
   }
 
   #startWaiting(): void {
+    const returned: Run[] = [];
     while (this.#running.size < this.#options.concurrency && !this.#closed) {
       const run = this.#waiting.shift();
-      if (run === undefined) return;
+      if (run === undefined) break;
       if (run.lost) {
         this.counts.lost++;
         this.#options.leases.remove(run);
         this.#forget(run);
-      } else if (run.signal.aborted) {
-        void this.giveBack([run]);
+      } else if (run.signal.aborted || run.expired) {
+        // The next claim buries what has expired by the database's own clock.
+        returned.push(run);
       } else {
         this.#running.set(run, this.#run(run));
       }
     }
+    if (returned.length > 0) this.#track(this.giveBack(returned).catch(() => undefined));
   }
 
   async #run(run: Run): Promise<void> {

@@ -46,6 +46,8 @@ export class Run {
   state: RunState = "waiting";
   /** By this process's monotonic clock: until then nobody else can have the message. */
   leaseUntil: number;
+  /** By the same clock, and rather early than late: from then on the message may have expired. */
+  readonly #expiresAt: number;
   /** Progress noted inside a transaction, to be stored with the next extension. */
   noted: string | undefined;
   /** True once someone else certainly has the message, or it is gone. */
@@ -75,6 +77,8 @@ export class Run {
     this.#extender = extender;
     // From when the claim was sent: the database began to count later than that.
     this.leaseUntil = sentAt + extender.leaseMs;
+    const claimedAt = row.visible_at - extender.leaseMs;
+    this.#expiresAt = sentAt + (row.expires_at ?? Number.POSITIVE_INFINITY) - claimedAt;
     this.message = new ClaimedMessage(row, extender.leaseMs, this.#watched(settler));
     // Handlers take these apart, so they must work without `this`.
     this.context = {
@@ -96,6 +100,11 @@ export class Run {
       !this.lost &&
       !this.signal.aborted
     );
+  }
+
+  /** Whether its time to live may have passed: then no handler is to see it. */
+  get expired(): boolean {
+    return performance.now() >= this.#expiresAt;
   }
 
   /** What the database said when the lease was to be made longer. */

@@ -121,6 +121,37 @@ eachDatabase("a worker whose handler does odd things", (database) => {
       expect(await queue.getMessage(messageId)).toMatchObject({ state: "processed", attempt: 2 });
     },
   );
+
+  it("G9: starts nothing that expired while it waited in the worker's hands", async () => {
+    const { queue } = watched(database.knex());
+    const to = mailbox();
+    const sent = await queue.sendMessages(
+      Array.from({ length: 40 }, (_, n) => ({ ...note(to, { n }), ...(n > 20 && { ttlMs: 700 }) })),
+    );
+    const expireBy = performance.now() + 750;
+    const seen: unknown[] = [];
+    const worker = queue.work(to, async (message) => {
+      seen.push(content(message).n);
+      if (content(message).n !== 20) return;
+      // Shorter than what was claimed ahead is kept.
+      await new Promise((resolve) => setTimeout(resolve, expireBy - performance.now()));
+    });
+    for (const { messageId } of sent.slice(21)) {
+      const dead = await until(() => queue.deadLetters.get(messageId));
+      expect(dead).toMatchObject({ reason: "expired", attempt: 0 });
+    }
+    expect(seen).toHaveLength(21);
+    expect(worker.stats).toMatchObject({ processed: 21, failed: 0, lost: 0 });
+  });
+
+  it("starts what has time to live left, and at once", async () => {
+    const { queue } = watched(database.knex());
+    const to = mailbox();
+    await queue.sendMessages(Array.from({ length: 20 }, () => ({ ...note(to), ttlMs: 60_000 })));
+    const worker = queue.work(to, () => undefined, { concurrency: 5 });
+    await until(() => worker.stats.processed === 20);
+    expect(worker.stats.released).toBe(0);
+  });
 });
 
 eachDatabase("claiming from behind what has expired", (database) => {
