@@ -113,7 +113,10 @@ export class Sweeper {
     }
   }
 
-  /** A task whose message is a dead letter would wait for an answer without end. */
+  /**
+   * A task whose message is a dead letter, or was cancelled, would wait for an answer without end. One that its
+   * agent acknowledged is left alone: the agent may answer later.
+   */
   async #deadMessages(report: SweepReport): Promise<void> {
     const { tasks } = this.#parts;
     const page = await tasks.heldAfter(this.#held, HELD_PAGE);
@@ -125,13 +128,20 @@ export class Sweeper {
     const messageIds = page.flatMap(({ messageId }) => messageId ?? []);
     if (messageIds.length === 0) return;
     const buried = await tasks.buried(messageIds);
+    const cancelled = await tasks.cancelled(messageIds);
     for (const task of page) {
-      const letter = task.messageId === null ? undefined : buried.get(task.messageId);
+      if (task.messageId === null) continue;
+      const letter = buried.get(task.messageId);
       // One that expired did so with the task's deadline, which has a step of its own.
-      if (letter === undefined || letter.reason === "expired") continue;
+      if (letter === undefined ? !cancelled.has(task.messageId) : letter.reason === "expired") {
+        continue;
+      }
       const error = {
         code: TASK_FAILURES.UNDELIVERED,
-        message: `its message is a dead letter (${letter.reason})${letter.error === "" ? "" : `: ${letter.error}`}`,
+        message:
+          letter === undefined
+            ? "its message was cancelled"
+            : `its message is a dead letter (${letter.reason})${letter.error === "" ? "" : `: ${letter.error}`}`,
         ...(task.agentId === null ? {} : { agentId: task.agentId }),
       };
       await tasks.transaction(async (trx) => {

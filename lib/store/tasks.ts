@@ -27,12 +27,14 @@ export class TaskStore {
   readonly #knex: Knex;
   readonly #dialect: Dialect;
   readonly #table: string;
+  readonly #archive: string;
   readonly #statements: AgentStatements;
 
   constructor(knex: Knex, dialect: Dialect, prefix: string) {
     this.#knex = knex;
     this.#dialect = dialect;
     this.#table = `${prefix}tasks`;
+    this.#archive = `${prefix}archive`;
     this.#statements = agentStatements(dialect.name, prefix, dialect.now);
   }
 
@@ -261,6 +263,17 @@ export class TaskStore {
           ];
         }),
       );
+    });
+  }
+
+  /** Which of these messages were cancelled. */
+  async cancelled(messageIds: readonly string[]): Promise<Set<string>> {
+    return translated(this.#dialect, async () => {
+      const rows = (await this.#knex(this.#archive)
+        .select("message_id")
+        .whereIn("message_id", [...messageIds])
+        .where("outcome", "cancelled")) as Row[];
+      return new Set(rows.map((row) => String(row.message_id)));
     });
   }
 

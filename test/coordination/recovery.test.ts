@@ -159,6 +159,20 @@ eachDatabase("tasks in trouble", (database) => {
     });
   });
 
+  it("takes a task back whose message was cancelled, but not one that was acknowledged", async () => {
+    await on.agent("a", ["x"], 5);
+    const early = await on.boss.assignTask(needsX);
+    await (await on.next("a")).ack();
+    const { taskId, messageId } = await on.boss.assignTask({ ...needsX, maxAssignments: 1 });
+    expect(await on.queue.cancelMessage(messageId as string)).toBe(true);
+    await on.boss.processIncomingMessages();
+    expect(await on.boss.getTask(taskId)).toMatchObject({
+      state: "failed",
+      lastError: { code: "TASK_UNDELIVERED", message: "its message was cancelled" },
+    });
+    expect(await on.boss.getTask(early.taskId)).toMatchObject({ state: "assigned", assignment: 1 });
+  });
+
   it("fails a task whose deadline passed, wherever it is", async () => {
     await on.agent("a", ["x"], 2);
     const parked = await on.boss.assignTask({
