@@ -84,7 +84,8 @@ function postgres(prefix: string, now: string): AgentStatements {
       SELECT d.message_id, d.reason, d.last_error
       FROM jsonb_array_elements_text(CAST(:ids AS jsonb)) AS j(id)
       JOIN ${prefix}dead_letters d ON d.message_id = j.id`,
-    json: parseText,
+    // Parsed by the driver; a result may be a bare text, which must not be parsed again.
+    json: (value) => value ?? null,
   };
 }
 
