@@ -134,7 +134,7 @@ export class QueueCore {
       await this.#buryDoomed(doomed);
       // More of them may lie before the first live one than a claim of a few would ever get through.
       const backlog = rows.length === limit && doomed.some(({ doom }) => doom === "expired");
-      const swept = backlog ? await this.upkeep.buryExpired(500).catch(() => 0) : 0;
+      const swept = backlog ? await this.buryExpired(500).catch(() => 0) : 0;
       if (swept === 0) burials++;
     }
     // A later round may have met what became due, or was given back, meanwhile.
@@ -286,6 +286,14 @@ export class QueueCore {
           ),
       );
     });
+  }
+
+  /** Buries expired messages of any mailbox that nobody holds. Returns how many. */
+  async buryExpired(limit: number): Promise<number> {
+    const fields = (await this.upkeep.buryExpired(limit)).map((row) => fieldsOf(row as never));
+    this.tell(this.knex, "expired", fields, "expired");
+    this.tell(this.knex, "dead_lettered", fields, "expired");
+    return fields.length;
   }
 
   /** Tells observers of something that happened to rows outside a claim. */

@@ -14,7 +14,7 @@ const STEP = 500;
 export async function upkeep(core: QueueCore): Promise<UpkeepReport> {
   const { archiveRetentionMs } = core.options;
   return {
-    expired: await core.upkeep.buryExpired(STEP),
+    expired: await core.buryExpired(STEP),
     archivePurged:
       archiveRetentionMs > 0 ? await core.upkeep.purgeArchive(archiveRetentionMs, STEP) : 0,
     dedupePurged: await core.upkeep.purgeDedupe(STEP),

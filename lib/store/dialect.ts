@@ -141,7 +141,7 @@ export interface Dialect {
   /** Moves messages to the dead letters. */
   bury(db: Db, burials: readonly Burial[]): Promise<number[]>;
   /** Moves up to `limit` expired messages that nobody holds to the dead letters. */
-  buryExpired(db: Db, limit: number): Promise<{ seq: number }[]>;
+  buryExpired(db: Db, limit: number): Promise<Record<string, unknown>[]>;
 
   /** Deletes rows of a table by `seq` and returns those that were there, in no order. */
   takeOut(db: Db, table: string, seqs: readonly number[]): Promise<Record<string, unknown>[]>;

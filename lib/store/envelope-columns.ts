@@ -46,6 +46,17 @@ export const DEAD = [
   "redriven",
 ] as const;
 
+/** What observers are told of a message that no caller holds. */
+export const TOLD = [
+  "seq",
+  "message_id",
+  "from_agent",
+  "to_agent",
+  "message_type",
+  "correlation_id",
+  "task_id",
+] as const;
+
 /** `a, b` or, with a table, `t.a, t.b`. */
 export function list(columns: readonly string[], table?: string): string {
   return columns.map((column) => (table === undefined ? column : `${table}.${column}`)).join(", ");

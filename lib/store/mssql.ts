@@ -9,11 +9,11 @@ import type {
   NewMessage,
   Release,
 } from "./dialect.ts";
-import { CLAIMED, DEAD, ENVELOPE, GIVEN, list } from "./envelope-columns.ts";
+import { CLAIMED, DEAD, ENVELOPE, GIVEN, list, TOLD } from "./envelope-columns.ts";
 import { faultOfMssql } from "./faults.ts";
 import { stillOpen } from "./mssql-knex.ts";
 import { claimedRow, parseText, rowsAsJson, seqs } from "./rows.ts";
-import { int, query } from "./sql.ts";
+import { query } from "./sql.ts";
 
 const NOW = "DATEDIFF_BIG(MILLISECOND, '1970-01-01', SYSUTCDATETIME())";
 
@@ -182,7 +182,7 @@ export function mssql(prefix: string): Dialect {
     WHERE q.expires_at IS NOT NULL AND q.expires_at <= @now AND (q.worker_id IS NULL OR q.visible_at <= @now)
     ORDER BY q.expires_at;
     INSERT INTO ${dead} (${DEAD_COLUMNS})
-    OUTPUT inserted.seq
+    OUTPUT ${list(TOLD, "inserted")}
     SELECT m.seq, ${list(ENVELOPE, "m")}, ${list(DEAD, "m")}, N'expired', m.last_error, N'expired', m.receipt + 1, @now
     FROM @gone g INNER LOOP JOIN ${COPIED} ON m.seq = g.seq;
     DELETE m FROM @gone g INNER LOOP JOIN ${messages} m ON m.seq = g.seq`)}`;
@@ -237,8 +237,7 @@ export function mssql(prefix: string): Dialect {
     },
 
     async buryExpired(db: Db, limit: number) {
-      const gone = await query<{ seq: unknown }>(db, BURY_EXPIRED, { limit });
-      return gone.map(({ seq }) => ({ seq: int(seq) }));
+      return query(db, BURY_EXPIRED, { limit });
     },
 
     async takeOut(db: Db, table: string, wanted: readonly number[]) {

@@ -9,10 +9,10 @@ import type {
   NewMessage,
   Release,
 } from "./dialect.ts";
-import { CLAIMED, DEAD, ENVELOPE, GIVEN, list } from "./envelope-columns.ts";
+import { CLAIMED, DEAD, ENVELOPE, GIVEN, list, TOLD } from "./envelope-columns.ts";
 import { faultOfPostgres } from "./faults.ts";
 import { claimedRow, parseText, rowsAsJson, seqs } from "./rows.ts";
-import { int, query } from "./sql.ts";
+import { query } from "./sql.ts";
 
 /**
  * The clock once per statement: STABLE, so that an index can be searched with it, and it moves inside a
@@ -160,7 +160,7 @@ export function postgres(prefix: string): Dialect {
     INSERT INTO ${dead} (seq, ${list(ENVELOPE)}, ${list(DEAD)}, reason, last_error, fingerprint, receipt, failed_at)
     SELECT seq, ${list(ENVELOPE)}, ${list(DEAD)}, 'expired', last_error, 'expired', receipt + 1, ${NOW}
     FROM gone
-    RETURNING seq`;
+    RETURNING ${list(TOLD)}`;
 
   return {
     name: "postgres",
@@ -210,8 +210,7 @@ export function postgres(prefix: string): Dialect {
     },
 
     async buryExpired(db: Db, limit: number) {
-      const gone = await query<{ seq: unknown }>(db, BURY_EXPIRED, { limit });
-      return gone.map(({ seq }) => ({ seq: int(seq) }));
+      return query(db, BURY_EXPIRED, { limit });
     },
 
     async takeOut(db: Db, table: string, wanted: readonly number[]) {

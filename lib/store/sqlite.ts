@@ -9,10 +9,10 @@ import type {
   NewMessage,
   Release,
 } from "./dialect.ts";
-import { CLAIMED, DEAD, ENVELOPE, GIVEN, list } from "./envelope-columns.ts";
+import { CLAIMED, DEAD, ENVELOPE, GIVEN, list, TOLD } from "./envelope-columns.ts";
 import { faultOfSqlite } from "./faults.ts";
 import { claimedRow, parseText, rowsAsJson, seqs } from "./rows.ts";
-import { int, query, transaction } from "./sql.ts";
+import { query, transaction } from "./sql.ts";
 
 /** Differs from PostgreSQL: fixed within one statement by SQLite itself. */
 const NOW = "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)";
@@ -137,7 +137,7 @@ export function sqlite(prefix: string): Dialect {
     INSERT INTO ${dead} (seq, ${list(ENVELOPE)}, ${list(DEAD)}, reason, last_error, fingerprint, receipt, failed_at)
     SELECT seq, ${list(ENVELOPE)}, ${list(DEAD)}, 'expired', last_error, 'expired', receipt + 1, ${NOW}
     ${EXPIRED}
-    RETURNING seq`;
+    RETURNING ${list(TOLD)}`;
 
   const DELETE_SEQS = `DELETE FROM ${messages} WHERE seq IN (SELECT value FROM json_each(:seqs))`;
   const LOOK_EXPIRED = `SELECT EXISTS (SELECT 1 FROM ${messages} WHERE expires_at <= ${NOW}) AS found`;
@@ -206,9 +206,9 @@ export function sqlite(prefix: string): Dialect {
       const [look] = await query(db, LOOK_EXPIRED);
       if (!look?.found) return [];
       return transaction(dialect, db, async (trx) => {
-        const gone = seqs(await query(trx, BURY_EXPIRED, { limit }));
-        await query(trx, DELETE_SEQS, { seqs: JSON.stringify(gone) });
-        return gone.map((seq) => ({ seq: int(seq) }));
+        const gone = await query(trx, BURY_EXPIRED, { limit });
+        await query(trx, DELETE_SEQS, { seqs: JSON.stringify(seqs(gone)) });
+        return gone;
       });
     },
 

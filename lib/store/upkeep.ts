@@ -201,11 +201,9 @@ export class UpkeepStore {
     });
   }
 
-  async buryExpired(limit: number): Promise<number> {
-    return translated(
-      this.#dialect,
-      async () => (await this.#dialect.buryExpired(this.#knex, limit)).length,
-    );
+  /** Returns what observers are told of each. */
+  async buryExpired(limit: number): Promise<Row[]> {
+    return translated(this.#dialect, () => this.#dialect.buryExpired(this.#knex, limit));
   }
 
   /** A round trip that reads and writes nothing; true when the database answered. */
