@@ -33,7 +33,7 @@ export interface MessageInput {
   expiresAt?: Date | string | number | undefined;
   /** Runs before it is dead-lettered. Default: the queue's retry policy (3). */
   maxAttempts?: number | undefined;
-  /** While its window lasts, a second message to the same mailbox with this key is not stored. */
+  /** While its window lasts, a second message to the same recipient (or list of them) with this key is not stored. */
   dedupeKey?: string | undefined;
   /** Milliseconds. Default 300,000 (five minutes). */
   dedupeWindowMs?: number | undefined;
