@@ -1,4 +1,4 @@
-import type { Task } from "../index.ts";
+import type { Task, TaskState } from "../index.ts";
 import { defineCommand } from "./command.ts";
 import { library } from "./context.ts";
 import { CommandError, EXIT, NotFound } from "./exit-codes.ts";
@@ -17,7 +17,7 @@ const STATES = [
   "failed",
   "canceled",
   "rejected",
-] as const;
+] as const satisfies readonly TaskState[];
 
 /** Who assigns from the command line, unless told otherwise. */
 const SUPERVISOR = "cli";

@@ -107,4 +107,3 @@ export const delaySchema = durationMs();
 /** The bounds of a lease, wherever one is given. */
 export const leaseSchema = receiveOptionsSchema.shape.leaseMs.unwrap();
 export const messageListSchema = z.array(z.unknown(), "expected an array of messages");
-export const noOptionsSchema = z.strictObject({});

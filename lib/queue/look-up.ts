@@ -1,4 +1,5 @@
 import type { Db } from "../store/dialect.ts";
+import { doomOf } from "../store/envelope-columns.ts";
 import { int, type Row } from "../store/sql.ts";
 import type { QueueCore } from "./core.ts";
 import { archivedMessage, deadLetter, liveMessage, type StoredMessage } from "./stored.ts";
@@ -30,8 +31,6 @@ export async function heldRow(
   const rows = await core.store.live(db, messageId);
   return rows.find(
     (live) =>
-      live.to_agent === agentId &&
-      int(live.receipt) === receipt &&
-      !String(live.worker_id).startsWith("!"),
+      live.to_agent === agentId && int(live.receipt) === receipt && doomOf(live.worker_id) === null,
   );
 }

@@ -1,14 +1,8 @@
 import { createHash } from "node:crypto";
 import type { Knex } from "knex";
-import { given } from "../protocol/given.ts";
+import { given, noMore } from "../protocol/given.ts";
 import type { MessageInput } from "../protocol/message-input.ts";
-import {
-  delaySchema,
-  leaseSchema,
-  nackOptionsSchema,
-  noOptionsSchema,
-  reasonSchema,
-} from "../protocol/options.ts";
+import { delaySchema, leaseSchema, nackOptionsSchema, reasonSchema } from "../protocol/options.ts";
 import { MessageType } from "../protocol/types.ts";
 import { parse } from "../protocol/validate.ts";
 import type { Sent } from "../store/messages.ts";
@@ -76,7 +70,7 @@ export function settlerOf(core: QueueCore, send: Send): Settler {
 /** The transaction of a call that takes no other option. */
 export function txOf(options: TxOption): Knex.Transaction | undefined {
   const { tx, ...rest } = given(options);
-  parse(noOptionsSchema, rest, "options");
+  noMore(rest);
   return tx;
 }
 

@@ -66,7 +66,7 @@ export function list(columns: readonly string[], table?: string): string {
  * A doomed message is leased to the reason that ends it, so that a claimer which dies before it has buried the
  * message leaves a lease like any other.
  */
-const DOOM_PREFIX = "!";
+export const DOOM_PREFIX = "!";
 
 export function doomOf(workerId: unknown): "expired" | "max_attempts" | null {
   if (workerId === `${DOOM_PREFIX}expired`) return "expired";

@@ -2,9 +2,9 @@ import type { Knex } from "knex";
 import type { EncodedMessage } from "../protocol/envelope.ts";
 import { DedupeKeys } from "./dedupe.ts";
 import type { Burial, ClaimKey, ClaimRequest, Db, Dialect, Extension, Release } from "./dialect.ts";
-import { ENVELOPE } from "./envelope-columns.ts";
+import { DOOM_PREFIX, ENVELOPE } from "./envelope-columns.ts";
 import { type ParseJson, parseText } from "./rows.ts";
-import { int, query, type Row, retried, transaction, translated } from "./sql.ts";
+import { int, isTransaction, query, type Row, retried, transaction, translated } from "./sql.ts";
 
 /** What became of one message of a batch. */
 export interface Sent {
@@ -178,7 +178,7 @@ export class MessageStore {
         .where({ message_id: messageId, to_agent: agentId })
         .whereNotNull("worker_id")
         // Nobody holds a doomed one: it is leased to the reason that ends it.
-        .whereRaw("worker_id NOT LIKE '!%'")
+        .whereRaw(`worker_id NOT LIKE '${DOOM_PREFIX}%'`)
         .whereRaw(`visible_at > ${this.dialect.now}`)
         .orderBy("seq")
         .first(),
@@ -248,5 +248,5 @@ export function asText(value: unknown): string | null {
 }
 
 function retriedUnlessIn<T>(dialect: Dialect, db: Db, run: () => Promise<T>): Promise<T> {
-  return (db as { isTransaction?: boolean }).isTransaction === true ? run() : retried(dialect, run);
+  return isTransaction(db) ? run() : retried(dialect, run);
 }

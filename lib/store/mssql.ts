@@ -11,6 +11,7 @@ import type {
 } from "./dialect.ts";
 import { CLAIMED, DEAD, ENVELOPE, GIVEN, list, TOLD } from "./envelope-columns.ts";
 import { faultOfMssql } from "./faults.ts";
+import { holdKeys } from "./hold-keys.ts";
 import { stillOpen } from "./mssql-knex.ts";
 import { claimedRow, parseText, rowsAsJson, seqs } from "./rows.ts";
 import { query } from "./sql.ts";
@@ -197,13 +198,7 @@ export function mssql(prefix: string): Dialect {
 
     async holdKeys(db: Db, keys: readonly DedupeKey[]) {
       const sorted = [...keys].sort((a, b) => (a.key < b.key ? -1 : 1));
-      const taken = await query<{ dedupe_key: string }>(db, HOLD, {
-        items: JSON.stringify(sorted),
-      });
-      if (taken.length === keys.length) return [];
-      const ours = new Set(taken.map((row) => row.dedupe_key));
-      const others = keys.map(({ key }) => key).filter((key) => !ours.has(key));
-      return query(db, HELD, { keys: JSON.stringify(others) });
+      return holdKeys(db, HOLD, HELD, sorted);
     },
 
     async claim(db: Db, request: ClaimRequest) {

@@ -11,6 +11,7 @@ import type {
 } from "./dialect.ts";
 import { CLAIMED, DEAD, ENVELOPE, GIVEN, list, TOLD } from "./envelope-columns.ts";
 import { faultOfPostgres } from "./faults.ts";
+import { holdKeys } from "./hold-keys.ts";
 import { claimedRow, parseText, rowsAsJson, seqs } from "./rows.ts";
 import { query } from "./sql.ts";
 
@@ -171,11 +172,7 @@ export function postgres(prefix: string): Dialect {
     },
 
     async holdKeys(db: Db, keys: readonly DedupeKey[]) {
-      const taken = await query<{ dedupe_key: string }>(db, HOLD, { items: JSON.stringify(keys) });
-      if (taken.length === keys.length) return [];
-      const ours = new Set(taken.map((row) => row.dedupe_key));
-      const others = keys.map(({ key }) => key).filter((key) => !ours.has(key));
-      return query(db, HELD, { keys: JSON.stringify(others) });
+      return holdKeys(db, HOLD, HELD, keys);
     },
 
     async claim(db: Db, request: ClaimRequest) {

@@ -11,6 +11,7 @@ import type {
 } from "./dialect.ts";
 import { CLAIMED, DEAD, ENVELOPE, GIVEN, list, TOLD } from "./envelope-columns.ts";
 import { faultOfSqlite } from "./faults.ts";
+import { holdKeys } from "./hold-keys.ts";
 import { claimedRow, parseText, rowsAsJson, seqs } from "./rows.ts";
 import { query, transaction } from "./sql.ts";
 
@@ -152,11 +153,7 @@ export function sqlite(prefix: string): Dialect {
     },
 
     async holdKeys(db: Db, keys: readonly DedupeKey[]) {
-      const taken = await query<{ dedupe_key: string }>(db, HOLD, { items: JSON.stringify(keys) });
-      if (taken.length === keys.length) return [];
-      const ours = new Set(taken.map((row) => row.dedupe_key));
-      const others = keys.map(({ key }) => key).filter((key) => !ours.has(key));
-      return query(db, HELD, { keys: JSON.stringify(others) });
+      return holdKeys(db, HOLD, HELD, keys);
     },
 
     async claim(db: Db, request: ClaimRequest) {
