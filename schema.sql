@@ -36,8 +36,29 @@ CREATE INDEX outbox_tasks_deadline ON outbox_tasks (deadline_at) WHERE deadline_
 CREATE INDEX outbox_tasks_state ON outbox_tasks (state, seq);
 CREATE INDEX outbox_tasks_finished ON outbox_tasks (finished_at, state, created_at) WHERE finished_at IS NOT NULL;
 
+-- 004_queue_depth
+alter table "outbox_messages" add column "concurrency_key" varchar(128) COLLATE "C", add column "cost" integer, add column "delivery" varchar(16) COLLATE "C", add column "retry" jsonb, add column "hops" integer, add column "trail" jsonb, add column "content_encoding" varchar(16) COLLATE "C", add column "failures" jsonb, add column "rank" bigint not null default '80', add column "lane" varchar(128) COLLATE "C" not null default '';
+alter table "outbox_archive" add column "concurrency_key" varchar(128) COLLATE "C", add column "cost" integer, add column "delivery" varchar(16) COLLATE "C", add column "retry" jsonb, add column "hops" integer, add column "trail" jsonb, add column "content_encoding" varchar(16) COLLATE "C", add column "failures" jsonb;
+alter table "outbox_dead_letters" add column "concurrency_key" varchar(128) COLLATE "C", add column "cost" integer, add column "delivery" varchar(16) COLLATE "C", add column "retry" jsonb, add column "hops" integer, add column "trail" jsonb, add column "content_encoding" varchar(16) COLLATE "C", add column "failures" jsonb;
+alter table "outbox_mailboxes" add column "retry" jsonb, add column "on_dead_letter" varchar(8) COLLATE "C", add column "key_limit" integer, add column "aging_ms" bigint, add column "fair" smallint, add column "virtual_time" bigint, add column "max_depth" integer, add column "gated" smallint, add column "breaker_threshold" integer, add column "breaker_recovery_ms" bigint, add column "breaker_window_ms" bigint, add column "breaker_when_open" varchar(8) COLLATE "C", add column "breaker_state" varchar(12) COLLATE "C", add column "breaker_failures" integer, add column "breaker_since" bigint, add column "breaker_until" bigint;
+UPDATE outbox_messages SET rank = 100 - priority;
+drop index "outbox_messages_ready";
+CREATE INDEX outbox_messages_ready ON outbox_messages (to_agent, lane, rank, seq) WHERE state = 0;
+CREATE INDEX outbox_messages_order ON outbox_messages (to_agent, ordering_key, seq) WHERE ordering_key IS NOT NULL;
+CREATE INDEX outbox_messages_share ON outbox_messages (to_agent, concurrency_key, state, rank, seq) WHERE concurrency_key IS NOT NULL;
+create table "outbox_keys" ("to_agent" varchar(128) COLLATE "C" not null, "kind" varchar(8) COLLATE "C" not null, "name" varchar(128) COLLATE "C" not null, "halted_by" bigint, "halted_at" bigint, "last_rank" bigint, constraint "outbox_keys_pk" primary key ("to_agent", "kind", "name"));
+create table "outbox_limits" ("name" varchar(128) COLLATE "C" not null, "agent_id" varchar(128) COLLATE "C", "message_type" varchar(128) COLLATE "C", "max_in_flight" integer, "bucket_size" double precision, "refill" double precision, "refill_ms" bigint, "tokens" double precision, "refilled_at" bigint, "parked_until" bigint, "removed_at" bigint, constraint "outbox_limits_pk" primary key ("name"));
+create table "outbox_slots" ("name" varchar(300) COLLATE "C" not null, "seq" bigint not null, "receipt" bigint not null, constraint "outbox_slots_pk" primary key ("name", "seq"));
+create table "outbox_inbox" ("consumer" varchar(128) COLLATE "C" not null, "from_agent" varchar(128) COLLATE "C" not null, "message_id" varchar(128) COLLATE "C" not null, "processed_at" bigint not null, constraint "outbox_inbox_pk" primary key ("consumer", "from_agent", "message_id"));
+CREATE INDEX outbox_inbox_processed ON outbox_inbox (processed_at);
+create table "outbox_conversations" ("context_id" varchar(128) COLLATE "C" not null, "messages" bigint not null, "updated_at" bigint not null, constraint "outbox_conversations_pk" primary key ("context_id"));
+CREATE INDEX outbox_conversations_updated ON outbox_conversations (updated_at);
+create table "outbox_consumers" ("agent_id" varchar(128) COLLATE "C" not null, "worker_id" varchar(128) COLLATE "C" not null, "message_types" jsonb, "seen_at" bigint not null, constraint "outbox_consumers_pk" primary key ("agent_id", "worker_id"));
+CREATE INDEX outbox_consumers_seen ON outbox_consumers (seen_at);
+
 -- what was applied
 create table "outbox_migrations" ("id" serial primary key, "name" varchar(255), "batch" integer, "migration_time" timestamptz);
 INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('001_messages', 1, CURRENT_TIMESTAMP);
 INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('002_agents', 1, CURRENT_TIMESTAMP);
 INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('003_tasks', 1, CURRENT_TIMESTAMP);
+INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('004_queue_depth', 1, CURRENT_TIMESTAMP);

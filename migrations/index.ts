@@ -2,6 +2,7 @@ import type { Knex } from "knex";
 import * as messages from "./001_messages.ts";
 import * as agents from "./002_agents.ts";
 import * as tasks from "./003_tasks.ts";
+import * as queueDepth from "./004_queue_depth.ts";
 import type { MigrationContext } from "./columns.ts";
 
 export type { MigrationContext } from "./columns.ts";
@@ -18,6 +19,7 @@ export const migrations: readonly Migration[] = [
   { name: "001_messages", ...messages },
   { name: "002_agents", ...agents },
   { name: "003_tasks", ...tasks },
+  { name: "004_queue_depth", ...queueDepth },
 ];
 
 export const DEFAULT_PREFIX = "outbox_";

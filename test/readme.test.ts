@@ -136,6 +136,7 @@ describe("the public names", () => {
         "ClaimedMessage",
         "DEFAULT_PRIORITY",
         "DEFAULT_RETRY_POLICY",
+        "DELIVERY_MODES",
         "ERROR_CODES",
         "FileLogger",
         "LeaseLost",

@@ -10,6 +10,7 @@ import {
 } from "./message-input.ts";
 import {
   DEFAULT_PRIORITY,
+  type DeliveryMode,
   kindOf,
   MESSAGE_KINDS,
   type MessageKind,
@@ -38,6 +39,14 @@ export interface MessageFields {
   taskId: string | null;
   subject: string | null;
   expiresAt: number | null;
+  orderingKey: string | null;
+  concurrencyKey: string | null;
+  /** Null: 1. */
+  cost: number | null;
+  /** Null: AT_LEAST_ONCE. */
+  delivery: DeliveryMode | null;
+  /** How many messages led to this one. */
+  hops: number;
 }
 
 const NAMES = [
@@ -58,7 +67,23 @@ const NAMES = [
   ["task_id", "taskId"],
   ["subject", "subject"],
   ["expires_at", "expiresAt"],
+  ["ordering_key", "orderingKey"],
+  ["concurrency_key", "concurrencyKey"],
+  ["cost", "cost"],
+  ["delivery", "delivery"],
+  ["hops", "hops"],
 ] as const satisfies readonly (readonly [string, keyof MessageFields])[];
+
+/** Fields that are ids where they are there. */
+const IDS = [
+  "correlationId",
+  "causationId",
+  "replyTo",
+  "contextId",
+  "taskId",
+  "orderingKey",
+  "concurrencyKey",
+] as const;
 
 type MessageSeed = Pick<MessageFields, "toAgent" | "messageType" | "content"> &
   Partial<Omit<MessageFields, "toAgent" | "messageType" | "content" | "priority">> & {
@@ -84,6 +109,11 @@ export class AgentMessage implements MessageFields {
   readonly taskId: string | null;
   readonly subject: string | null;
   readonly expiresAt: number | null;
+  readonly orderingKey: string | null;
+  readonly concurrencyKey: string | null;
+  readonly cost: number | null;
+  readonly delivery: DeliveryMode | null;
+  readonly hops: number;
 
   /** @throws ValidationFailed when a field is not what MessageInput says. */
   constructor(seed: MessageSeed) {
@@ -105,6 +135,11 @@ export class AgentMessage implements MessageFields {
     this.taskId = seed.taskId ?? null;
     this.subject = seed.subject ?? null;
     this.expiresAt = seed.expiresAt ?? null;
+    this.orderingKey = seed.orderingKey ?? null;
+    this.concurrencyKey = seed.concurrencyKey ?? null;
+    this.cost = seed.cost ?? null;
+    this.delivery = seed.delivery ?? null;
+    this.hops = seed.hops ?? 0;
   }
 
   /** The message as `sendMessage` takes it. */
@@ -127,6 +162,11 @@ export class AgentMessage implements MessageFields {
       taskId: optional(this.taskId),
       subject: optional(this.subject),
       expiresAt: optional(this.expiresAt),
+      orderingKey: optional(this.orderingKey),
+      concurrencyKey: optional(this.concurrencyKey),
+      cost: optional(this.cost),
+      delivery: optional(this.delivery),
+      hops: this.hops === 0 ? undefined : this.hops,
     };
   }
 
@@ -136,6 +176,7 @@ export class AgentMessage implements MessageFields {
     for (const [name, key] of NAMES) {
       const value = this[key];
       if (value === null || (key === "headers" && Object.keys(this.headers).length === 0)) continue;
+      if (key === "hops" && value === 0) continue;
       json[name] = value;
     }
     json.priority = priorityName(this.priority);
@@ -172,7 +213,7 @@ export class AgentMessage implements MessageFields {
     for (const key of ["timestamp", "expiresAt"] as const) {
       if (seed[key] !== undefined) seed[key] = parse(instant, seed[key], `message.${key}`);
     }
-    for (const key of ["correlationId", "causationId", "replyTo", "contextId", "taskId"] as const) {
+    for (const key of IDS) {
       if (seed[key] !== undefined) parse(id, seed[key], `message.${key}`);
     }
     if (seed.headers !== undefined) parse(headers, seed.headers, "message.headers");

@@ -1,5 +1,12 @@
 import { z } from "zod";
-import { MESSAGE_KINDS, type MessageKind, type Priority, priorityValue } from "./types.ts";
+import {
+  DELIVERY_MODES,
+  type DeliveryMode,
+  MESSAGE_KINDS,
+  type MessageKind,
+  type Priority,
+  priorityValue,
+} from "./types.ts";
 import { durationMs, id, instant, plainText, positiveInt } from "./validate.ts";
 
 /** What a message is about: a JSON object or array. */
@@ -37,6 +44,20 @@ export interface MessageInput {
   dedupeKey?: string | undefined;
   /** Milliseconds. Default 300,000 (five minutes). */
   dedupeWindowMs?: number | undefined;
+  /**
+   * Messages of one mailbox with the same key are handed out strictly in the order in which they were sent, one
+   * at a time, in all processes, also over retries and deferrals. Until its sender's transaction ends, other
+   * senders of the key wait for it.
+   */
+  orderingKey?: string | undefined;
+  /** At most N messages of one mailbox with the same key are in flight; N is the mailbox's `keyLimit`, 1 unless set. */
+  concurrencyKey?: string | undefined;
+  /** What it takes from the token buckets that it passes, 1 to 1,000,000,000. Default 1. */
+  cost?: number | undefined;
+  /** Default AT_LEAST_ONCE. */
+  delivery?: DeliveryMode | undefined;
+  /** How many messages led to this one. Default: one more than the message whose handler sends it, else 0. */
+  hops?: number | undefined;
   correlationId?: string | undefined;
   causationId?: string | undefined;
   /** The mailbox that `reply` answers to. Default: fromAgent. */
@@ -79,6 +100,7 @@ const exclusive = (a: string, b: string) => ({
 });
 const delayOrInstant = exclusive("delayMs", "availableAt");
 const ttlOrInstant = exclusive("ttlMs", "expiresAt");
+const orderOrShare = exclusive("orderingKey", "concurrencyKey");
 
 export const messageSchema = z
   .strictObject({
@@ -97,6 +119,11 @@ export const messageSchema = z
     maxAttempts: positiveInt(1_000).optional(),
     dedupeKey: plainText(255).min(1, "expected 1 to 255 characters").optional(),
     dedupeWindowMs: durationMs(1).optional(),
+    orderingKey: id.optional(),
+    concurrencyKey: id.optional(),
+    cost: positiveInt(1_000_000_000).optional(),
+    delivery: z.enum(DELIVERY_MODES).optional(),
+    hops: z.number().int().min(0).max(1_000_000).optional(),
     correlationId: id.optional(),
     causationId: id.optional(),
     replyTo: id.optional(),
@@ -107,4 +134,5 @@ export const messageSchema = z
     timestamp: instant.optional(),
   })
   .refine(delayOrInstant.check, { message: delayOrInstant.message, path: ["availableAt"] })
-  .refine(ttlOrInstant.check, { message: ttlOrInstant.message, path: ["expiresAt"] });
+  .refine(ttlOrInstant.check, { message: ttlOrInstant.message, path: ["expiresAt"] })
+  .refine(orderOrShare.check, { message: orderOrShare.message, path: ["concurrencyKey"] });

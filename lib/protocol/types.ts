@@ -78,6 +78,14 @@ export function normalType(written: string): NormalType {
   return { messageType, originalType: messageType === written ? null : written };
 }
 
+/**
+ * How often a handler may see a message. AT_MOST_ONCE: it is finished before it is handed out. AT_LEAST_ONCE: it
+ * comes again until it is acknowledged. EXACTLY_ONCE: as before, and the consumer remembers what it has done.
+ */
+export const DELIVERY_MODES = ["AT_MOST_ONCE", "AT_LEAST_ONCE", "EXACTLY_ONCE"] as const;
+
+export type DeliveryMode = (typeof DELIVERY_MODES)[number];
+
 /** Higher is served first. Any integer from 0 to 100 is a priority; these are the named ones. */
 export const MessagePriority = {
   LOW: 10,

@@ -3,7 +3,7 @@ import { AgentMessage } from "../protocol/agent-message.ts";
 import { given } from "../protocol/given.ts";
 import type { Content, Headers, MessageInput } from "../protocol/message-input.ts";
 import type { NackOptions } from "../protocol/options.ts";
-import type { MessageKind } from "../protocol/types.ts";
+import type { DeliveryMode, MessageKind } from "../protocol/types.ts";
 import type { ClaimedRow } from "../store/dialect.ts";
 import type { Sent } from "../store/messages.ts";
 
@@ -80,6 +80,11 @@ export class ClaimedMessage extends AgentMessage {
       taskId: row.task_id,
       subject: row.subject,
       expiresAt: row.expires_at,
+      orderingKey: row.ordering_key,
+      concurrencyKey: row.concurrency_key,
+      cost: row.cost,
+      delivery: row.delivery as DeliveryMode | null,
+      hops: row.hops ?? 0,
     });
     this.sequence = row.seq;
     this.receipt = row.receipt;

@@ -10,6 +10,7 @@ import type { Burial, ClaimedRow, ClaimRequest, Db, Dialect } from "../store/dia
 import { databaseIdentity, joined } from "../store/identity.ts";
 import { MessageStore, type Sent, type Settled } from "../store/messages.ts";
 import { SchemaCheck } from "../store/migrate.ts";
+import { inOrder } from "../store/rows.ts";
 import { UpkeepStore } from "../store/upkeep.ts";
 import { type WakeChannel, wakeChannel } from "../store/wake-channel.ts";
 import type { ClaimedMessage } from "./claimed.ts";
@@ -138,7 +139,7 @@ export class QueueCore {
       if (swept === 0) burials++;
     }
     // A later round may have met what became due, or was given back, meanwhile.
-    claimed.sort((a, b) => b.priority - a.priority || a.seq - b.seq);
+    claimed.sort(inOrder);
     const at = Date.now();
     this.observers.emit(
       claimed.map((row) => messageEvent("received", fieldsOf(row), { at, attempt: row.attempt })),

@@ -1,5 +1,6 @@
 import type { ErrorRecord } from "../errors.ts";
 import type { Content, Headers } from "../protocol/message-input.ts";
+import type { DeliveryMode } from "../protocol/types.ts";
 import type { ParseJson } from "../store/rows.ts";
 import { int, intOrNull, type Row } from "../store/sql.ts";
 
@@ -30,6 +31,13 @@ export interface StoredMessage {
   contextId: string | null;
   taskId: string | null;
   subject: string | null;
+  orderingKey: string | null;
+  concurrencyKey: string | null;
+  /** Null: 1. */
+  cost: number | null;
+  /** Null: AT_LEAST_ONCE. */
+  delivery: DeliveryMode | null;
+  hops: number;
   createdAt: number;
   expiresAt: number | null;
   sequence: number;
@@ -75,6 +83,11 @@ function common(row: Row, json: ParseJson) {
     contextId: optional(row.context_id),
     taskId: optional(row.task_id),
     subject: optional(row.subject),
+    orderingKey: optional(row.ordering_key),
+    concurrencyKey: optional(row.concurrency_key),
+    cost: intOrNull(row.cost),
+    delivery: optional(row.delivery) as DeliveryMode | null,
+    hops: intOrNull(row.hops) ?? 0,
     createdAt: int(row.created_at),
     expiresAt: intOrNull(row.expires_at),
     sequence: int(row.seq),

@@ -24,7 +24,22 @@ export interface NewMessage {
   readonly task_id: string | null;
   readonly subject: string | null;
   readonly ordering_key: string | null;
+  readonly concurrency_key: string | null;
   readonly dedupe_key: string | null;
+  readonly cost: number | null;
+  readonly delivery: string | null;
+  /** JSON text of the message's own retry policy. */
+  readonly retry: string | null;
+  readonly hops: number | null;
+  /** JSON text. */
+  readonly trail: string | null;
+  readonly content_encoding: string | null;
+  /** Where messages of a limited type wait; "" for all others. */
+  readonly lane: string;
+  /** The place in the mailbox, where turns are fair; null: by priority, or by age. */
+  readonly rank: number | null;
+  /** Milliseconds that make up for ten points of priority; null: no aging. */
+  readonly aging_ms: number | null;
   readonly max_attempts: number;
   /** Exactly one of delay and instant may be set; neither means at once. */
   readonly delay_ms: number | null;
@@ -57,6 +72,16 @@ export interface ClaimedRow {
   readonly context_id: string | null;
   readonly task_id: string | null;
   readonly subject: string | null;
+  readonly ordering_key: string | null;
+  readonly concurrency_key: string | null;
+  readonly cost: number | null;
+  readonly delivery: string | null;
+  readonly retry: unknown;
+  readonly hops: number | null;
+  readonly trail: unknown;
+  readonly content_encoding: string | null;
+  readonly failures: unknown;
+  readonly rank: number;
   readonly created_at: number;
   readonly expires_at: number | null;
   readonly receipt: number;

@@ -84,17 +84,20 @@ async function clock(knex: Knex, now: string): Promise<Finding> {
 const shape = ({ table, unique, columns }: Omit<FoundIndex, "name" | "valid">): string =>
   `${unique ? "unique " : ""}${table} (${columns.join(", ")})`.toLowerCase();
 
-/** The indexes that the migrations make, read from their own SQL. */
+/** The indexes that the migrations make, read from their own SQL. A later one of the same name replaces it. */
 function expectedIndexes(name: DialectName, prefix: string): FoundIndex[] {
-  return migrationSql(name, { prefix })
-    .flatMap(({ statements }) => statements)
-    .flatMap((statement) => {
-      const [, unique, index, table, columns] =
-        /^CREATE (UNIQUE )?INDEX (\w+) ON (\w+) \(([^)]*)\)/i.exec(statement) ?? [];
-      if (index === undefined || table === undefined || columns === undefined) return [];
-      const list = columns.split(",").map((column) => column.trim());
-      return [{ name: index, table, unique: unique !== undefined, columns: list, valid: true }];
+  const made = new Map<string, FoundIndex>();
+  for (const statement of migrationSql(name, { prefix }).flatMap(({ statements }) => statements)) {
+    const [, unique, index, table, columns] =
+      /^CREATE (UNIQUE )?INDEX (\w+) ON (\w+) \(([^)]*)\)/i.exec(statement) ?? [];
+    if (index === undefined || table === undefined || columns === undefined) continue;
+    const list = columns.split(",").map((column) => column.trim());
+    made.set(index, {
+      ...{ name: index, table, columns: list },
+      ...{ unique: unique !== undefined, valid: true },
     });
+  }
+  return [...made.values()];
 }
 
 /**

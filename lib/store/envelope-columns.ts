@@ -15,16 +15,27 @@ export const ENVELOPE = [
   "task_id",
   "subject",
   "ordering_key",
+  "concurrency_key",
   "dedupe_key",
   "created_at",
   "expires_at",
   "priority",
+  "cost",
+  "delivery",
+  "retry",
+  "hops",
+  "trail",
+  "content_encoding",
+  "failures",
 ] as const;
 
+/** Those that hold JSON documents. */
+export const DOCUMENTS = ["content", "headers", "retry", "trail", "failures"] as const;
+
+const COMPUTED: readonly string[] = ["created_at", "expires_at", "failures"];
+
 /** Those of them that a sender gives as they are; the rest the statement computes. */
-export const GIVEN = ENVELOPE.filter(
-  (column) => column !== "created_at" && column !== "expires_at",
-);
+export const GIVEN = ENVELOPE.filter((column) => !COMPUTED.includes(column));
 
 /** What a claim returns, besides the envelope. */
 export const CLAIMED = [
@@ -36,6 +47,7 @@ export const CLAIMED = [
   "progress",
   "redriven",
   "worker_id",
+  "rank",
 ] as const;
 
 export const DEAD = [
@@ -72,3 +84,9 @@ export function doomOf(workerId: unknown): "expired" | "max_attempts" | null {
   if (workerId === `${DOOM_PREFIX}expired`) return "expired";
   return workerId === `${DOOM_PREFIX}max_attempts` ? "max_attempts" : null;
 }
+
+/**
+ * A mailbox that the plain claim leaves alone: paused, or to be asked through its gate. The row of the empty id,
+ * which no agent can have, speaks for all mailboxes. Bound: agent.
+ */
+export const SHUT = "agent_id IN (:agent, '') AND (paused_at IS NOT NULL OR gated IS NOT NULL)";

@@ -2,7 +2,7 @@ import type { Knex } from "knex";
 import type { EncodedMessage } from "../protocol/envelope.ts";
 import { DedupeKeys } from "./dedupe.ts";
 import type { Burial, ClaimKey, ClaimRequest, Db, Dialect, Extension, Release } from "./dialect.ts";
-import { DOOM_PREFIX, ENVELOPE } from "./envelope-columns.ts";
+import { DOCUMENTS, DOOM_PREFIX, ENVELOPE } from "./envelope-columns.ts";
 import { type ParseJson, parseText } from "./rows.ts";
 import { int, isTransaction, query, type Row, retried, transaction, translated } from "./sql.ts";
 
@@ -98,8 +98,18 @@ export class MessageStore {
         context_id: message.contextId ?? null,
         task_id: message.taskId ?? null,
         subject: message.subject ?? null,
-        ordering_key: null,
+        ordering_key: message.orderingKey ?? null,
+        concurrency_key: message.concurrencyKey ?? null,
         dedupe_key: message.dedupeKey ?? null,
+        cost: message.cost ?? null,
+        delivery: message.delivery ?? null,
+        retry: null,
+        hops: message.hops ?? null,
+        trail: null,
+        content_encoding: null,
+        lane: "",
+        rank: null,
+        aging_ms: null,
         max_attempts: message.maxAttempts,
         delay_ms: message.delayMs ?? null,
         available_at: message.availableAt ?? null,
@@ -218,8 +228,7 @@ export class MessageStore {
           const envelope = Object.fromEntries(ENVELOPE.map((column) => [column, row[column]]));
           await trx(this.archiveTable).insert({
             ...envelope,
-            content: asText(row.content),
-            headers: asText(row.headers),
+            ...Object.fromEntries(DOCUMENTS.map((column) => [column, asText(row[column])])),
             seq: row.seq,
             outcome: "cancelled",
             worker_id: row.worker_id,

@@ -9,11 +9,11 @@ import type {
   NewMessage,
   Release,
 } from "./dialect.ts";
-import { CLAIMED, DEAD, ENVELOPE, GIVEN, list, TOLD } from "./envelope-columns.ts";
+import { CLAIMED, DEAD, DOCUMENTS, ENVELOPE, GIVEN, list, SHUT, TOLD } from "./envelope-columns.ts";
 import { faultOfMssql } from "./faults.ts";
 import { holdKeys } from "./hold-keys.ts";
 import { stillOpen } from "./mssql-knex.ts";
-import { claimedRow, parseText, rowsAsJson, seqs } from "./rows.ts";
+import { claimedRow, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
 import { query } from "./sql.ts";
 
 const NOW = "DATEDIFF_BIG(MILLISECOND, '1970-01-01', SYSUTCDATETIME())";
@@ -48,10 +48,11 @@ export function mssql(prefix: string): Dialect {
   // because AS JSON gives NULL for a bare scalar.
   const INSERT = `
     ${READ_CLOCK}
-    INSERT INTO ${messages} (${list(GIVEN)}, created_at, expires_at, state, visible_at, due_at, receipt, attempt, max_attempts, redriven)
-    SELECT ${list(GIVEN, "j")}, @now, COALESCE(j.expires_at, v.visible_at + j.ttl_ms),
-           CASE WHEN v.visible_at > @now THEN 1 ELSE 0 END, v.visible_at,
-           CASE WHEN v.visible_at > @now THEN v.visible_at END, 0, 0, j.max_attempts, 0
+    INSERT INTO ${messages} (${list(GIVEN)}, created_at, expires_at, state, visible_at, due_at, receipt, attempt, max_attempts, redriven, lane, rank)
+    SELECT ${list(GIVEN, "j")}, @now, COALESCE(j.expires_at, v.visible_at + j.ttl_ms), s.state, v.visible_at,
+           CASE WHEN s.state = 1 THEN v.visible_at END, 0, 0, j.max_attempts, 0, j.lane,
+           COALESCE(j.rank, CASE WHEN j.aging_ms IS NULL THEN 100 - j.priority
+                                 ELSE v.visible_at - j.priority * j.aging_ms / 10 END)
     FROM OPENJSON(:items) WITH (
       n int '$.n', message_id nvarchar(128) '$.message_id', from_agent nvarchar(128) '$.from_agent',
       to_agent nvarchar(128) '$.to_agent', message_type nvarchar(128) '$.message_type',
@@ -60,10 +61,17 @@ export function mssql(prefix: string): Dialect {
       correlation_id nvarchar(128) '$.correlation_id', causation_id nvarchar(128) '$.causation_id',
       reply_to nvarchar(128) '$.reply_to', context_id nvarchar(128) '$.context_id', task_id nvarchar(128) '$.task_id',
       subject nvarchar(max) '$.subject', ordering_key nvarchar(128) '$.ordering_key',
+      concurrency_key nvarchar(128) '$.concurrency_key', cost int '$.cost', delivery nvarchar(16) '$.delivery',
+      retry nvarchar(max) '$.retry' AS JSON, hops int '$.hops', trail nvarchar(max) '$.trail' AS JSON,
+      content_encoding nvarchar(16) '$.content_encoding', lane nvarchar(128) '$.lane', rank bigint '$.rank',
+      aging_ms bigint '$.aging_ms',
       dedupe_key nvarchar(255) '$.dedupe_key', priority smallint '$.priority', max_attempts int '$.max_attempts',
       delay_ms bigint '$.delay_ms', available_at bigint '$.available_at', ttl_ms bigint '$.ttl_ms',
       expires_at bigint '$.expires_at') j
     CROSS APPLY (SELECT COALESCE(j.available_at, @now + COALESCE(j.delay_ms, 0)) AS visible_at) v
+    CROSS APPLY (SELECT CASE WHEN j.ordering_key IS NOT NULL THEN 2
+                             WHEN v.visible_at > @now THEN 1
+                             WHEN j.concurrency_key IS NOT NULL THEN 2 ELSE 0 END AS state) s
     ORDER BY j.n`;
 
   // Differs from PostgreSQL: no ON CONFLICT. Keys whose window has passed go first, then those that are free are
@@ -87,7 +95,7 @@ export function mssql(prefix: string): Dialect {
     JOIN OPENJSON(:keys) WITH (name nvarchar(400) '$') k ON d.dedupe_key = k.name COLLATE Latin1_General_100_BIN2`;
 
   // Looked for past what is locked: another's open transaction must not hold up the claims of a mailbox.
-  const LOOK_DUE = `SELECT TOP (1) 1 FROM ${messages} WITH (READPAST, ROWLOCK, READCOMMITTEDLOCK) WHERE to_agent = :agent AND state = 1 AND due_at <= @now`;
+  const LOOK_DUE = `SELECT TOP (1) 1 FROM ${messages} WITH (READPAST, ROWLOCK, READCOMMITTEDLOCK) WHERE to_agent = :agent AND state = 1 AND due_at <= @now AND concurrency_key IS NULL`;
 
   // Promotion and claim in one batch: one round trip, two statements. INNER LOOP JOIN leads from the rows chosen
   // to the table by its key, whatever the plan was compiled with: a scan would wait for rows that others hold.
@@ -97,7 +105,7 @@ export function mssql(prefix: string): Dialect {
     IF EXISTS (${LOOK_DUE})
       UPDATE m SET state = 0 FROM (
         SELECT TOP (${PROMOTE}) seq FROM ${messages} ${CHOOSE}
-        WHERE to_agent = :agent AND state = 1 AND due_at <= @now ORDER BY due_at) c
+        WHERE to_agent = :agent AND state = 1 AND due_at <= @now AND concurrency_key IS NULL ORDER BY due_at) c
       INNER LOOP JOIN ${messages} m WITH (ROWLOCK) ON m.seq = c.seq;
     UPDATE m SET
       visible_at = @now + :lease,
@@ -109,10 +117,10 @@ export function mssql(prefix: string): Dialect {
     OUTPUT ${list(ENVELOPE, "inserted")}, ${list(CLAIMED, "inserted")}
     FROM (
       SELECT TOP (:limit) q.seq FROM ${messages} q ${CHOOSE}
-      WHERE q.to_agent = :agent AND q.state = 0 AND q.visible_at <= @now
+      WHERE q.to_agent = :agent AND q.lane = N'' AND q.state = 0 AND q.visible_at <= @now
         AND (:types IS NULL OR q.message_type IN (SELECT t.name COLLATE Latin1_General_100_BIN2 FROM OPENJSON(:types) WITH (name nvarchar(128) '$') t))
-        AND NOT EXISTS (SELECT 1 FROM ${mailboxes} WHERE agent_id = :agent AND paused_at IS NOT NULL)
-      ORDER BY q.priority DESC, q.seq) c
+        AND NOT EXISTS (SELECT 1 FROM ${mailboxes} WHERE ${SHUT})
+      ORDER BY q.rank, q.seq) c
     INNER LOOP JOIN ${messages} m WITH (ROWLOCK) ON m.seq = c.seq
     WHERE m.visible_at <= @now`;
 
@@ -193,7 +201,7 @@ export function mssql(prefix: string): Dialect {
     now: NOW,
 
     async insertMessages(db: Db, rows: readonly NewMessage[]) {
-      await query(db, INSERT, { items: rowsAsJson(rows, ["content", "headers"]) });
+      await query(db, INSERT, { items: rowsAsJson(rows, DOCUMENTS) });
     },
 
     async holdKeys(db: Db, keys: readonly DedupeKey[]) {
@@ -209,9 +217,7 @@ export function mssql(prefix: string): Dialect {
         worker: request.workerId,
         types: request.messageTypes === null ? null : JSON.stringify(request.messageTypes),
       });
-      return answer
-        .map((row) => claimedRow(row, parseText))
-        .sort((a, b) => b.priority - a.priority || a.seq - b.seq);
+      return answer.map((row) => claimedRow(row, parseText)).sort(inOrder);
     },
 
     async complete(db: Db, claims: readonly ClaimKey[], keep: boolean) {

@@ -9,10 +9,10 @@ import type {
   NewMessage,
   Release,
 } from "./dialect.ts";
-import { CLAIMED, DEAD, ENVELOPE, GIVEN, list, TOLD } from "./envelope-columns.ts";
+import { CLAIMED, DEAD, DOCUMENTS, ENVELOPE, GIVEN, list, SHUT, TOLD } from "./envelope-columns.ts";
 import { faultOfPostgres } from "./faults.ts";
 import { holdKeys } from "./hold-keys.ts";
-import { claimedRow, parseText, rowsAsJson, seqs } from "./rows.ts";
+import { claimedRow, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
 import { query } from "./sql.ts";
 
 /**
@@ -44,17 +44,22 @@ export function postgres(prefix: string): Dialect {
   const mailboxes = `${prefix}mailboxes`;
 
   const INSERT = `
-    INSERT INTO ${messages} (${list(GIVEN)}, created_at, expires_at, state, visible_at, due_at, receipt, attempt, max_attempts, redriven)
-    SELECT ${list(GIVEN, "j")}, t.now, coalesce(j.expires_at, v.visible_at + j.ttl_ms),
-           CASE WHEN v.visible_at > t.now THEN 1 ELSE 0 END, v.visible_at,
-           CASE WHEN v.visible_at > t.now THEN v.visible_at END, 0, 0, j.max_attempts, 0
+    INSERT INTO ${messages} (${list(GIVEN)}, created_at, expires_at, state, visible_at, due_at, receipt, attempt, max_attempts, redriven, lane, rank)
+    SELECT ${list(GIVEN, "j")}, t.now, coalesce(j.expires_at, v.visible_at + j.ttl_ms), s.state, v.visible_at,
+           CASE WHEN s.state = 1 THEN v.visible_at END, 0, 0, j.max_attempts, 0, j.lane,
+           coalesce(j.rank, CASE WHEN j.aging_ms IS NULL THEN 100 - j.priority
+                                 ELSE v.visible_at - j.priority * j.aging_ms / 10 END)
     FROM (SELECT ${NOW} AS now) t
     CROSS JOIN jsonb_to_recordset(CAST(:items AS jsonb)) AS j(
       n int, message_id text, from_agent text, to_agent text, message_type text, original_type text, kind text,
       content jsonb, headers jsonb, correlation_id text, causation_id text, reply_to text, context_id text,
-      task_id text, subject text, ordering_key text, dedupe_key text, priority smallint, max_attempts int,
-      delay_ms bigint, available_at bigint, ttl_ms bigint, expires_at bigint)
+      task_id text, subject text, ordering_key text, concurrency_key text, dedupe_key text, priority smallint,
+      cost int, delivery text, retry jsonb, hops int, trail jsonb, content_encoding text, max_attempts int,
+      delay_ms bigint, available_at bigint, ttl_ms bigint, expires_at bigint, lane text, rank bigint, aging_ms bigint)
     CROSS JOIN LATERAL (SELECT coalesce(j.available_at, t.now + coalesce(j.delay_ms, 0)) AS visible_at) v
+    CROSS JOIN LATERAL (SELECT CASE WHEN j.ordering_key IS NOT NULL THEN 2
+                                    WHEN v.visible_at > t.now THEN 1
+                                    WHEN j.concurrency_key IS NOT NULL THEN 2 ELSE 0 END AS state) s
     ORDER BY j.n`;
 
   // The conflict waits for the other sender's transaction to end, so two concurrent sends store one message.
@@ -78,22 +83,23 @@ export function postgres(prefix: string): Dialect {
   const CLAIM = `
     WITH t AS MATERIALIZED (SELECT ${NOW} AS now),
     ready AS MATERIALIZED (
-      SELECT seq, priority FROM ${messages}
-      WHERE to_agent = :agent AND state = 0 AND visible_at <= (SELECT now FROM t)
+      SELECT seq, rank FROM ${messages}
+      WHERE to_agent = :agent AND lane = '' AND state = 0 AND visible_at <= (SELECT now FROM t)
         AND (CAST(:types AS text) IS NULL OR message_type IN (SELECT jsonb_array_elements_text(CAST(:types AS jsonb))))
-        AND NOT EXISTS (SELECT 1 FROM ${mailboxes} WHERE agent_id = :agent AND paused_at IS NOT NULL)
-      ORDER BY priority DESC, seq LIMIT :limit FOR UPDATE SKIP LOCKED),
+        AND NOT EXISTS (SELECT 1 FROM ${mailboxes} WHERE ${SHUT})
+      ORDER BY rank, seq LIMIT :limit FOR UPDATE SKIP LOCKED),
     due AS MATERIALIZED (
-      SELECT seq, priority, message_type FROM ${messages}
-      WHERE to_agent = :agent AND state = 1 AND due_at <= (SELECT now FROM t)
+      SELECT seq, rank, message_type, lane FROM ${messages}
+      WHERE to_agent = :agent AND state = 1 AND due_at <= (SELECT now FROM t) AND concurrency_key IS NULL
       ORDER BY due_at LIMIT ${PROMOTE} FOR UPDATE SKIP LOCKED),
     candidates AS (
-      SELECT seq, priority FROM ready
+      SELECT seq, rank FROM ready
       UNION ALL
-      SELECT seq, priority FROM due
-      WHERE (CAST(:types AS text) IS NULL OR message_type IN (SELECT jsonb_array_elements_text(CAST(:types AS jsonb))))
-        AND NOT EXISTS (SELECT 1 FROM ${mailboxes} WHERE agent_id = :agent AND paused_at IS NOT NULL)),
-    picked AS MATERIALIZED (SELECT seq FROM candidates ORDER BY priority DESC, seq LIMIT :limit),
+      SELECT seq, rank FROM due
+      WHERE lane = ''
+        AND (CAST(:types AS text) IS NULL OR message_type IN (SELECT jsonb_array_elements_text(CAST(:types AS jsonb))))
+        AND NOT EXISTS (SELECT 1 FROM ${mailboxes} WHERE ${SHUT})),
+    picked AS MATERIALIZED (SELECT seq FROM candidates ORDER BY rank, seq LIMIT :limit),
     touched AS MATERIALIZED (
       SELECT seq, true AS taken FROM picked
       UNION ALL
@@ -168,7 +174,7 @@ export function postgres(prefix: string): Dialect {
     now: NOW,
 
     async insertMessages(db: Db, rows: readonly NewMessage[]) {
-      await query(db, INSERT, { items: rowsAsJson(rows, ["content", "headers"]) });
+      await query(db, INSERT, { items: rowsAsJson(rows, DOCUMENTS) });
     },
 
     async holdKeys(db: Db, keys: readonly DedupeKey[]) {
@@ -186,7 +192,7 @@ export function postgres(prefix: string): Dialect {
       return answer
         .filter((row) => row.taken === true)
         .map((row) => claimedRow(row, parseText))
-        .sort((a, b) => b.priority - a.priority || a.seq - b.seq);
+        .sort(inOrder);
     },
 
     async complete(db: Db, claims: readonly ClaimKey[], keep: boolean) {

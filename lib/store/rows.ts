@@ -46,6 +46,16 @@ export function claimedRow(row: Row, parse: ParseJson): ClaimedRow {
     context_id: text(row.context_id),
     task_id: text(row.task_id),
     subject: text(row.subject),
+    ordering_key: text(row.ordering_key),
+    concurrency_key: text(row.concurrency_key),
+    cost: intOrNull(row.cost),
+    delivery: text(row.delivery),
+    retry: parse(row.retry),
+    hops: intOrNull(row.hops),
+    trail: parse(row.trail),
+    content_encoding: text(row.content_encoding),
+    failures: parse(row.failures),
+    rank: int(row.rank),
     created_at: int(row.created_at),
     expires_at: intOrNull(row.expires_at),
     receipt: int(row.receipt),
@@ -56,6 +66,11 @@ export function claimedRow(row: Row, parse: ParseJson): ClaimedRow {
     redriven: int(row.redriven),
     doom: doomOf(row.worker_id),
   };
+}
+
+/** The order in which a mailbox hands out. */
+export function inOrder(a: ClaimedRow, b: ClaimedRow): number {
+  return a.rank - b.rank || a.seq - b.seq;
 }
 
 export function seqs(rows: readonly Row[]): number[] {

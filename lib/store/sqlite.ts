@@ -9,10 +9,10 @@ import type {
   NewMessage,
   Release,
 } from "./dialect.ts";
-import { CLAIMED, DEAD, ENVELOPE, GIVEN, list, TOLD } from "./envelope-columns.ts";
+import { CLAIMED, DEAD, ENVELOPE, GIVEN, list, SHUT, TOLD } from "./envelope-columns.ts";
 import { faultOfSqlite } from "./faults.ts";
 import { holdKeys } from "./hold-keys.ts";
-import { claimedRow, parseText, rowsAsJson, seqs } from "./rows.ts";
+import { claimedRow, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
 import { query, transaction } from "./sql.ts";
 
 /** Differs from PostgreSQL: fixed within one statement by SQLite itself. */
@@ -32,12 +32,18 @@ export function sqlite(prefix: string): Dialect {
 
   const given = GIVEN.map((column) => `value ->> '$.${column}'`).join(", ");
   const INSERT = `
-    INSERT INTO ${messages} (${list(GIVEN)}, created_at, expires_at, state, visible_at, due_at, receipt, attempt, max_attempts, redriven)
-    SELECT ${given}, now, coalesce(value ->> '$.expires_at', visible_at + (value ->> '$.ttl_ms')),
-           CASE WHEN visible_at > now THEN 1 ELSE 0 END, visible_at, CASE WHEN visible_at > now THEN visible_at END, 0, 0, value ->> '$.max_attempts', 0
-    FROM (SELECT key, value, ${NOW} AS now,
-                 coalesce(value ->> '$.available_at', ${NOW} + coalesce(value ->> '$.delay_ms', 0)) AS visible_at
-          FROM json_each(:items))
+    INSERT INTO ${messages} (${list(GIVEN)}, created_at, expires_at, state, visible_at, due_at, receipt, attempt, max_attempts, redriven, lane, rank)
+    SELECT ${given}, now, coalesce(value ->> '$.expires_at', visible_at + (value ->> '$.ttl_ms')), state, visible_at,
+           CASE WHEN state = 1 THEN visible_at END, 0, 0, value ->> '$.max_attempts', 0, value ->> '$.lane',
+           coalesce(value ->> '$.rank', CASE WHEN value ->> '$.aging_ms' IS NULL THEN 100 - (value ->> '$.priority')
+                                             ELSE visible_at - (value ->> '$.priority') * (value ->> '$.aging_ms') / 10 END)
+    FROM (SELECT key, value, now, visible_at,
+                 CASE WHEN value ->> '$.ordering_key' IS NOT NULL THEN 2
+                      WHEN visible_at > now THEN 1
+                      WHEN value ->> '$.concurrency_key' IS NOT NULL THEN 2 ELSE 0 END AS state
+          FROM (SELECT key, value, ${NOW} AS now,
+                       coalesce(value ->> '$.available_at', ${NOW} + coalesce(value ->> '$.delay_ms', 0)) AS visible_at
+                FROM json_each(:items)))
     ORDER BY key`;
 
   const HOLD = `
@@ -56,15 +62,16 @@ export function sqlite(prefix: string): Dialect {
   // finds nothing, and idle pollers would keep it busy. Then promotion and claim as two statements; each is
   // atomic by itself, and a message promoted and not claimed is simply ready.
   const WANTED = `(:types IS NULL OR message_type IN (SELECT value FROM json_each(:types)))
-        AND NOT EXISTS (SELECT 1 FROM ${mailboxes} WHERE agent_id = :agent AND paused_at IS NOT NULL)`;
+        AND lane = '' AND NOT EXISTS (SELECT 1 FROM ${mailboxes} WHERE ${SHUT})`;
+  const DUE = "state = 1 AND concurrency_key IS NULL";
 
   const LOOK = `
     SELECT EXISTS (SELECT 1 FROM ${messages} WHERE to_agent = :agent AND state = 0 AND visible_at <= ${NOW} AND ${WANTED}) AS ready,
-           EXISTS (SELECT 1 FROM ${messages} WHERE to_agent = :agent AND state = 1 AND due_at <= ${NOW} AND ${WANTED}) AS due`;
+           EXISTS (SELECT 1 FROM ${messages} WHERE to_agent = :agent AND ${DUE} AND due_at <= ${NOW} AND ${WANTED}) AS due`;
 
   const PROMOTE_DUE = `
     UPDATE ${messages} SET state = 0 WHERE seq IN (
-      SELECT seq FROM ${messages} WHERE to_agent = :agent AND state = 1 AND due_at <= ${NOW}
+      SELECT seq FROM ${messages} WHERE to_agent = :agent AND ${DUE} AND due_at <= ${NOW}
       ORDER BY due_at LIMIT ${PROMOTE})`;
 
   const CLAIM = `
@@ -79,7 +86,7 @@ export function sqlite(prefix: string): Dialect {
       SELECT seq FROM ${messages}
       WHERE to_agent = :agent AND state = 0 AND visible_at <= ${NOW}
         AND ${WANTED}
-      ORDER BY priority DESC, seq LIMIT :limit)
+      ORDER BY rank, seq LIMIT :limit)
     RETURNING ${list(ENVELOPE)}, ${list(CLAIMED)}`;
 
   // Differs from PostgreSQL: no writing CTE, so what a statement there returns is copied first and deleted then,
@@ -169,9 +176,7 @@ export function sqlite(prefix: string): Dialect {
         worker: request.workerId,
         types,
       });
-      return answer
-        .map((row) => claimedRow(row, parseText))
-        .sort((a, b) => b.priority - a.priority || a.seq - b.seq);
+      return answer.map((row) => claimedRow(row, parseText)).sort(inOrder);
     },
 
     async complete(db: Db, claims: readonly ClaimKey[], keep: boolean) {

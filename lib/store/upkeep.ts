@@ -94,7 +94,7 @@ export class UpkeepStore {
         ).limit(COUNT_LIMIT + 1);
         // The order of the index, so that the walk needs no sort.
         if (state === 0 && agentId !== null) {
-          inner.orderBy([{ column: "priority", order: "desc" }, { column: "seq" }]);
+          inner.orderBy(["lane", "rank", "seq"]);
         }
         return inner.as("x");
       };
