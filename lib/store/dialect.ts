@@ -150,6 +150,8 @@ export interface Dialect {
   readonly name: DialectName;
   /** SQL for the database's clock: milliseconds since the epoch, UTC. */
   readonly now: string;
+  /** SQL for a text field of a JSON column. */
+  jsonText(column: string, field: string): string;
 
   /** Stores messages in the order given. Keys were held before (`holdKeys`). */
   insertMessages(db: Db, messages: readonly NewMessage[]): Promise<void>;

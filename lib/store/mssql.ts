@@ -199,6 +199,7 @@ export function mssql(prefix: string): Dialect {
   return {
     name: "mssql",
     now: NOW,
+    jsonText: (column, field) => `JSON_VALUE(${column}, '$.${field}')`,
 
     async insertMessages(db: Db, rows: readonly NewMessage[]) {
       await query(db, INSERT, { items: rowsAsJson(rows, DOCUMENTS) });

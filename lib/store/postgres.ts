@@ -172,6 +172,7 @@ export function postgres(prefix: string): Dialect {
   return {
     name: "postgres",
     now: NOW,
+    jsonText: (column, field) => `(${column} ->> '${field}')`,
 
     async insertMessages(db: Db, rows: readonly NewMessage[]) {
       await query(db, INSERT, { items: rowsAsJson(rows, DOCUMENTS) });

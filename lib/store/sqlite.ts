@@ -153,6 +153,7 @@ export function sqlite(prefix: string): Dialect {
   const dialect: Dialect = {
     name: "sqlite",
     now: NOW,
+    jsonText: (column, field) => `(${column} ->> '$.${field}')`,
 
     async insertMessages(db: Db, rows: readonly NewMessage[]) {
       // JSON columns travel as strings, so that the stored text is the sender's to the letter.
