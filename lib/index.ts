@@ -37,6 +37,8 @@ export {
   type RegisterAgent,
   type RegistryStats,
 } from "./protocol/agents.ts";
+export type * from "./protocol/dead-letters.ts";
+export { DEAD_LETTER_REASONS } from "./protocol/dead-letters.ts";
 export type * from "./protocol/events.ts";
 export { Observers } from "./protocol/events.ts";
 export type { Content, Headers, MessageInput } from "./protocol/message-input.ts";
@@ -52,12 +54,25 @@ export type {
   Task,
   TaskInput,
 } from "./protocol/tasks.ts";
+export type {
+  CatchUp,
+  ScheduledMessage,
+  ScheduleOptions,
+  ScheduleTrigger,
+} from "./protocol/schedules.ts";
 export * from "./protocol/types.ts";
 export type { StopOptions } from "./protocol/work-options.ts";
 export * from "./queue/claimed.ts";
-export type { DeadLetters } from "./queue/dead-letters.ts";
+export type {
+  DeadLetterGroup,
+  DeadLetterGroups,
+  DeadLetters,
+  DiscardResult,
+  RedriveResult,
+} from "./queue/dead-letters.ts";
 export { MessageQueueManager } from "./queue/manager.ts";
 export type { QueueStats } from "./queue/stats.ts";
+export type { Schedule, ScheduleOutcome, Schedules } from "./queue/schedules.ts";
 export type { DeadLetter, MessageState, StoredMessage } from "./queue/stored.ts";
 export type { UpkeepReport } from "./queue/upkeep.ts";
 export type { Explanation } from "./queue/why.ts";

@@ -1,6 +1,6 @@
 import { z } from "zod";
 import { type RetryPolicyInput, retryPolicySchema } from "./retry.ts";
-import { durationMs, id, instant, plainText, positiveInt, workerId } from "./validate.ts";
+import { durationMs, id, plainText, positiveInt, workerId } from "./validate.ts";
 
 /** The options of every public call of the queue: strict, with defaults, checked once at the door. */
 
@@ -17,6 +17,8 @@ export const queueOptionsSchema = z.strictObject({
   maxMessageBytes: positiveInt(1_000_000_000).default(1_000_000),
   /** How long finished messages are kept, in milliseconds; 0: not at all. Default seven days. */
   archiveRetentionMs: durationMs().default(7 * DAY_MS),
+  /** How long dead letters are kept, in milliseconds; 0: until someone redrives or discards them. Default 0. */
+  deadLetterRetentionMs: durationMs().default(0),
   /** How long a messageId of the sender's choosing is remembered, in milliseconds. Default seven days. */
   messageIdWindowMs: durationMs(1).default(7 * DAY_MS),
   /** PostgreSQL only: tell waiting workers of new messages by NOTIFY. Off: they find them by polling. Default true. */
@@ -58,39 +60,6 @@ export type NackOptions = z.input<typeof nackOptionsSchema>;
 
 /** `nack` by id: what a claim's own `nack` takes, and which claim is meant. */
 export const nackByIdSchema = nackOptionsSchema.extend(markOptionsSchema.shape);
-
-export const deadLetterFilterSchema = z.strictObject({
-  messageIds: z.array(id).min(1).max(1_000).optional(),
-  agentId: id.optional(),
-  reason: plainText(32).optional(),
-  messageType: id.optional(),
-  fingerprint: plainText(64).optional(),
-  failedBefore: instant.optional(),
-});
-export type DeadLetterFilterInput = z.input<typeof deadLetterFilterSchema>;
-
-export const deadLetterListSchema = deadLetterFilterSchema.extend({
-  /** The most to return, 1 to 1,000. Default 50. */
-  limit: positiveInt(1_000).default(50),
-  /** Continue after this sequence number. Default 0. */
-  afterSeq: z.number().int().min(0).default(0),
-});
-
-export const redriveSchema = deadLetterFilterSchema.extend({
-  /** The most to send again. Default 1,000. */
-  limit: positiveInt(1_000_000).default(1_000),
-  /** Another mailbox than the one they failed in. */
-  toAgent: id.optional(),
-  /** Milliseconds until they are handed out. Default 0. */
-  delayMs: durationMs().default(0),
-});
-export type RedriveInput = z.input<typeof redriveSchema>;
-
-export const purgeSchema = deadLetterFilterSchema.extend({
-  /** The most to delete. Default 1,000. */
-  limit: positiveInt(1_000_000).default(1_000),
-});
-export type PurgeInput = z.input<typeof purgeSchema>;
 
 export const cancelOptionsSchema = z.strictObject({
   /** Only in this mailbox. Default: in all that have the message. */

@@ -1,6 +1,8 @@
 import type { ErrorRecord } from "../errors.ts";
+import type { DeadLetterReason, FailedRun } from "../protocol/dead-letters.ts";
 import type { Content, Headers } from "../protocol/message-input.ts";
 import type { DeliveryMode } from "../protocol/types.ts";
+import { ORIGIN_HEADER } from "../store/dead-letters.ts";
 import type { ParseJson } from "../store/rows.ts";
 import { int, intOrNull, type Row } from "../store/sql.ts";
 
@@ -57,12 +59,20 @@ export interface StoredMessage {
 }
 
 export interface DeadLetter extends StoredMessage {
-  reason: string;
+  /** One of DEAD_LETTER_REASONS, or a handler's own word. */
+  reason: DeadLetterReason | (string & {});
   failedAt: number;
   firstFailedAt: number | null;
+  /** The end of its last run; when it failed, where no run is noted. */
+  lastAttemptAt: number;
+  /** Its last failed runs, oldest first. */
+  failures: readonly FailedRun[];
   /** Equal for failures of one cause. */
   fingerprint: string;
+  /** How often it was sent again before. */
   redriven: number;
+  /** The mailbox that it was sent to first, before it was redriven into another one. */
+  originalAgent: string;
 }
 
 function common(row: Row, json: ParseJson) {
@@ -128,8 +138,10 @@ export function archivedMessage(row: Row, json: ParseJson): StoredMessage {
 }
 
 export function deadLetter(row: Row, json: ParseJson): DeadLetter {
+  const failures = (json(row.failures) ?? []) as readonly FailedRun[];
+  const message = common(row, json);
   return {
-    ...common(row, json),
+    ...message,
     state: "dead",
     maxAttempts: int(row.max_attempts),
     visibleAt: null,
@@ -138,8 +150,11 @@ export function deadLetter(row: Row, json: ParseJson): DeadLetter {
     finishedAt: int(row.failed_at),
     failedAt: int(row.failed_at),
     firstFailedAt: intOrNull(row.first_failed_at),
+    lastAttemptAt: failures.at(-1)?.at ?? int(row.failed_at),
+    failures,
     reason: String(row.reason),
     fingerprint: String(row.fingerprint),
     redriven: int(row.redriven),
+    originalAgent: String(message.headers[ORIGIN_HEADER] ?? message.toAgent),
   };
 }

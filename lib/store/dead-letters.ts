@@ -1,22 +1,34 @@
 import type { Knex } from "knex";
+import { type DeadLetterFilter, DeadLetterWalk, type GroupRow } from "./dead-letter-walk.ts";
 import type { Db, Dialect } from "./dialect.ts";
-import { ENVELOPE } from "./envelope-columns.ts";
+import { DOCUMENTS, ENVELOPE, TOLD } from "./envelope-columns.ts";
 import { asText } from "./messages.ts";
-import { int, type Row, transaction, translated } from "./sql.ts";
+import { parseText } from "./rows.ts";
+import { int, intOrNull, query, type Row, transaction, translated } from "./sql.ts";
 
-/** Which dead letters are meant; all conditions must hold. */
-export interface DeadLetterFilter {
-  readonly messageIds?: readonly string[] | undefined;
-  readonly agentId?: string | undefined;
-  readonly reason?: string | undefined;
-  readonly messageType?: string | undefined;
-  readonly fingerprint?: string | undefined;
-  /** Only those that failed before this instant. */
-  readonly failedBefore?: number | undefined;
+/** Rows that one transaction sends again: each travels with its content. */
+const REDRIVE_STEP = 100;
+/** Rows that one transaction deletes. */
+const DISCARD_STEP = 500;
+/** Parameters of one insert; SQL Server takes 2,100. */
+const MOST_BINDINGS = 2_000;
+
+/** Says where a message failed first, once it was sent into another mailbox. */
+export const ORIGIN_HEADER = "x-original-agent";
+
+/** A step that is committed. */
+export interface DeadLetterStep {
+  /** How many were found. */
+  readonly matched: number;
+  /** Those of them that were there still: the others, someone else took first. */
+  readonly rows: Row[];
 }
 
-/** Rows of one step: within the parameters that a statement may have on SQL Server (2,100). */
-const STEP = 50;
+interface PutBack {
+  readonly toAgent: string | undefined;
+  /** How long from now the nth of the rows is handed out. */
+  readonly delayMs: (n: number) => number;
+}
 
 /** The messages that could not be delivered, with the reason. */
 export class DeadLetterStore {
@@ -24,22 +36,31 @@ export class DeadLetterStore {
   readonly #dialect: Dialect;
   readonly #table: string;
   readonly #messages: string;
+  readonly #walk: DeadLetterWalk;
 
   constructor(knex: Knex, dialect: Dialect, prefix: string) {
     this.#knex = knex;
     this.#dialect = dialect;
     this.#table = `${prefix}dead_letters`;
     this.#messages = `${prefix}messages`;
+    this.#walk = new DeadLetterWalk(dialect, this.#table);
   }
 
   /** In the order of their sequence, from `afterSeq` on. */
-  async list(filter: DeadLetterFilter, limit: number, afterSeq = 0): Promise<Row[]> {
-    return translated(this.#dialect, () =>
-      matching(this.#knex(this.#table), filter)
-        .where("seq", ">", afterSeq)
-        .orderBy("seq")
-        .limit(limit),
-    );
+  async list(filter: DeadLetterFilter, limit: number, after = 0): Promise<Row[]> {
+    return translated(this.#dialect, async () => {
+      const rows: Row[] = [];
+      const until = await this.#walk.end(this.#knex);
+      const steps = this.#walk.steps(this.#knex, filter, { after, until, step: limit });
+      for await (const seqs of steps) {
+        const wanted = seqs.slice(0, limit - rows.length);
+        rows.push(
+          ...((await this.#knex(this.#table).whereIn("seq", wanted).orderBy("seq")) as Row[]),
+        );
+        if (rows.length >= limit) break;
+      }
+      return rows;
+    });
   }
 
   async get(db: Db, messageId: string): Promise<Row[]> {
@@ -48,101 +69,187 @@ export class DeadLetterStore {
     );
   }
 
-  /**
-   * Moves up to `limit` dead letters back, in bounded steps of one transaction each, so that an operator who
-   * stops half-way has lost nothing and two who redrive at once send nothing twice.
-   */
-  async redrive(
+  async groups(
     filter: DeadLetterFilter,
-    options: { limit: number; toAgent?: string | undefined; delayMs: number },
-  ): Promise<Row[]> {
-    const moved: Row[] = [];
-    while (moved.length < options.limit) {
-      const step = Math.min(STEP, options.limit - moved.length);
-      const rows = await translated(this.#dialect, () =>
-        transaction(this.#dialect, this.#knex, (trx) =>
-          this.#redriveStep(trx, filter, step, options),
-        ),
-      );
-      moved.push(...rows.taken);
-      if (rows.found < step) break;
-    }
-    return moved;
+    limit: number,
+  ): Promise<{ groups: GroupRow[]; capped: boolean }> {
+    return translated(this.#dialect, () => this.#walk.groups(this.#knex, filter, limit));
   }
 
-  async #redriveStep(
-    trx: Db,
-    filter: DeadLetterFilter,
-    step: number,
-    options: { toAgent?: string | undefined; delayMs: number },
-  ): Promise<{ found: number; taken: Row[] }> {
-    const chosen = (await matching(trx(this.#table), filter)
-      .select("seq")
-      .orderBy("seq")
-      .limit(step)) as Row[];
-    if (chosen.length === 0) return { found: 0, taken: [] };
-    // What a second operator took in the meantime is not returned to us, so it is not sent again.
-    const rows = await this.#dialect.takeOut(
-      trx,
-      this.#table,
-      chosen.map((row) => int(row.seq)),
-    );
-    rows.sort((a, b) => int(a.seq) - int(b.seq));
-    const now = this.#dialect.now;
-    const back = rows.map((row) => ({
-      ...Object.fromEntries(ENVELOPE.map((column) => [column, row[column]])),
-      content: asText(row.content),
-      headers: asText(row.headers),
-      last_error: asText(row.last_error),
-      to_agent: options.toAgent ?? row.to_agent,
-      created_at: int(row.created_at),
-      // It had its time once; an operator who sends it again wants it delivered.
-      expires_at: null,
-      state: options.delayMs > 0 ? 1 : 0,
-      visible_at: trx.raw(`${now} + CAST(? AS bigint)`, [options.delayMs]),
-      due_at: options.delayMs > 0 ? trx.raw(`${now} + CAST(? AS bigint)`, [options.delayMs]) : null,
-      worker_id: null,
-      // The fence goes on growing: a worker that still holds an old receipt stays stale.
-      receipt: int(row.receipt) + 1,
-      attempt: 0,
-      max_attempts: row.max_attempts,
-      first_failed_at: row.first_failed_at === null ? null : int(row.first_failed_at),
-      redriven: int(row.redriven) + 1,
-    }));
-    if (back.length > 0) await trx(this.#messages).insert(back);
-    return { found: chosen.length, taken: rows };
-  }
-
-  /** Deletes for good. */
-  async purge(filter: DeadLetterFilter, limit: number): Promise<number> {
+  /** How many match, at most `limit`. */
+  async count(filter: DeadLetterFilter, limit: number): Promise<number> {
     return translated(this.#dialect, async () => {
-      let gone = 0;
-      while (gone < limit) {
-        const step = Math.min(500, limit - gone);
-        const chosen = (await matching(this.#knex(this.#table), filter)
-          .select("seq")
-          .orderBy("seq")
-          .limit(step)) as Row[];
-        if (chosen.length === 0) break;
-        gone += await this.#knex(this.#table)
-          .whereIn(
-            "seq",
-            chosen.map((row) => int(row.seq)),
-          )
-          .del();
-        if (chosen.length < step) break;
+      let matched = 0;
+      const range = { after: 0, until: await this.#walk.end(this.#knex), step: DISCARD_STEP };
+      for await (const seqs of this.#walk.steps(this.#knex, filter, range)) {
+        matched += seqs.length;
+        if (matched >= limit) return limit;
       }
-      return gone;
+      return matched;
+    });
+  }
+
+  /**
+   * Moves up to `limit` dead letters back, in bounded steps of one transaction each: an operator who stops or dies
+   * half-way has lost nothing, and two who redrive at once send nothing twice. A rate becomes a growing delay of
+   * the messages themselves, so that nobody has to stay until the last is sent.
+   */
+  redrive(
+    filter: DeadLetterFilter,
+    options: {
+      limit: number;
+      toAgent?: string | undefined;
+      delayMs: number;
+      perSecond?: number | undefined;
+    },
+  ): AsyncGenerator<DeadLetterStep> {
+    const { limit, toAgent, delayMs, perSecond = Number.POSITIVE_INFINITY } = options;
+    return this.#steps(filter, { limit, step: REDRIVE_STEP }, async (trx, seqs, done) => {
+      // What a second operator took in the meantime is not returned to us, so it is not sent again.
+      const rows = await this.#dialect.takeOut(trx, this.#table, seqs);
+      rows.sort((a, b) => int(a.seq) - int(b.seq));
+      await this.#putBack(trx, rows, {
+        toAgent,
+        delayMs: (n) => delayMs + Math.floor(((done + n) * 1_000) / perSecond),
+      });
+      return rows;
+    });
+  }
+
+  /** Deletes for good, in bounded steps. Yields what observers are told of each. */
+  discard(filter: DeadLetterFilter, limit: number): AsyncGenerator<DeadLetterStep> {
+    return this.#steps(filter, { limit, step: DISCARD_STEP }, async (trx, seqs) => {
+      // Read under a lock and deleted then: a DELETE that returns its rows would return their contents too.
+      const rows = (await trx(this.#table)
+        .select(...TOLD)
+        .whereIn("seq", seqs)
+        .orderBy("seq")
+        .forUpdate()) as Row[];
+      const there = rows.map((row) => int(row.seq));
+      if (there.length > 0) await trx(this.#table).whereIn("seq", there).del();
+      return rows;
+    });
+  }
+
+  async *#steps(
+    filter: DeadLetterFilter,
+    { limit, step }: { limit: number; step: number },
+    run: (trx: Db, seqs: number[], done: number) => Promise<Row[]>,
+  ): AsyncGenerator<DeadLetterStep> {
+    let done = 0;
+    const until = await translated(this.#dialect, () => this.#walk.end(this.#knex));
+    const steps = this.#walk.steps(this.#knex, filter, { after: 0, until, step });
+    for (;;) {
+      const found = await translated(this.#dialect, () => steps.next());
+      if (found.done === true) return;
+      for (let n = 0; n < found.value.length; ) {
+        const part = found.value.slice(n, n + limit - done);
+        n += part.length;
+        const rows = await translated(this.#dialect, () =>
+          transaction(this.#dialect, this.#knex, (trx) => run(trx, part, done)),
+        );
+        done += rows.length;
+        yield { matched: part.length, rows };
+        if (done >= limit) return;
+      }
+    }
+  }
+
+  /** Inserts dead letters into the live table again, as new messages that have not run yet. */
+  async #putBack(trx: Db, rows: readonly Row[], { toAgent, delayMs }: PutBack): Promise<void> {
+    const now = this.#dialect.now;
+    const back = rows.map((row, n) => {
+      const delay = delayMs(n);
+      const due = trx.raw(`${now} + CAST(? AS bigint)`, [delay]);
+      return {
+        ...Object.fromEntries(ENVELOPE.map((column) => [column, row[column]])),
+        ...Object.fromEntries(DOCUMENTS.map((column) => [column, asText(row[column])])),
+        headers: asText(withOrigin(row, toAgent)),
+        last_error: asText(row.last_error),
+        to_agent: toAgent ?? row.to_agent,
+        created_at: int(row.created_at),
+        // It had its time once; an operator who sends it again wants it delivered.
+        expires_at: null,
+        rank: 100 - int(row.priority),
+        state: delay > 0 ? 1 : 0,
+        visible_at: due,
+        due_at: delay > 0 ? due : null,
+        worker_id: null,
+        // The fence goes on growing: a worker that still holds an old receipt stays stale.
+        receipt: int(row.receipt) + 1,
+        attempt: 0,
+        max_attempts: int(row.max_attempts),
+        first_failed_at: intOrNull(row.first_failed_at),
+        redriven: int(row.redriven) + 1,
+      };
+    });
+    const most = Math.max(1, Math.floor(MOST_BINDINGS / Object.keys(back[0] ?? {}).length));
+    for (let n = 0; n < back.length; n += most) {
+      await trx(this.#messages).insert(back.slice(n, n + most));
+    }
+  }
+
+  /**
+   * Changes one dead letter and, where told, sends it again, both or neither. Returns the dead letters that were
+   * meant: just one, or nothing was changed.
+   */
+  async edit(
+    meant: { messageId: string; agentId?: string | undefined; sequence?: number | undefined },
+    change: (row: Row, now: number) => Row,
+    replay?: { toAgent: string | undefined; delayMs: number },
+  ): Promise<Row[]> {
+    return translated(this.#dialect, () =>
+      transaction(this.#dialect, this.#knex, async (trx) => {
+        const rows = (await trx(this.#table)
+          .where({
+            message_id: meant.messageId,
+            ...(meant.agentId === undefined ? {} : { to_agent: meant.agentId }),
+            ...(meant.sequence === undefined ? {} : { seq: meant.sequence }),
+          })
+          .orderBy("seq")
+          .limit(2)
+          // Whoever redrives or edits it at the same moment comes before us or finds it gone.
+          .forUpdate()) as Row[];
+        const [row] = rows;
+        if (row === undefined || rows.length > 1) return rows;
+        const [clock] = await query(trx, `SELECT ${this.#dialect.now} AS now`);
+        const changes = change(row, int(clock?.now));
+        const changed = { ...row, ...changes };
+        if (replay === undefined) {
+          await trx(this.#table)
+            .where({ seq: int(row.seq) })
+            .update(changes);
+        } else {
+          await this.#dialect.takeOut(trx, this.#table, [int(row.seq)]);
+          const { toAgent, delayMs } = replay;
+          await this.#putBack(trx, [changed], { toAgent, delayMs: () => delayMs });
+        }
+        return [changed];
+      }),
+    );
+  }
+
+  /** Deletes at most `limit` dead letters that failed longer ago than the retention. */
+  async purgeOld(retentionMs: number, limit: number): Promise<number> {
+    const old = `failed_at <= ${this.#dialect.now} - CAST(? AS bigint)`;
+    return translated(this.#dialect, async () => {
+      const found = (await this.#knex(this.#table)
+        .select("seq")
+        .whereRaw(old, [retentionMs])
+        .orderBy("failed_at")
+        .limit(limit)) as Row[];
+      if (found.length === 0) return 0;
+      return this.#knex(this.#table)
+        .whereIn(
+          "seq",
+          found.map((row) => int(row.seq)),
+        )
+        .del();
     });
   }
 }
 
-function matching(builder: Knex.QueryBuilder, filter: DeadLetterFilter): Knex.QueryBuilder {
-  if (filter.messageIds !== undefined) builder.whereIn("message_id", [...filter.messageIds]);
-  if (filter.agentId !== undefined) builder.where("to_agent", filter.agentId);
-  if (filter.reason !== undefined) builder.where("reason", filter.reason);
-  if (filter.messageType !== undefined) builder.where("message_type", filter.messageType);
-  if (filter.fingerprint !== undefined) builder.where("fingerprint", filter.fingerprint);
-  if (filter.failedBefore !== undefined) builder.where("failed_at", "<", filter.failedBefore);
-  return builder;
+function withOrigin(row: Row, toAgent: string | undefined): unknown {
+  if (toAgent === undefined || toAgent === row.to_agent) return row.headers;
+  return { [ORIGIN_HEADER]: row.to_agent, ...((parseText(row.headers) as object | null) ?? {}) };
 }

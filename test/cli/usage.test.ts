@@ -41,6 +41,9 @@ describe("a wrong command line", () => {
     [["agents", "register", "a", "--metadata", "[1]"], "expected a JSON object", ""],
     [["dlq", "redrive"], "which ones?", "--all"],
     [["dlq", "purge"], "which ones?", "--all"],
+    [["dlq", "discard"], "which ones?", "--all"],
+    [["dlq", "edit", "order-17"], "what is to be changed?", "--content"],
+    [["dlq", "edit", "order-17", "--subject", "s", "--to", "a"], "go with --replay", ""],
     [["stats", "--database", "ftp://x"], "no database URL", "postgres://"],
   ])("%j says what is wrong, and what was meant", async (argv, problem, fix) => {
     const { code, out, err } = await runCli(argv, nowhere);
@@ -89,7 +92,7 @@ describe("help", () => {
     ]) {
       const { code, out } = await runCli(argv);
       expect(code).toBe(0);
-      for (const verb of ["ls", "show", "redrive", "purge"]) expect(out).toContain(`dlq ${verb}`);
+      for (const verb of ["ls", "show", "redrive", "discard"]) expect(out).toContain(`dlq ${verb}`);
     }
   });
 
