@@ -56,9 +56,14 @@ export class DeadLetterWalk {
     range: { after: number; until: number; step: number },
   ): AsyncGenerator<number[]> {
     const { step, until } = range;
+    // Where an index serves the whole filter, what it reads is what matches.
+    const lead = leader(filter);
+    const served = Object.entries(filter).every(
+      ([key, value]) => key === lead || value === undefined,
+    );
     let after = range.after;
     while (after < until) {
-      const last = (await this.#windowEnd(db, filter, after)) ?? until;
+      const last = (served ? undefined : await this.#windowEnd(db, filter, after)) ?? until;
       while (after < last) {
         const found = (await this.#matching(db, filter)
           .select("seq")
@@ -181,11 +186,22 @@ export class DeadLetterWalk {
   }
 }
 
+const LEADERS = {
+  messageIds: "message_id",
+  fingerprint: "fingerprint",
+  agentId: "to_agent",
+} as const;
+
 /** The narrowest condition that an index with the sequence serves. */
+function leader(filter: DeadLetterFilter): keyof typeof LEADERS | undefined {
+  return (["messageIds", "fingerprint", "agentId"] as const).find(
+    (key) => filter[key] !== undefined,
+  );
+}
+
 function leading(builder: Knex.QueryBuilder, filter: DeadLetterFilter): Knex.QueryBuilder {
-  if (filter.messageIds !== undefined) {
-    return builder.whereIn("message_id", [...filter.messageIds]);
-  }
-  if (filter.fingerprint !== undefined) return builder.where("fingerprint", filter.fingerprint);
-  return filter.agentId === undefined ? builder : builder.where("to_agent", filter.agentId);
+  const lead = leader(filter);
+  if (lead === undefined) return builder;
+  const value = filter[lead];
+  return builder.whereIn(LEADERS[lead], typeof value === "string" ? [value] : [...(value ?? [])]);
 }
