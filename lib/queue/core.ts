@@ -8,9 +8,11 @@ import { afterCommit } from "../store/after-commit.ts";
 import { DeadLetterStore } from "../store/dead-letters.ts";
 import type { Burial, ClaimedRow, ClaimRequest, Db, Dialect } from "../store/dialect.ts";
 import { databaseIdentity, joined } from "../store/identity.ts";
-import { MessageStore, type Sent, type Settled } from "../store/messages.ts";
+import { keyOf, keyOfRow } from "../store/keys.ts";
+import { MessageStore, type Sent } from "../store/messages.ts";
 import { SchemaCheck } from "../store/migrate.ts";
 import { inOrder } from "../store/rows.ts";
+import type { Settled, Turn } from "../store/settling.ts";
 import { UpkeepStore } from "../store/upkeep.ts";
 import { type WakeChannel, wakeChannel } from "../store/wake-channel.ts";
 import type { ClaimedMessage } from "./claimed.ts";
@@ -51,6 +53,7 @@ export class QueueCore {
       prefix: options.prefix,
       archive: options.archiveRetentionMs > 0,
       ownIdWindowMs: options.messageIdWindowMs,
+      opened: (db, agentIds) => afterCommit(db, () => this.signal(agentIds)),
     });
     this.#schema = new SchemaCheck(knex, dialect.name, options.prefix);
     this.dead = new DeadLetterStore(knex, dialect, options.prefix);
@@ -149,8 +152,10 @@ export class QueueCore {
 
   async #buryDoomed(rows: readonly ClaimedRow[]): Promise<void> {
     const burials = rows.map(
-      ({ seq, receipt, doom, message_type: type }): Burial => ({
-        ...{ seq, receipt, reason: String(doom), fingerprint: fingerprint(type, String(doom), "") },
+      (row): Turn<Burial> => ({
+        ...{ seq: row.seq, receipt: row.receipt, key: keyOfRow({ ...row }) },
+        reason: String(row.doom),
+        fingerprint: fingerprint(row.message_type, String(row.doom), ""),
         // No error where the last run noted one: that says more than "the lease passed".
         error: null,
       }),
@@ -171,9 +176,15 @@ export class QueueCore {
   }
 
   async ack(db: Db, claims: readonly ClaimedMessage[]): Promise<Settled[]> {
-    const keys = claims.map(({ sequence, receipt }) => ({ seq: sequence, receipt }));
-    const outcomes = await this.store.complete(db, keys);
+    const outcomes = await this.store.complete(db, claims.map(turnOf));
     this.#tell(db, claims, outcomes, "processed");
+    return outcomes;
+  }
+
+  /** As `ack`, but claims whose key a sender holds in an open transaction are `held`: to be tried again. */
+  async tryAck(claims: readonly ClaimedMessage[]): Promise<(Settled | "held")[]> {
+    const outcomes = await this.store.tryComplete(this.knex, claims.map(turnOf), 0);
+    this.#tell(this.knex, claims, outcomes, "processed");
     return outcomes;
   }
 
@@ -193,8 +204,7 @@ export class QueueCore {
     const record = errorRecord(cause);
     const [outcome = "gone"] = await this.store.release(db, [
       {
-        seq: claim.sequence,
-        receipt: claim.receipt,
+        ...turnOf(claim),
         delay_ms: delay,
         keep_attempt: false,
         error: storedError(record),
@@ -215,8 +225,7 @@ export class QueueCore {
     const outcomes = await this.store.release(
       db,
       claims.map((claim) => ({
-        seq: claim.sequence,
-        receipt: claim.receipt,
+        ...turnOf(claim),
         delay_ms: delayMs,
         keep_attempt: true,
         error: null,
@@ -249,8 +258,7 @@ export class QueueCore {
     const noted = named ? record : (record ?? { code: "rejected", message: reason });
     const [outcome = "gone"] = await this.store.bury(db, [
       {
-        seq: claim.sequence,
-        receipt: claim.receipt,
+        ...turnOf(claim),
         reason: named ? reason : "rejected",
         error: noted === undefined ? null : storedError(noted),
         fingerprint: fingerprint(claim.messageType, noted?.code ?? reason, noted?.message ?? ""),
@@ -267,7 +275,7 @@ export class QueueCore {
   #tell(
     db: Db,
     claims: readonly ClaimedMessage[],
-    outcomes: readonly Settled[],
+    outcomes: readonly (Settled | "held")[],
     event: MessageEventName,
     reason?: string,
   ): void {
@@ -291,7 +299,9 @@ export class QueueCore {
 
   /** Buries expired messages of any mailbox that nobody holds. Returns how many. */
   async buryExpired(limit: number): Promise<number> {
-    const fields = (await this.upkeep.buryExpired(limit)).map((row) => fieldsOf(row as never));
+    const rows = await this.upkeep.buryExpired(limit);
+    rows.push(...(await this.store.buryExpiredKeyed(limit)));
+    const fields = rows.map((row) => fieldsOf(row as never));
     this.tell(this.knex, "expired", fields, "expired");
     this.tell(this.knex, "dead_lettered", fields, "expired");
     return fields.length;
@@ -305,4 +315,9 @@ export class QueueCore {
       this.observers.emit(messages.map((message) => messageEvent(event, message, { at, reason })));
     });
   }
+}
+
+/** What a claim settles, and whose turn its end passes on. */
+function turnOf(claim: ClaimedMessage) {
+  return { seq: claim.sequence, receipt: claim.receipt, key: keyOf(claim) };
 }

@@ -1,4 +1,4 @@
-import type { Settled } from "../store/messages.ts";
+import type { Settled } from "../store/settling.ts";
 import type { QueueCore } from "./core.ts";
 import { within } from "./worker-pace.ts";
 import type { Extender, Run } from "./worker-run.ts";

@@ -2,7 +2,7 @@ import type { Knex } from "knex";
 import { AgentCommunicationError, LeaseLost, ValidationFailed } from "../errors.ts";
 import { jsonText } from "../protocol/validate.ts";
 import type { ClaimedRow } from "../store/dialect.ts";
-import type { Settled } from "../store/messages.ts";
+import type { Settled } from "../store/settling.ts";
 import { translated } from "../store/sql.ts";
 import { ClaimedMessage, type Settler } from "./claimed.ts";
 import type { QueueCore } from "./core.ts";

@@ -1,11 +1,14 @@
 import { AgentCommunicationError } from "../errors.ts";
-import type { Settled } from "../store/messages.ts";
+import type { Settled } from "../store/settling.ts";
 import type { ClaimedMessage } from "./claimed.ts";
 import type { QueueCore } from "./core.ts";
 import { backOffMs, pause, within } from "./worker-pace.ts";
 
 /** One statement settles at most this many: on SQL Server more would lock the whole table. */
 const MOST_AT_ONCE = 500;
+
+/** How long to leave a message alone whose key a sender holds in an open transaction. */
+const HELD_PAUSE_MS = 20;
 
 interface Waiting {
   readonly claim: ClaimedMessage;
@@ -61,7 +64,7 @@ export class Settlement {
   async #ackAll(batch: readonly Waiting[]): Promise<void> {
     const claims = batch.map(({ claim }) => claim);
     const outcomes = await this.settle(
-      () => this.#core.ack(this.#core.knex, claims),
+      () => this.#core.tryAck(claims),
       // After a first try whose answer was lost, "gone" is what that try did.
       (settled, repeated) =>
         settled.map((outcome) => (repeated && outcome === "gone" ? "done" : outcome)),
@@ -71,7 +74,20 @@ export class Settlement {
       for (const one of batch) await this.#ackAll([one]);
       return;
     }
-    for (const [n, { answer }] of batch.entries()) answer(outcomes?.[n]);
+    for (const [n, one] of batch.entries()) {
+      const outcome = outcomes?.[n];
+      // A sender holds its key: the others are not to wait for that.
+      if (outcome === "held") this.#again(one);
+      else one.answer(outcome);
+    }
+  }
+
+  #again(one: Waiting): void {
+    void pause(HELD_PAUSE_MS, this.#ended).then(() => {
+      if (this.#ended.aborted) return one.answer(undefined);
+      this.#waiting.push(one);
+      return this.#flush();
+    });
   }
 
   /**

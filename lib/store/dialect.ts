@@ -94,6 +94,32 @@ export interface ClaimedRow {
   readonly doom: "expired" | "max_attempts" | null;
 }
 
+/**
+ * What makes messages of a mailbox wait for each other: an ordering key (order), a concurrency key (share), or the
+ * context in a mailbox with fair turns (turn). Its row is locked by whoever changes who waits.
+ */
+export interface KeyRef {
+  readonly to_agent: string;
+  readonly kind: "order" | "share" | "turn";
+  readonly name: string;
+}
+
+export interface LockedKey extends KeyRef {
+  readonly last_rank: number | null;
+  readonly halted_by: number | null;
+}
+
+/** A ready message as a gate looks at it before it is claimed. */
+export interface Candidate {
+  readonly seq: number;
+  readonly rank: number;
+  readonly lane: string;
+  readonly message_type: string;
+  readonly cost: number;
+  /** It will not be handed out but buried. */
+  readonly doomed: boolean;
+}
+
 export interface ClaimRequest {
   readonly agentId: string;
   readonly limit: number;
@@ -142,6 +168,36 @@ export type DriverFault =
   | "disk_full"
   | "other";
 
+/** The statements of mailboxes where messages wait for each other, or for more than a consumer. */
+export interface GateStatements {
+  /**
+   * Locks keys until the transaction ends, in one order, and makes the rows of those that have none. Without
+   * `wait`: only those that exist and nobody else has locked. Returns the locked ones.
+   */
+  lockKeys(trx: Db, keys: readonly KeyRef[], wait: boolean): Promise<LockedKey[]>;
+  /**
+   * Makes ready what locked keys have room for: the head of an ordering key that is not halted, as many of a
+   * concurrency key as may be in flight. Forgets keys without messages. Returns the mailboxes that got something.
+   */
+  openKeys(trx: Db, keys: readonly KeyRef[]): Promise<string[]>;
+  /** Blocks ready messages of concurrency keys that are more than may be in flight, latest first. */
+  closeKeys(trx: Db, keys: readonly KeyRef[]): Promise<void>;
+  /** Whether the mailbox has anything ready or due. */
+  anyReady(db: Db, agentId: string): Promise<boolean>;
+  /** Makes up to 500 due messages ready, those without a concurrency key. */
+  promote(trx: Db, agentId: string): Promise<void>;
+  /** The first ready messages of a lane, locked; what others have locked is left out. */
+  candidates(
+    trx: Db,
+    request: Pick<ClaimRequest, "agentId" | "limit" | "messageTypes"> & { readonly lane: string },
+  ): Promise<Candidate[]>;
+  /** Leases locked messages as a claim does. */
+  take(
+    trx: Db,
+    request: Pick<ClaimRequest, "leaseMs" | "workerId"> & { readonly seqs: readonly number[] },
+  ): Promise<ClaimedRow[]>;
+}
+
 /**
  * What no two databases write alike. Each method is one statement or one short transaction; the texts are
  * constants, one file per dialect, the same names in the same order. Not public: it changes with the library.
@@ -169,6 +225,8 @@ export interface Dialect {
   bury(db: Db, burials: readonly Burial[]): Promise<number[]>;
   /** Moves up to `limit` expired messages that nobody holds to the dead letters. */
   buryExpired(db: Db, limit: number): Promise<Record<string, unknown>[]>;
+
+  readonly gates: GateStatements;
 
   /** Deletes rows of a table by `seq` and returns those that were there, in no order. */
   takeOut(db: Db, table: string, seqs: readonly number[]): Promise<Record<string, unknown>[]>;

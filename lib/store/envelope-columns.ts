@@ -90,3 +90,6 @@ export function doomOf(workerId: unknown): "expired" | "max_attempts" | null {
  * which no agent can have, speaks for all mailboxes. Bound: agent.
  */
 export const SHUT = "agent_id IN (:agent, '') AND (paused_at IS NOT NULL OR gated IS NOT NULL)";
+
+/** Messages whose end lets no other one through. */
+export const UNKEYED = "ordering_key IS NULL AND concurrency_key IS NULL";

@@ -2,8 +2,10 @@ import type { Knex } from "knex";
 import type { EncodedMessage } from "../protocol/envelope.ts";
 import { DedupeKeys } from "./dedupe.ts";
 import type { Burial, ClaimKey, ClaimRequest, Db, Dialect, Extension, Release } from "./dialect.ts";
-import { DOCUMENTS, DOOM_PREFIX, ENVELOPE } from "./envelope-columns.ts";
+import { DOCUMENTS, DOOM_PREFIX, ENVELOPE, TOLD } from "./envelope-columns.ts";
+import { distinct, KeyStore, keyOf, keyOfRow } from "./keys.ts";
 import { type ParseJson, parseText } from "./rows.ts";
+import { type Settled, Settling, type Turn } from "./settling.ts";
 import { int, isTransaction, query, type Row, retried, transaction, translated } from "./sql.ts";
 
 /** What became of one message of a batch. */
@@ -12,14 +14,14 @@ export interface Sent {
   readonly duplicate: boolean;
 }
 
-export type Settled = "done" | "stale" | "gone";
-
 export interface MessageStoreOptions {
   readonly prefix: string;
   /** Whether finished messages are kept. */
   readonly archive: boolean;
   /** How long the id of a sender's own choosing is remembered. */
   readonly ownIdWindowMs: number;
+  /** Told, before `db` may have committed, of mailboxes where a message became ready because another ended. */
+  readonly opened: (db: Db, agentIds: ReadonlySet<string>) => void;
 }
 
 /** One statement takes at most this many messages; the rest follow in the same transaction. */
@@ -33,14 +35,18 @@ export class MessageStore {
   readonly archiveTable: string;
   readonly mailboxTable: string;
   readonly #options: MessageStoreOptions;
-  readonly #keys: DedupeKeys;
+  readonly #dedupe: DedupeKeys;
+  readonly #settling: Settling;
+  readonly keys: KeyStore;
 
   constructor(knex: Knex, dialect: Dialect, options: MessageStoreOptions) {
     this.knex = knex;
     this.dialect = dialect;
     this.#options = options;
-    this.#keys = new DedupeKeys(dialect, options.prefix, options.ownIdWindowMs);
+    this.#dedupe = new DedupeKeys(dialect, options.prefix, options.ownIdWindowMs);
+    this.keys = new KeyStore(knex, dialect, options.prefix);
     this.table = `${options.prefix}messages`;
+    this.#settling = new Settling(dialect, options.prefix, options.opened);
     this.archiveTable = `${options.prefix}archive`;
     this.mailboxTable = `${options.prefix}mailboxes`;
   }
@@ -56,8 +62,14 @@ export class MessageStore {
 
   /** Stores messages in order, all or none. One statement, where no message bears a key and all fit one batch. */
   async send(db: Db, messages: readonly EncodedMessage[]): Promise<Sent[]> {
-    const keyed = messages.some((message) => message.ownId || message.dedupeKey !== undefined);
-    if (!keyed && messages.length <= BATCH) {
+    const plain = messages.every(
+      (message) =>
+        !message.ownId &&
+        message.dedupeKey === undefined &&
+        message.orderingKey === undefined &&
+        message.concurrencyKey === undefined,
+    );
+    if (plain && messages.length <= BATCH) {
       await translated(this.dialect, () =>
         retriedUnlessIn(this.dialect, db, () => this.#insert(db, messages)),
       );
@@ -65,11 +77,15 @@ export class MessageStore {
     }
     return translated(this.dialect, () =>
       transaction(this.dialect, db, async (trx) => {
-        const duplicates = await this.#keys.duplicates(trx, messages);
+        const duplicates = await this.#dedupe.duplicates(trx, messages);
         const fresh = messages.filter((message) => !duplicates.has(message));
+        // Held until the transaction ends: the order of the sequence is the order in which senders commit.
+        const keys = distinct(fresh.flatMap(keysOf));
+        if (keys.length > 0) await this.dialect.gates.lockKeys(trx, keys, true);
         for (let n = 0; n < fresh.length; n += BATCH) {
           await this.#insert(trx, fresh.slice(n, n + BATCH));
         }
+        if (keys.length > 0) await this.dialect.gates.openKeys(trx, keys);
         return messages.map((message) => {
           const first = duplicates.get(message);
           return first === undefined
@@ -126,59 +142,104 @@ export class MessageStore {
     );
   }
 
-  async complete(db: Db, claims: readonly ClaimKey[]): Promise<Settled[]> {
-    return this.#settle(db, claims, (valid) =>
-      this.dialect.complete(db, valid, this.#options.archive),
-    );
+  async complete(db: Db, claims: readonly Turn<ClaimKey>[]): Promise<Settled[]> {
+    return this.#settling.surely(db, claims, this.#completion());
   }
 
-  async release(db: Db, releases: readonly Release[]): Promise<Settled[]> {
-    return this.#settle(db, releases, (valid) => this.dialect.release(db, valid));
-  }
-
-  async extend(db: Db, extensions: readonly Extension[]): Promise<Settled[]> {
-    return this.#settle(db, extensions, (valid) => this.dialect.extend(db, valid));
-  }
-
-  async bury(db: Db, burials: readonly Burial[]): Promise<Settled[]> {
-    return this.#settle(db, burials, (valid) => this.dialect.bury(db, valid));
-  }
-
-  /** One outcome per claim: done, stale (someone else's now) or gone (finished). */
-  async #settle<C extends ClaimKey>(
+  /** As `complete`; claims whose key a sender holds longer than `patienceMs` are `held`. */
+  async tryComplete(
     db: Db,
-    claims: readonly C[],
-    run: (valid: readonly C[]) => Promise<number[]>,
-  ): Promise<Settled[]> {
-    if (claims.length === 0) return [];
-    // Of several claims of one message only the one with the greatest receipt can be valid.
-    const latest = new Map<number, C>();
-    for (const claim of claims) {
-      const known = latest.get(claim.seq);
-      if (known === undefined || known.receipt < claim.receipt) latest.set(claim.seq, claim);
-    }
-    return translated(this.dialect, async () => {
-      const done = new Set(
-        await retriedUnlessIn(this.dialect, db, () => run([...latest.values()])),
-      );
-      const missed = [...latest.keys()].filter((seq) => !done.has(seq));
-      const live = await this.#live(db, missed);
-      return claims.map(({ seq, receipt }) => {
-        if (done.has(seq)) return latest.get(seq)?.receipt === receipt ? "done" : "stale";
-        return live.has(seq) ? "stale" : "gone";
-      });
+    claims: readonly Turn<ClaimKey>[],
+    patienceMs: number,
+  ): Promise<(Settled | "held")[]> {
+    return this.#settling.settle(db, claims, this.#completion(), patienceMs);
+  }
+
+  #completion() {
+    const { archive } = this.#options;
+    return {
+      run: (db: Db, valid: readonly ClaimKey[]) => this.dialect.complete(db, valid, archive),
+    };
+  }
+
+  async release(db: Db, releases: readonly Turn<Release>[]): Promise<Settled[]> {
+    // The head of an ordering key stays its head; one of a concurrency key that waits lets another through.
+    const turns = releases.map((release) =>
+      release.key?.kind === "share" && release.delay_ms > 0
+        ? release
+        : { ...release, key: undefined },
+    );
+    return this.#settling.surely(db, turns, {
+      run: (run, valid) => this.dialect.release(run, valid),
     });
   }
 
-  async #live(db: Db, seqs: readonly number[]): Promise<Set<number>> {
-    const live = new Set<number>();
-    for (let n = 0; n < seqs.length; n += BATCH) {
-      const rows = await db(this.table)
-        .select("seq")
-        .whereIn("seq", seqs.slice(n, n + BATCH));
-      for (const row of rows as Row[]) live.add(int(row.seq));
-    }
-    return live;
+  async extend(db: Db, extensions: readonly Extension[]): Promise<Settled[]> {
+    return this.#settling.surely(db, extensions, {
+      run: (run, valid) => this.dialect.extend(run, valid),
+    });
+  }
+
+  async bury(db: Db, burials: readonly Turn<Burial>[]): Promise<Settled[]> {
+    return this.#bury(db, burials, () => true);
+  }
+
+  async #bury(
+    db: Db,
+    burials: readonly Turn<Burial>[],
+    halts: (seq: number) => boolean,
+  ): Promise<Settled[]> {
+    return this.#settling.surely(db, burials, {
+      run: (run, valid) => this.dialect.bury(run, valid),
+      also: (trx, done) =>
+        this.keys.halt(
+          trx,
+          done.flatMap(({ key, seq }) => (key === undefined || !halts(seq) ? [] : [{ key, seq }])),
+        ),
+    });
+  }
+
+  /**
+   * Moves up to `limit` expired messages of keys that nobody holds to the dead letters, each under its key's lock.
+   * Returns what observers are told of each.
+   */
+  async buryExpiredKeyed(limit: number): Promise<Row[]> {
+    return translated(this.dialect, async () => {
+      const { now } = this.dialect;
+      const unheld = `expires_at <= ${now} AND (worker_id IS NULL OR visible_at <= ${now})`;
+      const found = (await this.knex(this.table)
+        .select([...TOLD, "receipt", "state", "ordering_key", "concurrency_key"])
+        .whereRaw(`expires_at IS NOT NULL AND ${unheld}`)
+        .whereRaw("(ordering_key IS NOT NULL OR concurrency_key IS NOT NULL)")
+        .orderBy("expires_at")
+        .limit(limit)) as Row[];
+      const condemned: Row[] = [];
+      for (const row of found) {
+        // Leased to its end like any other that is doomed: whoever dies here leaves a lease that passes.
+        const taken = await this.knex(this.table)
+          .where({ seq: int(row.seq), receipt: int(row.receipt) })
+          .whereRaw(unheld)
+          .update({
+            worker_id: `${DOOM_PREFIX}expired`,
+            receipt: int(row.receipt) + 1,
+            visible_at: this.knex.raw(`${now} + 30000`),
+          });
+        if (taken > 0) condemned.push(row);
+      }
+      // One that still waited its turn was no head: its end halts nothing.
+      const heads = new Set(
+        condemned.filter(({ state }) => int(state) !== 2).map(({ seq }) => int(seq)),
+      );
+      const outcomes = await this.#bury(
+        this.knex,
+        condemned.map((row) => ({
+          ...{ seq: int(row.seq), receipt: int(row.receipt) + 1, key: keyOfRow(row) },
+          ...{ reason: "expired", error: null, fingerprint: "expired" },
+        })),
+        (seq) => heads.has(seq),
+      );
+      return condemned.filter((_, n) => outcomes[n] === "done");
+    });
   }
 
   /** The claim that an agent holds on a message, the earliest where two senders used one id. */
@@ -216,12 +277,20 @@ export class MessageStore {
           message_id: messageId,
           ...(toAgent === undefined ? {} : { to_agent: toAgent }),
         };
-        const found = (await trx(this.table).select("seq").where(where)) as Row[];
+        const found = (await trx(this.table)
+          .select("seq", "to_agent", "ordering_key", "concurrency_key")
+          .where(where)) as Row[];
+        const keys = distinct(found.map(keyOfRow));
+        if (keys.length > 0) await this.dialect.gates.lockKeys(trx, keys, true);
         const rows = await this.dialect.takeOut(
           trx,
           this.table,
           found.map((row) => int(row.seq)),
         );
+        if (keys.length > 0) {
+          const opened = await this.dialect.gates.openKeys(trx, keys);
+          if (opened.length > 0) this.#options.opened(db, new Set(opened));
+        }
         if (rows.length === 0 || !this.#options.archive) return rows;
         const now = await this.now(trx);
         for (const row of rows) {
@@ -258,4 +327,8 @@ export function asText(value: unknown): string | null {
 
 function retriedUnlessIn<T>(dialect: Dialect, db: Db, run: () => Promise<T>): Promise<T> {
   return isTransaction(db) ? run() : retried(dialect, run);
+}
+
+function keysOf({ toAgent, orderingKey, concurrencyKey }: EncodedMessage) {
+  return toAgent.map((agent) => keyOf({ toAgent: agent, orderingKey, concurrencyKey }));
 }

@@ -9,9 +9,20 @@ import type {
   NewMessage,
   Release,
 } from "./dialect.ts";
-import { CLAIMED, DEAD, DOCUMENTS, ENVELOPE, GIVEN, list, SHUT, TOLD } from "./envelope-columns.ts";
+import {
+  CLAIMED,
+  DEAD,
+  DOCUMENTS,
+  ENVELOPE,
+  GIVEN,
+  list,
+  SHUT,
+  TOLD,
+  UNKEYED,
+} from "./envelope-columns.ts";
 import { faultOfMssql } from "./faults.ts";
 import { holdKeys } from "./hold-keys.ts";
+import { mssqlGates } from "./mssql-gates.ts";
 import { stillOpen } from "./mssql-knex.ts";
 import { claimedRow, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
 import { query } from "./sql.ts";
@@ -188,7 +199,7 @@ export function mssql(prefix: string): Dialect {
     DECLARE @gone TABLE (seq bigint PRIMARY KEY);
     INSERT INTO @gone (seq)
     SELECT TOP (:limit) q.seq FROM ${messages} q ${CHOOSE}
-    WHERE q.expires_at IS NOT NULL AND q.expires_at <= @now AND (q.worker_id IS NULL OR q.visible_at <= @now)
+    WHERE q.expires_at IS NOT NULL AND q.expires_at <= @now AND (q.worker_id IS NULL OR q.visible_at <= @now) AND ${UNKEYED}
     ORDER BY q.expires_at;
     INSERT INTO ${dead} (${DEAD_COLUMNS})
     OUTPUT ${list(TOLD, "inserted")}
@@ -199,6 +210,7 @@ export function mssql(prefix: string): Dialect {
   return {
     name: "mssql",
     now: NOW,
+    gates: mssqlGates(prefix, NOW),
     jsonText: (column, field) => `JSON_VALUE(${column}, '$.${field}')`,
 
     async insertMessages(db: Db, rows: readonly NewMessage[]) {

@@ -9,9 +9,20 @@ import type {
   NewMessage,
   Release,
 } from "./dialect.ts";
-import { CLAIMED, DEAD, DOCUMENTS, ENVELOPE, GIVEN, list, SHUT, TOLD } from "./envelope-columns.ts";
+import {
+  CLAIMED,
+  DEAD,
+  DOCUMENTS,
+  ENVELOPE,
+  GIVEN,
+  list,
+  SHUT,
+  TOLD,
+  UNKEYED,
+} from "./envelope-columns.ts";
 import { faultOfPostgres } from "./faults.ts";
 import { holdKeys } from "./hold-keys.ts";
+import { postgresGates } from "./postgres-gates.ts";
 import { claimedRow, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
 import { query } from "./sql.ts";
 
@@ -161,7 +172,7 @@ export function postgres(prefix: string): Dialect {
     WITH gone AS (
       DELETE FROM ${messages} WHERE seq IN (
         SELECT seq FROM ${messages}
-        WHERE expires_at <= ${NOW} AND (worker_id IS NULL OR visible_at <= ${NOW})
+        WHERE expires_at <= ${NOW} AND (worker_id IS NULL OR visible_at <= ${NOW}) AND ${UNKEYED}
         ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED)
       RETURNING *)
     INSERT INTO ${dead} (seq, ${list(ENVELOPE)}, ${list(DEAD)}, reason, last_error, fingerprint, receipt, failed_at)
@@ -172,6 +183,7 @@ export function postgres(prefix: string): Dialect {
   return {
     name: "postgres",
     now: NOW,
+    gates: postgresGates(prefix, NOW),
     jsonText: (column, field) => `(${column} ->> '${field}')`,
 
     async insertMessages(db: Db, rows: readonly NewMessage[]) {

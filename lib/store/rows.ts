@@ -1,4 +1,4 @@
-import type { ClaimedRow } from "./dialect.ts";
+import type { Candidate, ClaimedRow, KeyRef, LockedKey } from "./dialect.ts";
 import { doomOf } from "./envelope-columns.ts";
 import { int, intOrNull, type Row } from "./sql.ts";
 
@@ -65,6 +65,27 @@ export function claimedRow(row: Row, parse: ParseJson): ClaimedRow {
     progress: parse(row.progress),
     redriven: int(row.redriven),
     doom: doomOf(row.worker_id),
+  };
+}
+
+export function lockedKey(row: Row): LockedKey {
+  return {
+    to_agent: String(row.to_agent),
+    kind: String(row.kind) as KeyRef["kind"],
+    name: String(row.name),
+    last_rank: intOrNull(row.last_rank),
+    halted_by: intOrNull(row.halted_by),
+  };
+}
+
+export function candidate(row: Row): Candidate {
+  return {
+    seq: int(row.seq),
+    rank: int(row.rank),
+    lane: String(row.lane),
+    message_type: String(row.message_type),
+    cost: int(row.cost),
+    doomed: Boolean(row.doomed),
   };
 }
 

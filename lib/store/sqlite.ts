@@ -9,11 +9,12 @@ import type {
   NewMessage,
   Release,
 } from "./dialect.ts";
-import { CLAIMED, DEAD, ENVELOPE, GIVEN, list, SHUT, TOLD } from "./envelope-columns.ts";
+import { CLAIMED, DEAD, ENVELOPE, GIVEN, list, SHUT, TOLD, UNKEYED } from "./envelope-columns.ts";
 import { faultOfSqlite } from "./faults.ts";
 import { holdKeys } from "./hold-keys.ts";
 import { claimedRow, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
 import { query, transaction } from "./sql.ts";
+import { sqliteGates } from "./sqlite-gates.ts";
 
 /** Differs from PostgreSQL: fixed within one statement by SQLite itself. */
 const NOW = "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)";
@@ -138,7 +139,7 @@ export function sqlite(prefix: string): Dialect {
     RETURNING seq`;
 
   const EXPIRED = `
-    FROM ${messages} WHERE expires_at <= ${NOW} AND (worker_id IS NULL OR visible_at <= ${NOW})
+    FROM ${messages} WHERE expires_at <= ${NOW} AND (worker_id IS NULL OR visible_at <= ${NOW}) AND ${UNKEYED}
     ORDER BY expires_at LIMIT :limit`;
 
   const BURY_EXPIRED = `
@@ -153,6 +154,7 @@ export function sqlite(prefix: string): Dialect {
   const dialect: Dialect = {
     name: "sqlite",
     now: NOW,
+    gates: sqliteGates(prefix, NOW),
     jsonText: (column, field) => `(${column} ->> '$.${field}')`,
 
     async insertMessages(db: Db, rows: readonly NewMessage[]) {

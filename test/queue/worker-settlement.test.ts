@@ -12,7 +12,7 @@ function settlement(ack: Ack) {
   const ended = new AbortController();
   const told: unknown[] = [];
   const core = {
-    ack: (_: unknown, claims: ClaimedMessage[]) => ack(claims.map(({ sequence }) => sequence)),
+    tryAck: (claims: ClaimedMessage[]) => ack(claims.map(({ sequence }) => sequence)),
   } as unknown as QueueCore;
   const under = new Settlement(core, 200, ended.signal, (error) => told.push(error));
   const settle = (sequence: number) => under.ack({ sequence } as ClaimedMessage);

@@ -1,0 +1,155 @@
+import type { Db, GateStatements, KeyRef } from "./dialect.ts";
+import { CLAIMED, ENVELOPE, list } from "./envelope-columns.ts";
+import { candidate, claimedRow, inOrder, lockedKey, parseText } from "./rows.ts";
+import { query } from "./sql.ts";
+
+const PROMOTE = 500;
+
+const KEYS =
+  "OPENJSON(:items) WITH (to_agent nvarchar(128) '$.to_agent', kind nvarchar(8) '$.kind', name nvarchar(128) '$.name') j";
+
+/** Text out of OPENJSON has the database's collation; ours compare byte by byte. */
+const same = (a: string, b: string) => `${a} = ${b} COLLATE Latin1_General_100_BIN2`;
+
+export function mssqlGates(prefix: string, now: string): GateStatements {
+  const messages = `${prefix}messages`;
+  const mailboxes = `${prefix}mailboxes`;
+  const keys = `${prefix}keys`;
+  const READ_CLOCK = `DECLARE @now bigint = ${now};`;
+  const KEY = "k.to_agent, k.kind, k.name, k.last_rank, k.halted_by";
+  const SAME = `${same("k.to_agent", "j.to_agent")} AND ${same("k.kind", "j.kind")} AND ${same("k.name", "j.name")}`;
+  const ORDERED = `${same("m.to_agent", "j.to_agent")} AND ${same("m.ordering_key", "j.name")}`;
+  const SHARED = `${same("m.to_agent", "j.to_agent")} AND ${same("m.concurrency_key", "j.name")}`;
+
+  // Without HOLDLOCK no gap between keys is locked, so senders of other new keys do not wait. Two who make one
+  // key at once: the second waits for the first one's row, or meets its unique violation and tries again.
+  const MAKE = `
+    INSERT INTO ${keys} (to_agent, kind, name)
+    SELECT j.to_agent, j.kind, j.name FROM ${KEYS}
+    WHERE NOT EXISTS (SELECT 1 FROM ${keys} k WITH (UPDLOCK, ROWLOCK) WHERE ${SAME})
+    ORDER BY j.to_agent, j.kind, j.name`;
+
+  const lockWith = (hints: string) => `
+    SELECT ${KEY} FROM ${KEYS} INNER LOOP JOIN ${keys} k WITH (${hints}) ON ${SAME} ORDER BY k.to_agent, k.kind, k.name`;
+  const LOCK = lockWith("UPDLOCK, ROWLOCK");
+  const LOCK_FREE = lockWith("UPDLOCK, ROWLOCK, READPAST, READCOMMITTEDLOCK");
+
+  const LIMIT = `COALESCE((SELECT key_limit FROM ${mailboxes} WHERE ${same("agent_id", "j.to_agent")}), 1)`;
+  const ACTIVE = `(SELECT COUNT(*) FROM ${messages} m WHERE ${SHARED} AND m.state = 0)`;
+  const MAKE_READY = `
+    state = CASE WHEN m.visible_at > @now THEN 1 ELSE 0 END,
+    due_at = CASE WHEN m.visible_at > @now THEN m.visible_at END`;
+
+  const OPEN = `
+    ${READ_CLOCK}
+    DECLARE @heads TABLE (seq bigint PRIMARY KEY);
+    INSERT INTO @heads (seq)
+    SELECT h.seq FROM ${KEYS} CROSS APPLY (
+      SELECT TOP (1) m.seq, m.state FROM ${messages} m WHERE ${ORDERED} ORDER BY m.seq) h
+    WHERE j.kind = N'order' AND h.state = 2
+      AND NOT EXISTS (SELECT 1 FROM ${keys} k WHERE ${SAME} AND k.halted_by IS NOT NULL);
+    INSERT INTO @heads (seq)
+    SELECT s.seq FROM ${KEYS}
+    CROSS APPLY (SELECT ${LIMIT} AS most, ${ACTIVE} AS active) f
+    CROSS APPLY (
+      SELECT TOP (CASE WHEN f.most > f.active THEN f.most - f.active ELSE 0 END) m.seq FROM ${messages} m
+      WHERE ${SHARED} AND m.state = 2 ORDER BY m.rank, m.seq) s
+    WHERE j.kind = N'share';
+    DELETE k FROM ${KEYS} INNER LOOP JOIN ${keys} k ON ${SAME}
+    WHERE k.halted_by IS NULL AND (
+      (k.kind = N'order' AND NOT EXISTS (SELECT 1 FROM ${messages} m WHERE ${ORDERED}))
+      OR (k.kind = N'share' AND NOT EXISTS (SELECT 1 FROM ${messages} m WHERE ${SHARED})));
+    UPDATE m SET ${MAKE_READY}
+    OUTPUT inserted.to_agent
+    FROM ${messages} m WITH (ROWLOCK), @heads h WHERE m.seq = h.seq AND m.state = 2
+    OPTION (LOOP JOIN)`;
+
+  const CLOSE = `
+    ${READ_CLOCK}
+    DECLARE @surplus TABLE (seq bigint PRIMARY KEY);
+    INSERT INTO @surplus (seq)
+    SELECT s.seq FROM ${KEYS}
+    CROSS APPLY (SELECT ${LIMIT} AS most, ${ACTIVE} AS active) f
+    CROSS APPLY (
+      SELECT TOP (CASE WHEN f.active > f.most THEN f.active - f.most ELSE 0 END) m.seq
+      FROM ${messages} m WITH (UPDLOCK, READPAST, ROWLOCK, READCOMMITTEDLOCK)
+      WHERE ${SHARED} AND m.state = 0 AND m.visible_at <= @now ORDER BY m.rank DESC, m.seq DESC) s
+    WHERE j.kind = N'share';
+    UPDATE m SET state = 2, worker_id = NULL
+    FROM @surplus s INNER LOOP JOIN ${messages} m WITH (ROWLOCK) ON m.seq = s.seq WHERE m.state = 0`;
+
+  const ANY_READY = `
+    SELECT CASE WHEN EXISTS (SELECT 1 FROM ${messages} WITH (READPAST, ROWLOCK, READCOMMITTEDLOCK)
+                             WHERE to_agent = :agent AND state = 0 AND visible_at <= ${now})
+                  OR EXISTS (SELECT 1 FROM ${messages} WITH (READPAST, ROWLOCK, READCOMMITTEDLOCK)
+                             WHERE to_agent = :agent AND state = 1 AND due_at <= ${now})
+           THEN 1 ELSE 0 END AS found`;
+
+  const CHOOSE = "WITH (UPDLOCK, READPAST, ROWLOCK, READCOMMITTEDLOCK)";
+
+  const PROMOTE_DUE = `
+    ${READ_CLOCK}
+    UPDATE m SET state = 0
+    FROM (SELECT TOP (${PROMOTE}) seq FROM ${messages} ${CHOOSE}
+          WHERE to_agent = :agent AND state = 1 AND due_at <= @now AND concurrency_key IS NULL ORDER BY due_at) c
+    INNER LOOP JOIN ${messages} m WITH (ROWLOCK) ON m.seq = c.seq`;
+
+  const CANDIDATES = `
+    ${READ_CLOCK}
+    SELECT TOP (:limit) q.seq, q.rank, q.lane, q.message_type, COALESCE(q.cost, 1) AS cost,
+           CASE WHEN q.attempt >= q.max_attempts OR q.expires_at <= @now THEN 1 ELSE 0 END AS doomed
+    FROM ${messages} q ${CHOOSE}
+    WHERE q.to_agent = :agent AND q.lane = :lane AND q.state = 0 AND q.visible_at <= @now
+      AND (:types IS NULL OR q.message_type IN (SELECT t.name COLLATE Latin1_General_100_BIN2 FROM OPENJSON(:types) WITH (name nvarchar(128) '$') t))
+    ORDER BY q.rank, q.seq`;
+
+  const TAKE = `
+    ${READ_CLOCK}
+    UPDATE m SET
+      visible_at = @now + :lease,
+      receipt = m.receipt + 1,
+      attempt = m.attempt + CASE WHEN m.attempt < m.max_attempts AND (m.expires_at IS NULL OR m.expires_at > @now) THEN 1 ELSE 0 END,
+      worker_id = CASE WHEN m.expires_at <= @now THEN N'!expired'
+                       WHEN m.attempt >= m.max_attempts THEN N'!max_attempts'
+                       ELSE :worker END
+    OUTPUT ${list(ENVELOPE, "inserted")}, ${list(CLAIMED, "inserted")}
+    FROM (SELECT j.seq FROM OPENJSON(:seqs) WITH (seq bigint '$') j) c
+    INNER LOOP JOIN ${messages} m WITH (ROWLOCK) ON m.seq = c.seq`;
+
+  return {
+    async lockKeys(trx: Db, refs: readonly KeyRef[], wait: boolean) {
+      const items = JSON.stringify(refs);
+      if (wait) await query(trx, MAKE, { items });
+      return (await query(trx, wait ? LOCK : LOCK_FREE, { items })).map(lockedKey);
+    },
+
+    async openKeys(trx: Db, refs: readonly KeyRef[]) {
+      const rows = await query(trx, OPEN, { items: JSON.stringify(refs) });
+      return rows.map((row) => String(row.to_agent));
+    },
+
+    async closeKeys(trx: Db, refs: readonly KeyRef[]) {
+      await query(trx, CLOSE, { items: JSON.stringify(refs) });
+    },
+
+    async anyReady(db: Db, agent: string) {
+      const [row] = await query(db, ANY_READY, { agent });
+      return Boolean(row?.found);
+    },
+
+    async promote(trx: Db, agent: string) {
+      await query(trx, PROMOTE_DUE, { agent });
+    },
+
+    async candidates(trx: Db, { agentId, lane, limit, messageTypes }) {
+      const types = messageTypes === null ? null : JSON.stringify(messageTypes);
+      return (await query(trx, CANDIDATES, { agent: agentId, lane, limit, types })).map(candidate);
+    },
+
+    async take(trx: Db, { seqs, leaseMs, workerId }) {
+      const bindings = { seqs: JSON.stringify(seqs), lease: leaseMs, worker: workerId };
+      const rows = await query(trx, TAKE, bindings);
+      return rows.map((row) => claimedRow(row, parseText)).sort(inOrder);
+    },
+  };
+}

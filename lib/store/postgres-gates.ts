@@ -1,0 +1,148 @@
+import type { ClaimRequest, Db, GateStatements, KeyRef } from "./dialect.ts";
+import { CLAIMED, ENVELOPE, list } from "./envelope-columns.ts";
+import { candidate, claimedRow, inOrder, lockedKey, parseText } from "./rows.ts";
+import { query } from "./sql.ts";
+
+const PROMOTE = 500;
+
+const KEYS =
+  "WITH j AS MATERIALIZED (SELECT * FROM jsonb_to_recordset(CAST(:items AS jsonb)) AS j(to_agent text, kind text, name text))";
+
+export function postgresGates(prefix: string, now: string): GateStatements {
+  const messages = `${prefix}messages`;
+  const mailboxes = `${prefix}mailboxes`;
+  const keys = `${prefix}keys`;
+  const KEY = "k.to_agent, k.kind, k.name, k.last_rank, k.halted_by";
+  const SAME = "k.to_agent = j.to_agent AND k.kind = j.kind AND k.name = j.name";
+
+  // The update changes nothing; it is there because it locks, where DO NOTHING would not.
+  const LOCK = `
+    ${KEYS}
+    INSERT INTO ${keys} AS k (to_agent, kind, name)
+    SELECT to_agent, kind, name FROM j ORDER BY to_agent, kind, name
+    ON CONFLICT (to_agent, kind, name) DO UPDATE SET last_rank = k.last_rank
+    RETURNING ${KEY}`;
+
+  const LOCK_FREE = `
+    ${KEYS}
+    SELECT x.* FROM j CROSS JOIN LATERAL (
+      SELECT ${KEY} FROM ${keys} k WHERE ${SAME} LIMIT 1 FOR UPDATE SKIP LOCKED) x`;
+
+  const LIMIT = `coalesce((SELECT key_limit FROM ${mailboxes} WHERE agent_id = j.to_agent), 1)`;
+  // The keys are locked before this statement begins, so its snapshot has all that their senders committed.
+  const ACTIVE = `(SELECT count(*) FROM ${messages} m WHERE m.to_agent = j.to_agent AND m.concurrency_key = j.name AND m.state = 0)`;
+
+  const OPEN = `
+    ${KEYS},
+    heads AS MATERIALIZED (
+      SELECT h.seq FROM j CROSS JOIN LATERAL (
+        SELECT seq, state FROM ${messages} m
+        WHERE m.to_agent = j.to_agent AND m.ordering_key = j.name ORDER BY seq LIMIT 1) h
+      WHERE j.kind = 'order' AND h.state = 2
+        AND NOT EXISTS (SELECT 1 FROM ${keys} k WHERE ${SAME} AND k.halted_by IS NOT NULL)
+      UNION ALL
+      SELECT s.seq FROM j
+      CROSS JOIN LATERAL (SELECT greatest(0, ${LIMIT} - ${ACTIVE}) AS free) f
+      CROSS JOIN LATERAL (
+        SELECT seq FROM ${messages} m
+        WHERE m.to_agent = j.to_agent AND m.concurrency_key = j.name AND m.state = 2
+        ORDER BY rank, seq LIMIT f.free) s
+      WHERE j.kind = 'share'),
+    empty AS (
+      DELETE FROM ${keys} d WHERE d.ctid = ANY (ARRAY(
+        SELECT x.ctid FROM j CROSS JOIN LATERAL (
+          SELECT k.ctid FROM ${keys} k WHERE ${SAME} AND k.halted_by IS NULL LIMIT 1) x
+        WHERE j.kind <> 'turn'
+          AND NOT EXISTS (SELECT 1 FROM ${messages} m WHERE m.to_agent = j.to_agent AND m.ordering_key = j.name AND j.kind = 'order')
+          AND NOT EXISTS (SELECT 1 FROM ${messages} m WHERE m.to_agent = j.to_agent AND m.concurrency_key = j.name AND j.kind = 'share'))))
+    UPDATE ${messages} m SET
+      state = CASE WHEN m.visible_at > ${now} THEN 1 ELSE 0 END,
+      due_at = CASE WHEN m.visible_at > ${now} THEN m.visible_at END
+    WHERE m.seq = ANY (ARRAY(SELECT seq FROM heads)) AND m.state = 2
+    RETURNING m.to_agent`;
+
+  const CLOSE = `
+    ${KEYS},
+    surplus AS MATERIALIZED (
+      SELECT s.seq FROM j
+      CROSS JOIN LATERAL (SELECT greatest(0, ${ACTIVE} - ${LIMIT}) AS n) f
+      CROSS JOIN LATERAL (
+        SELECT seq FROM ${messages} m
+        WHERE m.to_agent = j.to_agent AND m.concurrency_key = j.name AND m.state = 0 AND m.visible_at <= ${now}
+        ORDER BY rank DESC, seq DESC LIMIT f.n FOR UPDATE SKIP LOCKED) s
+      WHERE j.kind = 'share')
+    UPDATE ${messages} m SET state = 2, worker_id = NULL
+    WHERE m.seq = ANY (ARRAY(SELECT seq FROM surplus)) AND m.state = 0`;
+
+  const ANY_READY = `
+    SELECT EXISTS (SELECT 1 FROM ${messages} WHERE to_agent = :agent AND state = 0 AND visible_at <= ${now})
+        OR EXISTS (SELECT 1 FROM ${messages} WHERE to_agent = :agent AND state = 1 AND due_at <= ${now}) AS found`;
+
+  const PROMOTE_DUE = `
+    WITH due AS MATERIALIZED (
+      SELECT seq FROM ${messages} WHERE to_agent = :agent AND state = 1 AND due_at <= ${now} AND concurrency_key IS NULL
+      ORDER BY due_at LIMIT ${PROMOTE} FOR UPDATE SKIP LOCKED)
+    UPDATE ${messages} m SET state = 0
+    WHERE m.seq = ANY (ARRAY(SELECT seq FROM due)) AND m.state = 1`;
+
+  const CANDIDATES = `
+    SELECT seq, rank, lane, message_type, coalesce(cost, 1) AS cost,
+           attempt >= max_attempts OR coalesce(expires_at <= ${now}, false) AS doomed
+    FROM ${messages}
+    WHERE to_agent = :agent AND lane = :lane AND state = 0 AND visible_at <= ${now}
+      AND (CAST(:types AS text) IS NULL OR message_type IN (SELECT jsonb_array_elements_text(CAST(:types AS jsonb))))
+    ORDER BY rank, seq LIMIT :limit FOR UPDATE SKIP LOCKED`;
+
+  const TAKE = `
+    UPDATE ${messages} m SET
+      visible_at = ${now} + :lease,
+      receipt = m.receipt + 1,
+      attempt = m.attempt + CASE WHEN m.attempt < m.max_attempts AND (m.expires_at IS NULL OR m.expires_at > ${now}) THEN 1 ELSE 0 END,
+      worker_id = CASE WHEN m.expires_at <= ${now} THEN '!expired'
+                       WHEN m.attempt >= m.max_attempts THEN '!max_attempts'
+                       ELSE :worker END
+    WHERE m.seq = ANY (ARRAY(SELECT CAST(jsonb_array_elements_text(CAST(:seqs AS jsonb)) AS bigint)))
+    RETURNING ${list(ENVELOPE, "m")}, ${list(CLAIMED, "m")}`;
+
+  return {
+    async lockKeys(trx: Db, refs: readonly KeyRef[], wait: boolean) {
+      const rows = await query(trx, wait ? LOCK : LOCK_FREE, { items: JSON.stringify(refs) });
+      return rows.map(lockedKey);
+    },
+
+    async openKeys(trx: Db, refs: readonly KeyRef[]) {
+      const rows = await query(trx, OPEN, { items: JSON.stringify(refs) });
+      return rows.map((row) => String(row.to_agent));
+    },
+
+    async closeKeys(trx: Db, refs: readonly KeyRef[]) {
+      await query(trx, CLOSE, { items: JSON.stringify(refs) });
+    },
+
+    async anyReady(db: Db, agent: string) {
+      const [row] = await query(db, ANY_READY, { agent });
+      return row?.found === true;
+    },
+
+    async promote(trx: Db, agent: string) {
+      await query(trx, PROMOTE_DUE, { agent });
+    },
+
+    async candidates(trx: Db, { agentId, lane, limit, messageTypes }) {
+      const types = messageTypes === null ? null : JSON.stringify(messageTypes);
+      return (await query(trx, CANDIDATES, { agent: agentId, lane, limit, types })).map(candidate);
+    },
+
+    async take(
+      trx: Db,
+      request: Pick<ClaimRequest, "leaseMs" | "workerId"> & { readonly seqs: readonly number[] },
+    ) {
+      const rows = await query(trx, TAKE, {
+        seqs: JSON.stringify(request.seqs),
+        lease: request.leaseMs,
+        worker: request.workerId,
+      });
+      return rows.map((row) => claimedRow(row, parseText)).sort(inOrder);
+    },
+  };
+}

@@ -1,0 +1,146 @@
+import type { Db, GateStatements, KeyRef } from "./dialect.ts";
+import { CLAIMED, ENVELOPE, list } from "./envelope-columns.ts";
+import { candidate, claimedRow, inOrder, lockedKey, parseText } from "./rows.ts";
+import { int, query } from "./sql.ts";
+
+const PROMOTE = 500;
+
+/** The file's one write lock is held by every transaction of ours: the keys' rows need none of their own. */
+export function sqliteGates(prefix: string, now: string): GateStatements {
+  const messages = `${prefix}messages`;
+  const mailboxes = `${prefix}mailboxes`;
+  const keys = `${prefix}keys`;
+
+  const MAKE = `
+    INSERT INTO ${keys} (to_agent, kind, name)
+    SELECT value ->> '$.to_agent', value ->> '$.kind', value ->> '$.name' FROM json_each(:items) WHERE true
+    ON CONFLICT DO NOTHING`;
+
+  const LOCKED = `
+    SELECT k.to_agent, k.kind, k.name, k.last_rank, k.halted_by FROM json_each(:items) j CROSS JOIN ${keys} k
+    WHERE k.to_agent = j.value ->> '$.to_agent' AND k.kind = j.value ->> '$.kind' AND k.name = j.value ->> '$.name'`;
+
+  const MAKE_READY = `
+    state = CASE WHEN visible_at > ${now} THEN 1 ELSE 0 END,
+    due_at = CASE WHEN visible_at > ${now} THEN visible_at END`;
+
+  const OPEN_ORDER = `
+    UPDATE ${messages} SET ${MAKE_READY}
+    WHERE state = 2 AND seq IN (
+      SELECT (SELECT m.seq FROM ${messages} m
+              WHERE m.to_agent = j.value ->> '$.to_agent' AND m.ordering_key = j.value ->> '$.name'
+              ORDER BY m.seq LIMIT 1)
+      FROM json_each(:items) j
+      WHERE j.value ->> '$.kind' = 'order'
+        AND NOT EXISTS (SELECT 1 FROM ${keys} k
+                        WHERE k.to_agent = j.value ->> '$.to_agent' AND k.kind = 'order' AND k.name = j.value ->> '$.name'
+                          AND k.halted_by IS NOT NULL))
+    RETURNING to_agent`;
+
+  // Differs from PostgreSQL: a LIMIT here cannot look at another column, so each key is opened by itself.
+  const FREE = `
+    SELECT coalesce((SELECT key_limit FROM ${mailboxes} WHERE agent_id = :agent), 1)
+           - (SELECT count(*) FROM ${messages} WHERE to_agent = :agent AND concurrency_key = :name AND state = 0) AS free`;
+
+  const OPEN_SHARE = `
+    UPDATE ${messages} SET ${MAKE_READY}
+    WHERE seq IN (SELECT seq FROM ${messages} WHERE to_agent = :agent AND concurrency_key = :name AND state = 2
+                  ORDER BY rank, seq LIMIT :free)
+    RETURNING to_agent`;
+
+  const CLOSE_SHARE = `
+    UPDATE ${messages} SET state = 2, worker_id = NULL
+    WHERE seq IN (SELECT seq FROM ${messages} WHERE to_agent = :agent AND concurrency_key = :name AND state = 0 AND visible_at <= ${now}
+                  ORDER BY rank DESC, seq DESC LIMIT :surplus)`;
+
+  const FORGET = `
+    DELETE FROM ${keys} WHERE halted_by IS NULL AND rowid IN (
+      SELECT k.rowid FROM json_each(:items) j CROSS JOIN ${keys} k
+      WHERE k.to_agent = j.value ->> '$.to_agent' AND k.kind = j.value ->> '$.kind' AND k.name = j.value ->> '$.name'
+        AND CASE k.kind
+          WHEN 'order' THEN NOT EXISTS (SELECT 1 FROM ${messages} m WHERE m.to_agent = k.to_agent AND m.ordering_key = k.name)
+          WHEN 'share' THEN NOT EXISTS (SELECT 1 FROM ${messages} m WHERE m.to_agent = k.to_agent AND m.concurrency_key = k.name)
+          ELSE 0 END)`;
+
+  const ANY_READY = `
+    SELECT EXISTS (SELECT 1 FROM ${messages} WHERE to_agent = :agent AND state = 0 AND visible_at <= ${now})
+        OR EXISTS (SELECT 1 FROM ${messages} WHERE to_agent = :agent AND state = 1 AND due_at <= ${now}) AS found`;
+
+  const PROMOTE_DUE = `
+    UPDATE ${messages} SET state = 0
+    WHERE seq IN (SELECT seq FROM ${messages} WHERE to_agent = :agent AND state = 1 AND due_at <= ${now} AND concurrency_key IS NULL
+                  ORDER BY due_at LIMIT ${PROMOTE})`;
+
+  const CANDIDATES = `
+    SELECT seq, rank, lane, message_type, coalesce(cost, 1) AS cost,
+           attempt >= max_attempts OR coalesce(expires_at <= ${now}, 0) AS doomed
+    FROM ${messages}
+    WHERE to_agent = :agent AND lane = :lane AND state = 0 AND visible_at <= ${now}
+      AND (:types IS NULL OR message_type IN (SELECT value FROM json_each(:types)))
+    ORDER BY rank, seq LIMIT :limit`;
+
+  const TAKE = `
+    UPDATE ${messages} SET
+      visible_at = ${now} + :lease,
+      receipt = receipt + 1,
+      attempt = attempt + CASE WHEN attempt < max_attempts AND (expires_at IS NULL OR expires_at > ${now}) THEN 1 ELSE 0 END,
+      worker_id = CASE WHEN expires_at <= ${now} THEN '!expired'
+                       WHEN attempt >= max_attempts THEN '!max_attempts'
+                       ELSE :worker END
+    WHERE seq IN (SELECT value FROM json_each(:seqs))
+    RETURNING ${list(ENVELOPE)}, ${list(CLAIMED)}`;
+
+  const free = async (trx: Db, { to_agent: agent, name }: KeyRef): Promise<number> => {
+    const [row] = await query(trx, FREE, { agent, name });
+    return int(row?.free);
+  };
+  const shares = (refs: readonly KeyRef[]) => refs.filter(({ kind }) => kind === "share");
+
+  return {
+    async lockKeys(trx: Db, refs: readonly KeyRef[], wait: boolean) {
+      const items = JSON.stringify(refs);
+      if (wait) await query(trx, MAKE, { items });
+      return (await query(trx, LOCKED, { items })).map(lockedKey);
+    },
+
+    async openKeys(trx: Db, refs: readonly KeyRef[]) {
+      const items = JSON.stringify(refs);
+      const opened = await query(trx, OPEN_ORDER, { items });
+      for (const ref of shares(refs)) {
+        const room = await free(trx, ref);
+        const bindings = { agent: ref.to_agent, name: ref.name, free: room };
+        if (room > 0) opened.push(...(await query(trx, OPEN_SHARE, bindings)));
+      }
+      await query(trx, FORGET, { items });
+      return opened.map((row) => String(row.to_agent));
+    },
+
+    async closeKeys(trx: Db, refs: readonly KeyRef[]) {
+      for (const ref of shares(refs)) {
+        const surplus = -(await free(trx, ref));
+        const bindings = { agent: ref.to_agent, name: ref.name, surplus };
+        if (surplus > 0) await query(trx, CLOSE_SHARE, bindings);
+      }
+    },
+
+    async anyReady(db: Db, agent: string) {
+      const [row] = await query(db, ANY_READY, { agent });
+      return Boolean(row?.found);
+    },
+
+    async promote(trx: Db, agent: string) {
+      await query(trx, PROMOTE_DUE, { agent });
+    },
+
+    async candidates(trx: Db, { agentId, lane, limit, messageTypes }) {
+      const types = messageTypes === null ? null : JSON.stringify(messageTypes);
+      return (await query(trx, CANDIDATES, { agent: agentId, lane, limit, types })).map(candidate);
+    },
+
+    async take(trx: Db, { seqs, leaseMs, workerId }) {
+      const bindings = { seqs: JSON.stringify(seqs), lease: leaseMs, worker: workerId };
+      const rows = await query(trx, TAKE, bindings);
+      return rows.map((row) => claimedRow(row, parseText)).sort(inOrder);
+    },
+  };
+}
