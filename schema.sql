@@ -56,9 +56,14 @@ CREATE INDEX outbox_conversations_updated ON outbox_conversations (updated_at);
 create table "outbox_consumers" ("agent_id" varchar(128) COLLATE "C" not null, "worker_id" varchar(128) COLLATE "C" not null, "message_types" jsonb, "seen_at" bigint not null, constraint "outbox_consumers_pk" primary key ("agent_id", "worker_id"));
 CREATE INDEX outbox_consumers_seen ON outbox_consumers (seen_at);
 
+-- 005_schedules
+create table "outbox_schedules" ("name" varchar(128) COLLATE "C" not null, "cron" varchar(255) COLLATE "C", "time_zone" varchar(64) COLLATE "C", "every_ms" bigint, "start_at" bigint, "end_at" bigint, "message" jsonb not null, "catch_up" varchar(8) COLLATE "C" not null, "max_catch_up" integer not null, "next_run_at" bigint, "due_at" bigint, "last_run_at" bigint, "last_fired_at" bigint, "last_message_id" varchar(128) COLLATE "C", "runs" bigint not null, "skipped" bigint not null, "paused_at" bigint, "pause_reason" text, "failures" integer not null, "last_error" jsonb, "created_at" bigint not null, "updated_at" bigint not null, constraint "outbox_schedules_pk" primary key ("name"));
+CREATE INDEX outbox_schedules_due ON outbox_schedules (due_at) WHERE due_at IS NOT NULL;
+
 -- what was applied
 create table "outbox_migrations" ("id" serial primary key, "name" varchar(255), "batch" integer, "migration_time" timestamptz);
 INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('001_messages', 1, CURRENT_TIMESTAMP);
 INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('002_agents', 1, CURRENT_TIMESTAMP);
 INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('003_tasks', 1, CURRENT_TIMESTAMP);
 INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('004_queue_depth', 1, CURRENT_TIMESTAMP);
+INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('005_schedules', 1, CURRENT_TIMESTAMP);

@@ -3,6 +3,7 @@ import * as messages from "./001_messages.ts";
 import * as agents from "./002_agents.ts";
 import * as tasks from "./003_tasks.ts";
 import * as queueDepth from "./004_queue_depth.ts";
+import * as schedules from "./005_schedules.ts";
 import type { MigrationContext } from "./columns.ts";
 
 export type { MigrationContext } from "./columns.ts";
@@ -20,6 +21,7 @@ export const migrations: readonly Migration[] = [
   { name: "002_agents", ...agents },
   { name: "003_tasks", ...tasks },
   { name: "004_queue_depth", ...queueDepth },
+  { name: "005_schedules", ...schedules },
 ];
 
 export const DEFAULT_PREFIX = "outbox_";

@@ -22,6 +22,7 @@ import { id, parse, shown } from "../protocol/validate.ts";
 import { told } from "../store/after-commit.ts";
 import { connect, type DatabaseInput } from "../store/connect.ts";
 import { dialectFor } from "../store/dialects.ts";
+import { keyOfRow } from "../store/keys.ts";
 import type { Sent } from "../store/messages.ts";
 import { claimedRow } from "../store/rows.ts";
 import { int } from "../store/sql.ts";
@@ -36,6 +37,7 @@ import { QueueCore } from "./core.ts";
 import { DeadLetters } from "./dead-letters.ts";
 import { fieldsOf } from "./events.ts";
 import { findMessage, heldRow } from "./look-up.ts";
+import { Schedules } from "./schedules.ts";
 import { settlerOf, txOf } from "./settler.ts";
 import { type QueueStats, queueStats } from "./stats.ts";
 import type { StoredMessage } from "./stored.ts";
@@ -63,6 +65,8 @@ export class MessageQueueManager {
   readonly #settler: Settler;
   /** The messages that could not be delivered: list, get, redrive, purge. */
   readonly deadLetters: DeadLetters;
+  /** Messages that are sent again and again: set, list, pause, resume, preview, remove. */
+  readonly schedules: Schedules;
 
   /**
    * @param database a knex instance (never closed by this class), a URL, or a knex configuration
@@ -83,6 +87,7 @@ export class MessageQueueManager {
       observers ?? new Observers(),
     );
     this.deadLetters = new DeadLetters(this.#core);
+    this.schedules = new Schedules(this.#core);
     this.#settler = settlerOf(this.#core, (message, options) => this.sendMessage(message, options));
   }
 
@@ -159,7 +164,7 @@ export class MessageQueueManager {
     const db = await this.#core.db(tx);
     const row = await heldRow(this.#core, db, message, agent, receipt);
     if (row === undefined) return false;
-    const claim = { seq: int(row.seq), receipt: int(row.receipt) };
+    const claim = { seq: int(row.seq), receipt: int(row.receipt), key: keyOfRow(row) };
     const [outcome] = await this.#core.store.complete(db, [claim]);
     if (outcome === "done") {
       this.#core.tell(db, "processed", [fieldsOf(row as Parameters<typeof fieldsOf>[0])]);

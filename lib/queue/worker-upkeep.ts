@@ -1,4 +1,5 @@
 import type { QueueCore } from "./core.ts";
+import { watchSchedules } from "./schedule-watch.ts";
 import { upkeep } from "./upkeep.ts";
 import { settledWithin } from "./worker-pace.ts";
 
@@ -12,12 +13,15 @@ const lastBegun = new WeakMap<QueueCore, number>();
 /** Looks after the tables about every five seconds, as long as a worker runs. */
 export class UpkeepTimer {
   readonly #core: QueueCore;
+  /** Schedules have a timer of their own: they are to fire when they are due, not up to five seconds later. */
+  readonly #unwatch: () => Promise<void>;
   #timer: NodeJS.Timeout | undefined;
   #stopped = false;
   #round: Promise<unknown> = Promise.resolve();
 
   constructor(core: QueueCore) {
     this.#core = core;
+    this.#unwatch = watchSchedules(core);
     this.#arm();
   }
 
@@ -25,7 +29,7 @@ export class UpkeepTimer {
   async stop(): Promise<void> {
     this.#stopped = true;
     clearTimeout(this.#timer);
-    await this.#round;
+    await Promise.all([this.#round, this.#unwatch()]);
   }
 
   #arm(): void {
@@ -39,7 +43,7 @@ export class UpkeepTimer {
     if (now - (lastBegun.get(this.#core) ?? Number.NEGATIVE_INFINITY) >= EVERY_MS / 2) {
       lastBegun.set(this.#core, now);
       // Whatever goes wrong, the next round tries again; claims do not depend on it.
-      this.#round = upkeep(this.#core).catch(() => undefined);
+      this.#round = upkeep(this.#core, { schedules: false }).catch(() => undefined);
       await settledWithin(PATIENCE_MS, this.#round);
     }
     this.#arm();

@@ -1,0 +1,108 @@
+import type { Knex } from "knex";
+import { errorRecord } from "../errors.ts";
+import { type EncodedMessage, encode } from "../protocol/envelope.ts";
+import { firing } from "../protocol/schedules.ts";
+import { type DueSchedule, type ScheduleRow, ScheduleStore } from "../store/schedules.ts";
+import type { QueueCore } from "./core.ts";
+
+/** What wakes those who fire schedules when one was set: a mailbox to which nobody sends. */
+export const SCHEDULES_CHANGED = "!schedules";
+
+export function storeOf({ knex, dialect, options }: QueueCore): ScheduleStore {
+  return new ScheduleStore(knex, dialect, options.prefix);
+}
+
+/** The id says for which due time it is, so that one can never be sent twice, whatever becomes of the row. */
+export function messageOf({ name, message }: Pick<ScheduleRow, "name" | "message">, dueAt: number) {
+  const due = new Date(dueAt).toISOString();
+  const headers = message.headers as Record<string, string> | undefined;
+  return {
+    ...message,
+    messageId: `${name}@${due}`,
+    headers: { ...headers, schedule: name, schedule_due_at: due },
+  };
+}
+
+/** The same message whichever process sends it, but for the defaults of its queue. */
+export function encoded({ options }: QueueCore, message: object): EncodedMessage {
+  return encode(message, {
+    fromAgent: options.agentId,
+    maxAttempts: options.retryPolicy.maxAttempts,
+    maxMessageBytes: options.maxMessageBytes,
+  });
+}
+
+export interface FiredSchedules {
+  /** Messages sent. */
+  readonly fired: number;
+  /** Milliseconds until the next one is to be looked at; null when there is none. */
+  readonly nextInMs: number | null;
+}
+
+/** After a failure it is tried again a second later, then two, four, … up to a minute. */
+const LONGEST_POSTPONE_MS = 60_000;
+/** Another process is at it; its next due time is not known here. */
+const LOOK_AFTER_OTHER_MS = 1_000;
+
+/**
+ * Fires schedules that are due, at most `limit` of them, each in a transaction of its own: its messages and its
+ * next due time are committed together. Any number of processes may do it at once.
+ */
+export async function fireDueSchedules(core: QueueCore, limit: number): Promise<FiredSchedules> {
+  const store = storeOf(core);
+  const upcoming = await store.upcoming(limit);
+  const looked = performance.now();
+  let fired = 0;
+  let nextAt = Number.POSITIVE_INFINITY;
+  const expect = (at: number) => {
+    nextAt = Math.min(nextAt, at);
+  };
+  for (const schedule of upcoming) {
+    if (schedule.dueInMs > 0) {
+      expect(looked + schedule.dueInMs);
+      continue;
+    }
+    if (core.closed) break;
+    try {
+      const done = await store.fire(schedule.name, (trx, row) => send(core, trx, row));
+      fired += done?.dues.length ?? 0;
+      if (done === undefined) expect(performance.now() + LOOK_AFTER_OTHER_MS);
+      else if (done.next !== null) expect(performance.now() + done.next - done.now);
+    } catch (error) {
+      expect(performance.now() + (await postpone(core, store, schedule, error)));
+    }
+  }
+  const more = upcoming.length === limit && (upcoming.at(-1)?.dueInMs ?? 1) <= 0;
+  const wait = more ? 0 : nextAt - performance.now();
+  return { fired, nextInMs: wait === Number.POSITIVE_INFINITY ? null : Math.max(0, wait) };
+}
+
+async function send(core: QueueCore, trx: Knex, row: ScheduleRow) {
+  const plan = firing(row, row, row.nextRunAt ?? row.now, row.now);
+  const messages = plan.dues.map((due) => encoded(core, messageOf(row, due)));
+  const sent = messages.length === 0 ? [] : await core.send(trx, messages);
+  return { ...plan, messageId: sent.at(-1)?.messageId ?? null };
+}
+
+/** What fails holds up no other schedule; the due time stays, so that nothing is lost when the cause is mended. */
+async function postpone(
+  core: QueueCore,
+  store: ScheduleStore,
+  schedule: DueSchedule,
+  thrown: unknown,
+): Promise<number> {
+  const { code, message } = errorRecord(thrown);
+  const delayMs = Math.min(LONGEST_POSTPONE_MS, 1_000 * 2 ** Math.min(schedule.failures, 10));
+  await store.postpone(schedule, { code, message: message.slice(0, 1_000) }, delayMs);
+  core.observers.emit([
+    {
+      type: "error",
+      agentId: core.options.agentId,
+      errorType: code,
+      errorMessage: `schedule ${schedule.name}: ${message}`,
+      at: Date.now(),
+      data: { schedule: schedule.name, failures: schedule.failures + 1 },
+    },
+  ]);
+  return delayMs;
+}
