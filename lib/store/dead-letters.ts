@@ -1,4 +1,5 @@
 import type { Knex } from "knex";
+import { ServiceUnavailable } from "../errors.ts";
 import { type DeadLetterFilter, DeadLetterWalk, type GroupRow } from "./dead-letter-walk.ts";
 import type { Db, Dialect } from "./dialect.ts";
 import { DOCUMENTS, ENVELOPE, TOLD } from "./envelope-columns.ts";
@@ -12,6 +13,9 @@ const REDRIVE_STEP = 100;
 const DISCARD_STEP = 500;
 /** Parameters of one insert; SQL Server takes 2,100. */
 const MOST_BINDINGS = 2_000;
+
+/** How often an edit begins anew when others edit the same letter. */
+const MOST_LOOKS = 20;
 
 /** Says where a message failed first, once it was sent into another mailbox. */
 export const ORIGIN_HEADER = "x-original-agent";
@@ -119,15 +123,8 @@ export class DeadLetterStore {
   /** Deletes for good, in bounded steps. Yields what observers are told of each. */
   discard(filter: DeadLetterFilter, limit: number): AsyncGenerator<DeadLetterStep> {
     return this.#steps(filter, { limit, step: DISCARD_STEP }, async (trx, seqs) => {
-      // Read under a lock and deleted then: a DELETE that returns its rows would return their contents too.
-      const rows = (await trx(this.#table)
-        .select(...TOLD)
-        .whereIn("seq", seqs)
-        .orderBy("seq")
-        .forUpdate()) as Row[];
-      const there = rows.map((row) => int(row.seq));
-      if (there.length > 0) await trx(this.#table).whereIn("seq", there).del();
-      return rows;
+      const rows = await this.#dialect.takeOut(trx, this.#table, seqs, TOLD);
+      return rows.sort((a, b) => int(a.seq) - int(b.seq));
     });
   }
 
@@ -200,33 +197,47 @@ export class DeadLetterStore {
   ): Promise<Row[]> {
     return translated(this.#dialect, () =>
       transaction(this.#dialect, this.#knex, async (trx) => {
-        const rows = (await trx(this.#table)
-          .where({
-            message_id: meant.messageId,
-            ...(meant.agentId === undefined ? {} : { to_agent: meant.agentId }),
-            ...(meant.sequence === undefined ? {} : { seq: meant.sequence }),
-          })
-          .orderBy("seq")
-          .limit(2)
-          // Whoever redrives or edits it at the same moment comes before us or finds it gone.
-          .forUpdate()) as Row[];
-        const [row] = rows;
-        if (row === undefined || rows.length > 1) return rows;
-        const [clock] = await query(trx, `SELECT ${this.#dialect.now} AS now`);
-        const changes = change(row, int(clock?.now));
-        const changed = { ...row, ...changes };
-        if (replay === undefined) {
-          await trx(this.#table)
-            .where({ seq: int(row.seq) })
-            .update(changes);
-        } else {
-          await this.#dialect.takeOut(trx, this.#table, [int(row.seq)]);
-          const { toAgent, delayMs } = replay;
-          await this.#putBack(trx, [changed], { toAgent, delayMs: () => delayMs });
+        for (let tries = 0; ; tries++) {
+          const rows = (await trx(this.#table)
+            .where({
+              message_id: meant.messageId,
+              ...(meant.agentId === undefined ? {} : { to_agent: meant.agentId }),
+              ...(meant.sequence === undefined ? {} : { seq: meant.sequence }),
+            })
+            .orderBy("seq")
+            .limit(2)) as Row[];
+          const [row] = rows;
+          if (row === undefined || rows.length > 1) return rows;
+          const changed = await this.#change(trx, row, change, replay);
+          if (changed !== undefined) return [changed];
+          // Someone redrove or edited it since it was read: look again.
+          if (tries > MOST_LOOKS) throw new ServiceUnavailable("others go on editing it");
         }
-        return [changed];
       }),
     );
+  }
+
+  /** Undefined when it is not any more what was read. */
+  async #change(
+    trx: Db,
+    row: Row,
+    change: (row: Row, now: number) => Row,
+    replay: { toAgent: string | undefined; delayMs: number } | undefined,
+  ): Promise<Row | undefined> {
+    const seq = int(row.seq);
+    const [clock] = await query(trx, `SELECT ${this.#dialect.now} AS now`);
+    if (replay !== undefined) {
+      const [taken] = await this.#dialect.takeOut(trx, this.#table, [seq]);
+      if (taken === undefined) return undefined;
+      const changed = { ...taken, ...change(taken, int(clock?.now)) };
+      const { toAgent, delayMs } = replay;
+      await this.#putBack(trx, [changed], { toAgent, delayMs: () => delayMs });
+      return changed;
+    }
+    const receipt = int(row.receipt);
+    const changes = { ...change(row, int(clock?.now)), receipt: receipt + 1 };
+    const done = await trx(this.#table).where({ seq, receipt }).update(changes);
+    return done > 0 ? { ...row, ...changes } : undefined;
   }
 
   /** Deletes at most `limit` dead letters that failed longer ago than the retention. */

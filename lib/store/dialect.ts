@@ -228,8 +228,13 @@ export interface Dialect {
 
   readonly gates: GateStatements;
 
-  /** Deletes rows of a table by `seq` and returns those that were there, in no order. */
-  takeOut(db: Db, table: string, seqs: readonly number[]): Promise<Record<string, unknown>[]>;
+  /** Deletes rows of a table by `seq` and returns those that were there, in no order; all columns unless told. */
+  takeOut(
+    db: Db,
+    table: string,
+    seqs: readonly number[],
+    columns?: readonly string[],
+  ): Promise<Record<string, unknown>[]>;
 
   /** Makes the transaction wait for every other writer of the same lock until it ends. */
   lock(trx: Db, name: string): Promise<void>;

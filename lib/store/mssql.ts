@@ -211,7 +211,8 @@ export function mssql(prefix: string): Dialect {
     name: "mssql",
     now: NOW,
     gates: mssqlGates(prefix, NOW),
-    jsonText: (column, field) => `JSON_VALUE(${column}, '$.${field}')`,
+    jsonText: (column, field) =>
+      `(JSON_VALUE(${column}, '$.${field}') COLLATE Latin1_General_100_BIN2)`,
 
     async insertMessages(db: Db, rows: readonly NewMessage[]) {
       await query(db, INSERT, { items: rowsAsJson(rows, DOCUMENTS) });
@@ -254,10 +255,10 @@ export function mssql(prefix: string): Dialect {
       return query(db, BURY_EXPIRED, { limit });
     },
 
-    async takeOut(db: Db, table: string, wanted: readonly number[]) {
+    async takeOut(db: Db, table: string, wanted: readonly number[], columns = ["*"]) {
       return query(
         db,
-        `DELETE m OUTPUT deleted.* FROM OPENJSON(:seqs) WITH (seq bigint '$') j INNER LOOP JOIN ${table} m WITH (ROWLOCK) ON m.seq = j.seq`,
+        `DELETE m OUTPUT ${list(columns, "deleted")} FROM OPENJSON(:seqs) WITH (seq bigint '$') j INNER LOOP JOIN ${table} m WITH (ROWLOCK) ON m.seq = j.seq`,
         { seqs: JSON.stringify(wanted) },
       );
     },

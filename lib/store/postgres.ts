@@ -229,10 +229,10 @@ export function postgres(prefix: string): Dialect {
       return query(db, BURY_EXPIRED, { limit });
     },
 
-    async takeOut(db: Db, table: string, wanted: readonly number[]) {
+    async takeOut(db: Db, table: string, wanted: readonly number[], columns = ["*"]) {
       return query(
         db,
-        `DELETE FROM ${table} WHERE seq IN (SELECT CAST(jsonb_array_elements_text(CAST(:seqs AS jsonb)) AS bigint)) RETURNING *`,
+        `DELETE FROM ${table} WHERE seq IN (SELECT CAST(jsonb_array_elements_text(CAST(:seqs AS jsonb)) AS bigint)) RETURNING ${list(columns)}`,
         { seqs: JSON.stringify(wanted) },
       );
     },

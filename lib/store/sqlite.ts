@@ -217,10 +217,10 @@ export function sqlite(prefix: string): Dialect {
       });
     },
 
-    async takeOut(db: Db, table: string, wanted: readonly number[]) {
+    async takeOut(db: Db, table: string, wanted: readonly number[], columns = ["*"]) {
       return query(
         db,
-        `DELETE FROM ${table} WHERE seq IN (SELECT value FROM json_each(:seqs)) RETURNING *`,
+        `DELETE FROM ${table} WHERE seq IN (SELECT value FROM json_each(:seqs)) RETURNING ${list(columns)}`,
         { seqs: JSON.stringify(wanted) },
       );
     },
