@@ -60,6 +60,9 @@ CREATE INDEX outbox_consumers_seen ON outbox_consumers (seen_at);
 create table "outbox_schedules" ("name" varchar(128) COLLATE "C" not null, "cron" varchar(255) COLLATE "C", "time_zone" varchar(64) COLLATE "C", "every_ms" bigint, "start_at" bigint, "end_at" bigint, "message" jsonb not null, "catch_up" varchar(8) COLLATE "C" not null, "max_catch_up" integer not null, "next_run_at" bigint, "due_at" bigint, "last_run_at" bigint, "last_fired_at" bigint, "last_message_id" varchar(128) COLLATE "C", "runs" bigint not null, "skipped" bigint not null, "paused_at" bigint, "pause_reason" text, "failures" integer not null, "last_error" jsonb, "created_at" bigint not null, "updated_at" bigint not null, constraint "outbox_schedules_pk" primary key ("name"));
 CREATE INDEX outbox_schedules_due ON outbox_schedules (due_at) WHERE due_at IS NOT NULL;
 
+-- 006_dead_letters
+CREATE INDEX outbox_dead_letters_cause ON outbox_dead_letters (fingerprint, seq);
+
 -- what was applied
 create table "outbox_migrations" ("id" serial primary key, "name" varchar(255), "batch" integer, "migration_time" timestamptz);
 INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('001_messages', 1, CURRENT_TIMESTAMP);
@@ -67,3 +70,4 @@ INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('002_agents'
 INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('003_tasks', 1, CURRENT_TIMESTAMP);
 INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('004_queue_depth', 1, CURRENT_TIMESTAMP);
 INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('005_schedules', 1, CURRENT_TIMESTAMP);
+INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('006_dead_letters', 1, CURRENT_TIMESTAMP);

@@ -4,6 +4,7 @@ import * as agents from "./002_agents.ts";
 import * as tasks from "./003_tasks.ts";
 import * as queueDepth from "./004_queue_depth.ts";
 import * as schedules from "./005_schedules.ts";
+import * as deadLetters from "./006_dead_letters.ts";
 import type { MigrationContext } from "./columns.ts";
 
 export type { MigrationContext } from "./columns.ts";
@@ -22,6 +23,7 @@ export const migrations: readonly Migration[] = [
   { name: "003_tasks", ...tasks },
   { name: "004_queue_depth", ...queueDepth },
   { name: "005_schedules", ...schedules },
+  { name: "006_dead_letters", ...deadLetters },
 ];
 
 export const DEFAULT_PREFIX = "outbox_";
