@@ -33,7 +33,7 @@ export function encoded({ options }: QueueCore, message: object): EncodedMessage
 }
 
 export interface FiredSchedules {
-  /** Messages sent. */
+  /** Due times that were fired. */
   readonly fired: number;
   /** Milliseconds until the next one is to be looked at; null when there is none. */
   readonly nextInMs: number | null;
@@ -50,31 +50,54 @@ const LOOK_AFTER_OTHER_MS = 1_000;
  */
 export async function fireDueSchedules(core: QueueCore, limit: number): Promise<FiredSchedules> {
   const store = storeOf(core);
-  const upcoming = await store.upcoming(limit);
-  const looked = performance.now();
+  const tried = new Set<string>();
   let fired = 0;
   let nextAt = Number.POSITIVE_INFINITY;
-  const expect = (at: number) => {
-    nextAt = Math.min(nextAt, at);
+  const expect = (inMs: number) => {
+    nextAt = Math.min(nextAt, performance.now() + inMs);
   };
-  for (const schedule of upcoming) {
-    if (schedule.dueInMs > 0) {
-      expect(looked + schedule.dueInMs);
-      continue;
+  const look = async (): Promise<DueSchedule[]> => {
+    const upcoming = await store.upcoming(limit);
+    const due = upcoming.filter(({ dueInMs }) => dueInMs <= 0);
+    const later = upcoming[due.length];
+    if (later !== undefined) expect(later.dueInMs);
+    else if (upcoming.length === limit) expect(0);
+    // Not all in one order: processes that come at once would all be after the same one each time.
+    return shuffled(due.filter(({ name }) => !tried.has(name)));
+  };
+  let waiting = await look();
+  while (!core.closed) {
+    const schedule = waiting.pop();
+    if (schedule === undefined) break;
+    if (tried.size >= limit) {
+      expect(0);
+      break;
     }
-    if (core.closed) break;
+    tried.add(schedule.name);
     try {
       const done = await store.fire(schedule.name, (trx, row) => send(core, trx, row));
       fired += done?.dues.length ?? 0;
-      if (done === undefined) expect(performance.now() + LOOK_AFTER_OTHER_MS);
-      else if (done.next !== null) expect(performance.now() + done.next - done.now);
+      if (done === undefined) {
+        // Another process is at work: what it has done already need not be tried.
+        waiting = await look();
+        expect(LOOK_AFTER_OTHER_MS);
+      } else if (done.next !== null) {
+        expect(done.next - done.now);
+      }
     } catch (error) {
-      expect(performance.now() + (await postpone(core, store, schedule, error)));
+      expect(await postpone(core, store, schedule, error));
     }
   }
-  const more = upcoming.length === limit && (upcoming.at(-1)?.dueInMs ?? 1) <= 0;
-  const wait = more ? 0 : nextAt - performance.now();
+  const wait = nextAt - performance.now();
   return { fired, nextInMs: wait === Number.POSITIVE_INFINITY ? null : Math.max(0, wait) };
+}
+
+function shuffled<T>(items: T[]): T[] {
+  for (let n = items.length - 1; n > 0; n--) {
+    const other = Math.floor(Math.random() * (n + 1));
+    [items[n], items[other]] = [items[other] as T, items[n] as T];
+  }
+  return items;
 }
 
 async function send(core: QueueCore, trx: Knex, row: ScheduleRow) {

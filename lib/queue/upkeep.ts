@@ -6,7 +6,7 @@ export interface UpkeepReport {
   expired: number;
   archivePurged: number;
   dedupePurged: number;
-  /** Messages that schedules sent. */
+  /** Due times of schedules that were fired. */
   schedulesFired: number;
 }
 
