@@ -6,25 +6,24 @@ import type { QueueOptions } from "../protocol/options.ts";
 import { retryDelayMs } from "../protocol/retry.ts";
 import { afterCommit } from "../store/after-commit.ts";
 import { DeadLetterStore } from "../store/dead-letters.ts";
-import type { Burial, ClaimedRow, ClaimRequest, Db, Dialect } from "../store/dialect.ts";
+import type { ClaimedRow, Db, Dialect } from "../store/dialect.ts";
+import { GateStore } from "../store/gates.ts";
 import { databaseIdentity, joined } from "../store/identity.ts";
-import { keyOf, keyOfRow } from "../store/keys.ts";
+import { keyOf } from "../store/keys.ts";
 import { MessageStore, type Sent } from "../store/messages.ts";
 import { SchemaCheck } from "../store/migrate.ts";
-import { inOrder } from "../store/rows.ts";
-import type { Settled, Turn } from "../store/settling.ts";
+import type { Settled } from "../store/settling.ts";
 import { UpkeepStore } from "../store/upkeep.ts";
 import { type WakeChannel, wakeChannel } from "../store/wake-channel.ts";
+import { Breakers } from "./breakers.ts";
 import type { ClaimedMessage } from "./claimed.ts";
+import { type ClaimOptions, Claims } from "./claims.ts";
 import { type EventFields, fieldsOf, messageEvent } from "./events.ts";
 import { fingerprint, storedError } from "./failure.ts";
+import { Gates } from "./gates.ts";
 import { type Push, pushOf } from "./notify.ts";
+import { send } from "./sends.ts";
 import { hubOf, type WakeHub } from "./wake.ts";
-
-/** A doomed message is buried and the claim repeated at most this often, so that a call always ends. */
-const MOST_BURIALS = 20;
-/** Rounds that also swept a backlog of expired messages out of the way count to this bound instead. */
-const MOST_ROUNDS = 100;
 
 const REASON = /^[a-z][a-z0-9_]{0,31}$/;
 
@@ -36,12 +35,15 @@ export class QueueCore {
   readonly store: MessageStore;
   readonly dead: DeadLetterStore;
   readonly upkeep: UpkeepStore;
+  readonly gates: Gates;
+  readonly breakers: Breakers;
   readonly observers: Observers;
   readonly wakeHub: WakeHub;
   /** Undefined where the database has no way to tell other processes, or it is switched off. */
   readonly #channel: WakeChannel | undefined;
   readonly #push: Push;
   readonly #schema: SchemaCheck;
+  readonly #claims = new Claims(this);
   closed = false;
 
   constructor(knex: Knex, dialect: Dialect, options: QueueOptions, observers: Observers) {
@@ -58,6 +60,9 @@ export class QueueCore {
     this.#schema = new SchemaCheck(knex, dialect.name, options.prefix);
     this.dead = new DeadLetterStore(knex, dialect, options.prefix);
     this.upkeep = new UpkeepStore(knex, dialect, options.prefix);
+    const gateStore = new GateStore(knex, dialect, options.prefix);
+    this.gates = new Gates(gateStore);
+    this.breakers = new Breakers(gateStore, (agentId) => this.gates.hasBreaker(agentId));
     const database = `${databaseIdentity(knex)}:${options.prefix}`;
     this.wakeHub = hubOf(database);
     this.#push = pushOf(database);
@@ -80,26 +85,9 @@ export class QueueCore {
     return db;
   }
 
-  async send(db: Db, messages: readonly EncodedMessage[]): Promise<Sent[]> {
-    const sent = await this.store.send(db, messages);
-    const stored = messages.filter((_, n) => sent[n]?.duplicate === false);
-    if (stored.length > 0) {
-      afterCommit(db, () => {
-        // What is not due yet is found by polling when it is.
-        const due = stored.filter(
-          ({ delayMs, availableAt }) => !delayMs && availableAt === undefined,
-        );
-        this.signal(new Set(due.flatMap(({ toAgent }) => toAgent)));
-        if (!this.observers.active) return;
-        const at = Date.now();
-        this.observers.emit(
-          stored.flatMap((message) =>
-            message.toAgent.map((toAgent) => messageEvent("sent", { ...message, toAgent }, { at })),
-          ),
-        );
-      });
-    }
-    return sent;
+  /** Stores messages; undefined settings of mailboxes cost it nothing. */
+  send(db: Db, messages: readonly EncodedMessage[]): Promise<Sent[]> {
+    return send(this, db, messages);
   }
 
   /** Wakes consumers of these mailboxes, here at once and in other processes where the database can tell them. */
@@ -126,53 +114,8 @@ export class QueueCore {
   }
 
   /** Claims rows that may be handed out, and buries those that must not be. */
-  async claim(request: ClaimRequest): Promise<ClaimedRow[]> {
-    const claimed: ClaimedRow[] = [];
-    let burials = 0;
-    for (let round = 0; round < MOST_ROUNDS && burials < MOST_BURIALS; round++) {
-      const limit = request.limit - claimed.length;
-      const rows = limit > 0 ? await this.store.claim({ ...request, limit }) : [];
-      const doomed = rows.filter((row) => row.doom !== null);
-      claimed.push(...rows.filter((row) => row.doom === null));
-      if (doomed.length === 0) break;
-      await this.#buryDoomed(doomed);
-      // More of them may lie before the first live one than a claim of a few would ever get through.
-      const backlog = rows.length === limit && doomed.some(({ doom }) => doom === "expired");
-      const swept = backlog ? await this.buryExpired(500).catch(() => 0) : 0;
-      if (swept === 0) burials++;
-    }
-    // A later round may have met what became due, or was given back, meanwhile.
-    claimed.sort(inOrder);
-    const at = Date.now();
-    this.observers.emit(
-      claimed.map((row) => messageEvent("received", fieldsOf(row), { at, attempt: row.attempt })),
-    );
-    return claimed;
-  }
-
-  async #buryDoomed(rows: readonly ClaimedRow[]): Promise<void> {
-    const burials = rows.map(
-      (row): Turn<Burial> => ({
-        ...{ seq: row.seq, receipt: row.receipt, key: keyOfRow({ ...row }) },
-        reason: String(row.doom),
-        fingerprint: fingerprint(row.message_type, String(row.doom), ""),
-        // No error where the last run noted one: that says more than "the lease passed".
-        error: null,
-      }),
-    );
-    const outcomes = await this.store.bury(this.knex, burials);
-    const at = Date.now();
-    this.observers.emit(
-      rows
-        .filter((_, n) => outcomes[n] === "done")
-        .flatMap((row) => {
-          const extra = { at, attempt: row.attempt, reason: String(row.doom) };
-          const told: MessageEventName[] = row.doom === "expired" ? ["expired"] : [];
-          return [...told, "dead_lettered" as const].map((event) =>
-            messageEvent(event, fieldsOf(row), extra),
-          );
-        }),
-    );
+  claim(request: ClaimOptions): Promise<ClaimedRow[]> {
+    return this.#claims.claim(request);
   }
 
   async ack(db: Db, claims: readonly ClaimedMessage[]): Promise<Settled[]> {

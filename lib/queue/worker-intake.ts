@@ -147,6 +147,7 @@ export class Intake {
       limit,
       leaseMs: settings.leaseMs,
       messageTypes: settings.messageTypes ?? null,
+      onHeldBack: (forMs) => this.dueAfter(forMs),
     });
   }
 }

@@ -1,6 +1,7 @@
 import type { Knex } from "knex";
-import type { Db, Dialect, KeyRef, LockedKey } from "./dialect.ts";
-import { int, type Row, transaction, translated } from "./sql.ts";
+import { nextTurn, rankOfTurn } from "../protocol/turns.ts";
+import type { Db, Dialect, KeyRef, LockedKey, NewMessage } from "./dialect.ts";
+import { int, intOrNull, type Row, transaction, translated } from "./sql.ts";
 
 /** What a message waits with, where it bears an ordering or a concurrency key. */
 export interface Keyed {
@@ -74,6 +75,36 @@ export class KeyStore {
         .where(only(key))
         .update({ halted_by: seq, halted_at: trx.raw(this.#dialect.now) });
     }
+  }
+
+  /** Numbers messages with the turns of their contexts, whose keys are locked, and notes the last ones. */
+  async giveTurns(
+    trx: Db,
+    rows: readonly NewMessage[],
+    locked: readonly LockedKey[],
+    contextOf: (row: NewMessage) => KeyRef | undefined,
+  ): Promise<readonly NewMessage[]> {
+    const contexts = locked.filter(({ kind }) => kind === "turn");
+    if (contexts.length === 0) return rows;
+    const last = new Map(contexts.map((key) => [nameOf(key), key.last_rank]));
+    const agents = [...new Set(contexts.map(({ to_agent }) => to_agent))];
+    const found = (await trx(this.#mailboxes)
+      .select("agent_id", "virtual_time")
+      .whereIn("agent_id", agents)) as Row[];
+    const served = new Map(found.map((row) => [row.agent_id, intOrNull(row.virtual_time) ?? 0]));
+    const ranked = rows.map((row) => {
+      const context = contextOf(row);
+      if (context === undefined) return row;
+      const turn = nextTurn(last.get(nameOf(context)) ?? null, served.get(row.to_agent) ?? 0);
+      last.set(nameOf(context), turn);
+      return { ...row, rank: rankOfTurn(row.priority, turn) };
+    });
+    for (const key of contexts) {
+      await trx(this.#table)
+        .where(only(key))
+        .update({ last_rank: last.get(nameOf(key)) ?? null });
+    }
+    return ranked;
   }
 
   async halted(agentId: string | null, limit: number): Promise<HaltedKey[]> {

@@ -1,9 +1,19 @@
 import type { Knex } from "knex";
 import type { EncodedMessage } from "../protocol/envelope.ts";
 import { DedupeKeys } from "./dedupe.ts";
-import type { Burial, ClaimKey, ClaimRequest, Db, Dialect, Extension, Release } from "./dialect.ts";
+import type {
+  Burial,
+  ClaimKey,
+  ClaimRequest,
+  Db,
+  Dialect,
+  Extension,
+  KeyRef,
+  NewMessage,
+  Release,
+} from "./dialect.ts";
 import { DOCUMENTS, DOOM_PREFIX, ENVELOPE, TOLD } from "./envelope-columns.ts";
-import { distinct, KeyStore, keyOf, keyOfRow } from "./keys.ts";
+import { distinct, KeyStore, keyOfRow } from "./keys.ts";
 import { type ParseJson, parseText } from "./rows.ts";
 import { type Settled, Settling, type Turn } from "./settling.ts";
 import { int, isTransaction, query, type Row, retried, transaction, translated } from "./sql.ts";
@@ -12,6 +22,14 @@ import { int, isTransaction, query, type Row, retried, transaction, translated }
 export interface Sent {
   readonly messageId: string;
   readonly duplicate: boolean;
+}
+
+/** Where messages go within their mailboxes, as far as the mailboxes' settings say. */
+export interface Placing {
+  laneOf(messageType: string, toAgent: string): string;
+  agingMs(toAgent: string): number | null;
+  /** Whether contexts take turns there. */
+  fair(toAgent: string): boolean;
 }
 
 export interface MessageStoreOptions {
@@ -61,17 +79,18 @@ export class MessageStore {
   }
 
   /** Stores messages in order, all or none. One statement, where no message bears a key and all fit one batch. */
-  async send(db: Db, messages: readonly EncodedMessage[]): Promise<Sent[]> {
+  async send(db: Db, messages: readonly EncodedMessage[], placing?: Placing): Promise<Sent[]> {
     const plain = messages.every(
       (message) =>
         !message.ownId &&
         message.dedupeKey === undefined &&
         message.orderingKey === undefined &&
-        message.concurrencyKey === undefined,
+        message.concurrencyKey === undefined &&
+        (placing === undefined || !message.toAgent.some((agent) => placing.fair(agent))),
     );
     if (plain && messages.length <= BATCH) {
       await translated(this.dialect, () =>
-        retriedUnlessIn(this.dialect, db, () => this.#insert(db, messages)),
+        retriedUnlessIn(this.dialect, db, () => this.#insert(db, rowsOf(messages, placing))),
       );
       return messages.map(({ messageId }) => ({ messageId, duplicate: false }));
     }
@@ -80,12 +99,15 @@ export class MessageStore {
         const duplicates = await this.#dedupe.duplicates(trx, messages);
         const fresh = messages.filter((message) => !duplicates.has(message));
         // Held until the transaction ends: the order of the sequence is the order in which senders commit.
-        const keys = distinct(fresh.flatMap(keysOf));
-        if (keys.length > 0) await this.dialect.gates.lockKeys(trx, keys, true);
-        for (let n = 0; n < fresh.length; n += BATCH) {
-          await this.#insert(trx, fresh.slice(n, n + BATCH));
+        const rows = rowsOf(fresh, placing);
+        const keys = distinct(rows.flatMap((row) => [keyOfRow({ ...row }), turnKey(row, placing)]));
+        const locked = keys.length > 0 ? await this.dialect.gates.lockKeys(trx, keys, true) : [];
+        const ranked = await this.keys.giveTurns(trx, rows, locked, (row) => turnKey(row, placing));
+        for (let n = 0; n < ranked.length; n += BATCH) {
+          await this.#insert(trx, ranked.slice(n, n + BATCH));
         }
-        if (keys.length > 0) await this.dialect.gates.openKeys(trx, keys);
+        const waiting = keys.filter(({ kind }) => kind !== "turn");
+        if (waiting.length > 0) await this.dialect.gates.openKeys(trx, waiting);
         return messages.map((message) => {
           const first = duplicates.get(message);
           return first === undefined
@@ -96,46 +118,9 @@ export class MessageStore {
     );
   }
 
-  async #insert(db: Db, messages: readonly EncodedMessage[]): Promise<void> {
-    const rows = messages.flatMap((message) =>
-      message.toAgent.map((to_agent) => ({
-        message_id: message.messageId,
-        from_agent: message.fromAgent,
-        to_agent,
-        message_type: message.messageType,
-        original_type: message.originalType,
-        kind: message.kind,
-        priority: message.priority,
-        content: message.contentText,
-        headers: message.headersText,
-        correlation_id: message.correlationId ?? null,
-        causation_id: message.causationId ?? null,
-        reply_to: message.replyTo ?? null,
-        context_id: message.contextId ?? null,
-        task_id: message.taskId ?? null,
-        subject: message.subject ?? null,
-        ordering_key: message.orderingKey ?? null,
-        concurrency_key: message.concurrencyKey ?? null,
-        dedupe_key: message.dedupeKey ?? null,
-        cost: message.cost ?? null,
-        delivery: message.delivery ?? null,
-        retry: null,
-        hops: message.hops ?? null,
-        trail: null,
-        content_encoding: null,
-        lane: "",
-        rank: null,
-        aging_ms: null,
-        max_attempts: message.maxAttempts,
-        delay_ms: message.delayMs ?? null,
-        available_at: message.availableAt ?? null,
-        ttl_ms: message.ttlMs ?? null,
-        expires_at: message.expiresAt ?? null,
-      })),
-    );
+  async #insert(db: Db, rows: readonly NewMessage[]): Promise<void> {
     if (rows.length > 0) await this.dialect.insertMessages(db, rows);
   }
-
   async claim(request: ClaimRequest) {
     return translated(this.dialect, () =>
       retried(this.dialect, () => this.dialect.claim(this.knex, request)),
@@ -329,6 +314,48 @@ function retriedUnlessIn<T>(dialect: Dialect, db: Db, run: () => Promise<T>): Pr
   return isTransaction(db) ? run() : retried(dialect, run);
 }
 
-function keysOf({ toAgent, orderingKey, concurrencyKey }: EncodedMessage) {
-  return toAgent.map((agent) => keyOf({ toAgent: agent, orderingKey, concurrencyKey }));
+/** One row per message and recipient. */
+function rowsOf(messages: readonly EncodedMessage[], placing: Placing | undefined): NewMessage[] {
+  return messages.flatMap((message) =>
+    message.toAgent.map((to_agent) => ({
+      message_id: message.messageId,
+      from_agent: message.fromAgent,
+      to_agent,
+      message_type: message.messageType,
+      original_type: message.originalType,
+      kind: message.kind,
+      priority: message.priority,
+      content: message.contentText,
+      headers: message.headersText,
+      correlation_id: message.correlationId ?? null,
+      causation_id: message.causationId ?? null,
+      reply_to: message.replyTo ?? null,
+      context_id: message.contextId ?? null,
+      task_id: message.taskId ?? null,
+      subject: message.subject ?? null,
+      ordering_key: message.orderingKey ?? null,
+      concurrency_key: message.concurrencyKey ?? null,
+      dedupe_key: message.dedupeKey ?? null,
+      cost: message.cost ?? null,
+      delivery: message.delivery ?? null,
+      retry: null,
+      hops: message.hops ?? null,
+      trail: null,
+      content_encoding: null,
+      lane: placing?.laneOf(message.messageType, to_agent) ?? "",
+      rank: null,
+      aging_ms: placing?.agingMs(to_agent) ?? null,
+      max_attempts: message.maxAttempts,
+      delay_ms: message.delayMs ?? null,
+      available_at: message.availableAt ?? null,
+      ttl_ms: message.ttlMs ?? null,
+      expires_at: message.expiresAt ?? null,
+    })),
+  );
+}
+
+/** The context whose turn a message takes, where turns are fair. */
+function turnKey(row: NewMessage, placing: Placing | undefined): KeyRef | undefined {
+  if (placing?.fair(row.to_agent) !== true) return undefined;
+  return { to_agent: row.to_agent, kind: "turn", name: row.context_id ?? "" };
 }

@@ -1,0 +1,326 @@
+import type { EncodedMessage } from "../protocol/envelope.ts";
+import { turnOfRank } from "../protocol/turns.ts";
+import type { ClaimedRow, ClaimRequest, Db, KeyRef } from "../store/dialect.ts";
+import type { Breaker, Limit, Mailbox } from "../store/gate-rows.ts";
+import { EVERY_MAILBOX, type GateStore, type Slot } from "../store/gates.ts";
+import { distinct, nameOf } from "../store/keys.ts";
+import type { Placing } from "../store/messages.ts";
+import { transaction, translated } from "../store/sql.ts";
+import { admit, breakerGate, type Gate, gateOf, laneShutUntil } from "./admission.ts";
+import { probeOf } from "./breakers.ts";
+
+/** How old what this process knows of the settings may be. Claims look at the tables themselves. */
+const FRESH_MS = 1_000;
+
+/** A claim that meets only messages which belong into another lane moves them there and looks again so often. */
+const MOST_LOOKS = 5;
+
+/** A gated claim, and when time alone will let more through: milliseconds from now. */
+export interface GatedClaim {
+  readonly rows: ClaimedRow[];
+  readonly retryInMs: number | null;
+}
+
+interface Known {
+  readonly at: number;
+  readonly mailboxes: ReadonlyMap<string, Mailbox>;
+  readonly limits: readonly Limit[];
+}
+
+/** What stands between ready messages and consumers: limits, rates, breakers, and the keys' promotions. */
+export class Gates {
+  readonly #store: GateStore;
+  #known: Known | undefined;
+  #looking: Promise<Known> | undefined;
+
+  constructor(store: GateStore) {
+    this.#store = store;
+  }
+
+  /** What is set, as of a second ago at most. */
+  async known(db: Db): Promise<Known> {
+    const known = this.#known;
+    if (known !== undefined && performance.now() - known.at < FRESH_MS) return known;
+    // A transaction looks for itself: on SQLite it has the only connection.
+    if (db !== this.#store.knex) return this.#look(db);
+    this.#looking ??= this.#look(db).finally(() => {
+      this.#looking = undefined;
+    });
+    return this.#looking;
+  }
+
+  async #look(db: Db): Promise<Known> {
+    const at = performance.now();
+    const [mailboxes, limits] = await translated(this.#store.dialect, async () => [
+      await this.#store.configured(db),
+      await this.#store.limits(db),
+    ]);
+    const byId = new Map(mailboxes.map((mailbox) => [mailbox.agentId, mailbox]));
+    this.#known = { at, mailboxes: byId, limits };
+    return this.#known;
+  }
+
+  async hasBreaker(agentId: string): Promise<boolean> {
+    const { mailboxes } = await this.known(this.#store.knex);
+    return (mailboxes.get(agentId)?.breaker ?? null) !== null;
+  }
+
+  /** Where messages go within their mailboxes; undefined when nothing is set that a sender must know of. */
+  async placing(db: Db, messages: readonly EncodedMessage[]): Promise<Placing | undefined> {
+    const known = await this.known(db);
+    const { mailboxes } = known;
+    const shares = messages.some(({ concurrencyKey }) => concurrencyKey !== undefined);
+    if (mailboxes.size === 0 && known.limits.length === 0 && !shares) return undefined;
+    if (shares) await this.#promoting(db, messages, mailboxes);
+    return {
+      laneOf: (messageType, toAgent) => laneOf(known.limits, messageType, toAgent),
+      agingMs: (toAgent) => mailboxes.get(toAgent)?.agingMs ?? null,
+      fair: (toAgent) => mailboxes.get(toAgent)?.fair ?? false,
+    };
+  }
+
+  /** Notes, once per mailbox, that due messages of its concurrency keys are to be promoted. */
+  async #promoting(
+    db: Db,
+    messages: readonly EncodedMessage[],
+    mailboxes: ReadonlyMap<string, Mailbox>,
+  ): Promise<void> {
+    const agents = messages.flatMap(({ concurrencyKey, toAgent }) =>
+      concurrencyKey === undefined ? [] : toAgent,
+    );
+    for (const agentId of [...new Set(agents)].sort()) {
+      if ((mailboxes.get(agentId)?.gated ?? null) !== null) continue;
+      await this.#store.notePromoting(db, agentId);
+      this.forget();
+    }
+  }
+
+  /** Notes how far a mailbox with fair turns was served. */
+  async served(agentId: string, rows: readonly ClaimedRow[]): Promise<void> {
+    const { mailboxes } = await this.known(this.#store.knex);
+    if (mailboxes.get(agentId)?.fair !== true) return;
+    const turn = Math.max(...rows.map(({ rank }) => turnOfRank(rank)));
+    await translated(this.#store.dialect, () =>
+      this.#store.served(this.#store.knex, agentId, turn),
+    );
+  }
+
+  /** Something was set here: the next look is at the tables. */
+  forget(): void {
+    this.#known = undefined;
+  }
+
+  /** Whether claims of a mailbox go through here: always, never, or only its concurrency keys' due messages. */
+  async wayOf(agentId: string): Promise<"plain" | "promote" | "gated"> {
+    const { mailboxes } = await this.known(this.#store.knex);
+    if (mailboxes.get(EVERY_MAILBOX)?.gated === 1) return "gated";
+    const gated = mailboxes.get(agentId)?.gated;
+    return gated === 1 ? "gated" : gated === 0 ? "promote" : "plain";
+  }
+
+  /** Lets due messages of concurrency keys wait for room, those whose keys nobody holds. */
+  async promoteShares(agentId: string): Promise<void> {
+    const store = this.#store;
+    await translated(store.dialect, async () => {
+      // Most looks find nothing: no transaction for them.
+      if ((await store.dueShares(store.knex, agentId)).length === 0) return;
+      await transaction(store.dialect, store.knex, (trx) => this.#promoteShares(trx, agentId));
+    });
+  }
+
+  async #promoteShares(trx: Db, agentId: string): Promise<void> {
+    const due = await this.#store.dueShares(trx, agentId);
+    if (due.length === 0) return;
+    const { gates } = this.#store.dialect;
+    const keyOf = (name: string): KeyRef => ({ to_agent: agentId, kind: "share", name });
+    const keys = distinct(due.map(({ name }) => keyOf(name)));
+    const locked = await gates.lockKeys(trx, keys, false);
+    const names = new Set(locked.map(nameOf));
+    const ours = due.filter(({ name }) => names.has(nameOf(keyOf(name))));
+    if (ours.length === 0) return;
+    await this.#store.blockShares(
+      trx,
+      ours.map(({ seq }) => seq),
+    );
+    await gates.openKeys(trx, locked);
+  }
+
+  /** Claims what every limit, bucket and the breaker let through, all decided under their locks. */
+  async claim(request: ClaimRequest): Promise<GatedClaim> {
+    const { dialect, knex } = this.#store;
+    return translated(dialect, async () => {
+      // Idle pollers take no lock.
+      if (!(await dialect.gates.anyReady(knex, request.agentId))) {
+        return { rows: [], retryInMs: null };
+      }
+      return transaction(dialect, knex, (trx) => this.#claim(trx, request));
+    });
+  }
+
+  async #claim(trx: Db, request: ClaimRequest): Promise<GatedClaim> {
+    const store = this.#store;
+    const { agentId } = request;
+    const mailbox = await store.lockMailbox(trx, agentId);
+    const limits = await store.lockLimits(trx, agentId);
+    const now = await store.now(trx);
+    if (mailbox?.pausedAt !== undefined && mailbox.pausedAt !== null) {
+      return { rows: [], retryInMs: null };
+    }
+    await store.dialect.gates.promote(trx, agentId);
+    await this.#promoteShares(trx, agentId);
+    const active = limits.filter(({ removedAt }) => removedAt === null);
+    const gates = await this.#gates(trx, agentId, active, mailbox?.breaker ?? null, now);
+    const { taken, retryAt } = await this.#admit(trx, request, limits, gates, now);
+    const retryInMs = retryAt === null ? null : Math.max(1, retryAt - now);
+    if (taken.length === 0) return { rows: [], retryInMs };
+    const rows = await store.dialect.gates.take(trx, {
+      seqs: taken.map(({ seq }) => seq),
+      leaseMs: request.leaseMs,
+      workerId: request.workerId,
+    });
+    await this.#writeDown(trx, rows, gates, active, now);
+    if (mailbox?.breaker?.state === "open" && rows.some(({ doom }) => doom === null)) {
+      await store.setBreaker(trx, agentId, { state: "half_open" });
+    }
+    if (mailbox?.fair) {
+      await store.served(trx, agentId, Math.max(...rows.map(({ rank }) => turnOfRank(rank))));
+    }
+    return { rows, retryInMs };
+  }
+
+  /** What each limit has left. Slots of messages that ended meanwhile are freed, and passed leases ended for good. */
+  async #gates(
+    trx: Db,
+    agentId: string,
+    limits: readonly Limit[],
+    breaker: Breaker | null,
+    now: number,
+  ): Promise<Gate[]> {
+    const names = limits
+      .filter(({ maxInFlight }) => maxInFlight !== undefined)
+      .map(({ name }) => name);
+    if (breaker !== null && breaker.state !== "closed") names.push(probeOf(agentId));
+    const slots = await this.#store.slots(trx, names, now);
+    const over: Slot[] = [];
+    const live = new Map<string, number>();
+    for (const slot of slots) {
+      const ended =
+        slot.state === "over" ||
+        (slot.state === "lapsed" && (await this.#store.voidLease(trx, slot)));
+      if (ended) over.push(slot);
+      else live.set(slot.name, (live.get(slot.name) ?? 0) + 1);
+    }
+    await this.#store.freeSlots(trx, over);
+    const gates = limits.map((limit) => gateOf(limit, live.get(limit.name) ?? 0, now));
+    if (breaker !== null) {
+      const name = probeOf(agentId);
+      gates.push(breakerGate(name, breaker, live.get(name) ?? 0, now));
+    }
+    return gates;
+  }
+
+  /** The lanes' heads together, in the mailbox's order, as far as the gates let them pass. */
+  async #admit(
+    trx: Db,
+    request: ClaimRequest,
+    limits: readonly Limit[],
+    gates: readonly Gate[],
+    now: number,
+  ) {
+    const types = new Set(limits.flatMap(({ messageType }) => messageType ?? []));
+    let retryAt = Number.POSITIVE_INFINITY;
+    const wait = (until: number | null | undefined) => {
+      if (until !== null && until !== undefined) retryAt = Math.min(retryAt, until);
+    };
+    const result = (taken: Awaited<ReturnType<typeof admit>>["taken"]) => ({
+      taken,
+      retryAt: Number.isFinite(retryAt) ? retryAt : null,
+    });
+    for (let look = 1; ; look++) {
+      const found = [];
+      for (const lane of ["", ...types]) {
+        const shut = laneShutUntil(gates, lane, now);
+        if (shut !== undefined) {
+          wait(shut);
+          // What is doomed is about to end, and is met once its lane opens.
+          continue;
+        }
+        found.push(...(await this.#store.dialect.gates.candidates(trx, { ...request, lane })));
+      }
+      found.sort((a, b) => a.rank - b.rank || a.seq - b.seq);
+      const { taken, refused, retryAt: later } = admit(found, gates, request.limit, now);
+      wait(later);
+      const misplaced = refused.filter(
+        ({ lane, message_type: type }) => lane !== type && types.has(type),
+      );
+      for (const type of new Set(misplaced.map(({ message_type }) => message_type))) {
+        const seqs = misplaced
+          .filter(({ message_type }) => message_type === type)
+          .map(({ seq }) => seq);
+        await this.#store.moveToLane(trx, type, seqs);
+      }
+      if (taken.length > 0 || misplaced.length === 0 || look >= MOST_LOOKS) return result(taken);
+    }
+  }
+
+  async #writeDown(
+    trx: Db,
+    rows: readonly ClaimedRow[],
+    gates: readonly Gate[],
+    limits: readonly Limit[],
+    now: number,
+  ): Promise<void> {
+    const running = rows.filter(({ doom }) => doom === null);
+    for (const gate of gates) {
+      const through = running.filter(
+        ({ message_type: type }) => gate.messageType === undefined || gate.messageType === type,
+      );
+      if (through.length === 0) continue;
+      if (Number.isFinite(gate.room)) await this.#store.takeSlots(trx, [gate.name], through);
+      const limit = limits.find(({ name }) => name === gate.name);
+      if (limit !== undefined && gate.tokens !== undefined) {
+        await this.#store.setTokens(trx, gate.name, gate.tokens, now);
+      }
+    }
+  }
+
+  /** Nothing of these passes the buckets that they passed, for so long: the destination said so. */
+  async park(
+    messages: readonly { toAgent: string; messageType: string }[],
+    forMs: number,
+    name?: string,
+  ): Promise<void> {
+    const { limits } = await this.known(this.#store.knex);
+    const names = limits
+      .filter((limit) => limit.rate !== undefined && limit.removedAt === null)
+      .filter((limit) =>
+        name === undefined
+          ? messages.some((message) => concerns(limit, message))
+          : limit.name === name,
+      )
+      .map((limit) => limit.name);
+    await this.#store.park(this.#store.knex, names, forMs);
+  }
+}
+
+/** The lane of a message: that of its type, where a limit is about the type. */
+function laneOf(limits: readonly Limit[], messageType: string, toAgent: string): string {
+  const limited = limits.some(
+    (limit) =>
+      limit.messageType === messageType &&
+      limit.removedAt === null &&
+      (limit.agentId === undefined || limit.agentId === toAgent),
+  );
+  return limited ? messageType : "";
+}
+
+/** Whether a limit is about a message. */
+export function concerns(
+  limit: Limit,
+  { toAgent, messageType }: Pick<EncodedMessage, "messageType"> & { toAgent: string },
+): boolean {
+  return (
+    (limit.agentId === undefined || limit.agentId === toAgent) &&
+    (limit.messageType === undefined || limit.messageType === messageType)
+  );
+}

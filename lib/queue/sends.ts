@@ -1,0 +1,34 @@
+import type { EncodedMessage } from "../protocol/envelope.ts";
+import { afterCommit } from "../store/after-commit.ts";
+import type { Db } from "../store/dialect.ts";
+import type { Sent } from "../store/messages.ts";
+import type { QueueCore } from "./core.ts";
+import { messageEvent } from "./events.ts";
+
+/** Stores messages where they belong, and tells of them once they are committed. */
+export async function send(
+  core: QueueCore,
+  db: Db,
+  messages: readonly EncodedMessage[],
+): Promise<Sent[]> {
+  const placing = await core.gates.placing(db, messages);
+  const sent = await core.store.send(db, messages, placing);
+  const stored = messages.filter((_, n) => sent[n]?.duplicate === false);
+  if (stored.length > 0) {
+    afterCommit(db, () => {
+      // What is not due yet is found by polling when it is.
+      const due = stored.filter(
+        ({ delayMs, availableAt }) => !delayMs && availableAt === undefined,
+      );
+      core.signal(new Set(due.flatMap(({ toAgent }) => toAgent)));
+      if (!core.observers.active) return;
+      const at = Date.now();
+      core.observers.emit(
+        stored.flatMap((message) =>
+          message.toAgent.map((toAgent) => messageEvent("sent", { ...message, toAgent }, { at })),
+        ),
+      );
+    });
+  }
+  return sent;
+}

@@ -1,0 +1,319 @@
+import type { Knex } from "knex";
+import type { LimitDefinition, MailboxChanges } from "../protocol/gates.ts";
+import type { ClaimedRow, Db, Dialect } from "./dialect.ts";
+import { type Breaker, type Limit, limitOf, type Mailbox, mailboxOf } from "./gate-rows.ts";
+import { parseText } from "./rows.ts";
+import { int, query, type Row, transaction, translated } from "./sql.ts";
+
+/** The row that speaks for all mailboxes: no agent can have this id. */
+export const EVERY_MAILBOX = "";
+
+/** A message in flight under a limit, as its slot and the message itself tell. */
+export interface Slot {
+  readonly name: string;
+  readonly seq: number;
+  readonly receipt: number;
+  readonly state: "live" | "lapsed" | "over";
+}
+
+/** One statement takes at most this many rows: three parameters each, of SQL Server's 2,100. */
+const STEP = 500;
+
+/** What mailboxes and limits are set to, and what goes through them. */
+export class GateStore {
+  readonly knex: Knex;
+  readonly dialect: Dialect;
+  readonly #messages: string;
+  readonly #mailboxes: string;
+  readonly #limits: string;
+  readonly #slots: string;
+
+  constructor(knex: Knex, dialect: Dialect, prefix: string) {
+    this.knex = knex;
+    this.dialect = dialect;
+    this.#messages = `${prefix}messages`;
+    this.#mailboxes = `${prefix}mailboxes`;
+    this.#limits = `${prefix}limits`;
+    this.#slots = `${prefix}slots`;
+  }
+
+  /** Mailboxes with settings that senders or claims must know of. */
+  async configured(db: Db): Promise<Mailbox[]> {
+    const rows = (await db(this.#mailboxes)
+      .whereNotNull("gated")
+      .orWhereNotNull("aging_ms")
+      .orWhereNotNull("fair")
+      .orWhereNotNull("max_depth")) as Row[];
+    return rows.map((row) => mailboxOf(row, parseText));
+  }
+
+  async mailbox(db: Db, agentId: string): Promise<Mailbox | undefined> {
+    const row = (await db(this.#mailboxes).where({ agent_id: agentId }).first()) as Row | undefined;
+    return row === undefined ? undefined : mailboxOf(row, parseText);
+  }
+
+  async mailboxes(limit: number): Promise<Mailbox[]> {
+    return translated(this.dialect, async () => {
+      const rows = (await this.knex(this.#mailboxes)
+        .whereNot({ agent_id: EVERY_MAILBOX })
+        .orderBy("agent_id")
+        .limit(limit)) as Row[];
+      return rows.map((row) => mailboxOf(row, parseText));
+    });
+  }
+
+  /** The row of a mailbox, locked until the transaction ends; undefined when nothing was ever set for it. */
+  async lockMailbox(trx: Db, agentId: string): Promise<Mailbox | undefined> {
+    const row = (await trx(this.#mailboxes).where({ agent_id: agentId }).forUpdate().first()) as
+      | Row
+      | undefined;
+    return row === undefined ? undefined : mailboxOf(row, parseText);
+  }
+
+  async limits(db: Db): Promise<Limit[]> {
+    return ((await db(this.#limits).orderBy("name")) as Row[]).map(limitOf);
+  }
+
+  /** The limits that are about a mailbox, or about all, locked in one order. */
+  async lockLimits(trx: Db, agentId: string): Promise<Limit[]> {
+    const rows = (await trx(this.#limits)
+      .where((about) => about.where({ agent_id: agentId }).orWhereNull("agent_id"))
+      .orderBy("name")
+      .forUpdate()) as Row[];
+    return rows.map(limitOf);
+  }
+
+  async now(db: Db): Promise<number> {
+    const [row] = await query(db, `SELECT ${this.dialect.now} AS now`);
+    return int(row?.now);
+  }
+
+  /** Who holds the slots of these names. */
+  async slots(trx: Db, names: readonly string[], now: number): Promise<Slot[]> {
+    if (names.length === 0) return [];
+    const rows = (await trx(`${this.#slots} as s`)
+      .leftJoin(`${this.#messages} as m`, "m.seq", "s.seq")
+      .whereIn("s.name", [...names])
+      .select(
+        ...["s.name", "s.seq", "s.receipt", "m.worker_id", "m.visible_at"],
+        "m.receipt as current",
+      )) as Row[];
+    return rows.map((row) => {
+      const held =
+        row.current !== null && int(row.current) === int(row.receipt) && row.worker_id !== null;
+      const state = held ? (int(row.visible_at) > now ? "live" : "lapsed") : "over";
+      return { name: String(row.name), seq: int(row.seq), receipt: int(row.receipt), state };
+    });
+  }
+
+  /**
+   * Ends a lease that has passed, so that its worker cannot make it longer once another took its slot. False when
+   * it was made longer just now.
+   */
+  async voidLease(trx: Db, { seq, receipt }: Slot): Promise<boolean> {
+    const ended = await trx(this.#messages)
+      .where({ seq, receipt })
+      .whereRaw(`visible_at <= ${this.dialect.now}`)
+      .update({ receipt: receipt + 1 });
+    if (ended > 0) return true;
+    const row = (await trx(this.#messages).where({ seq, receipt }).first("seq")) as Row | undefined;
+    return row === undefined;
+  }
+
+  async freeSlots(trx: Db, slots: readonly Slot[]): Promise<void> {
+    for (const name of new Set(slots.map((slot) => slot.name))) {
+      const some = slots.filter((slot) => slot.name === name);
+      for (let n = 0; n < some.length; n += STEP) {
+        await trx(this.#slots)
+          .where({ name })
+          .whereIn(
+            "seq",
+            some.slice(n, n + STEP).map(({ seq }) => seq),
+          )
+          .del();
+      }
+    }
+  }
+
+  async takeSlots(trx: Db, names: readonly string[], rows: readonly ClaimedRow[]): Promise<void> {
+    const slots = names.flatMap((name) => rows.map(({ seq, receipt }) => ({ name, seq, receipt })));
+    for (let n = 0; n < slots.length; n += STEP) {
+      await trx(this.#slots).insert(slots.slice(n, n + STEP));
+    }
+  }
+
+  async setTokens(trx: Db, name: string, tokens: number, now: number): Promise<void> {
+    await trx(this.#limits).where({ name }).update({ tokens, refilled_at: now });
+  }
+
+  /** Nothing passes these limits before `until`; one that is parked for longer stays so. */
+  async park(db: Db, names: readonly string[], forMs: number): Promise<void> {
+    if (names.length === 0) return;
+    const until = `${this.dialect.now} + CAST(? AS bigint)`;
+    await translated(this.dialect, () =>
+      db(this.#limits)
+        .whereIn("name", [...names])
+        .whereRaw(`(parked_until IS NULL OR parked_until < ${until})`, [forMs])
+        .update({ parked_until: db.raw(until, [forMs]) }),
+    );
+  }
+
+  async setBreaker(trx: Db, agentId: string, breaker: Partial<Breaker>): Promise<void> {
+    await trx(this.#mailboxes)
+      .where({ agent_id: agentId })
+      .update({
+        ...(breaker.state === undefined ? {} : { breaker_state: breaker.state }),
+        ...(breaker.failures === undefined ? {} : { breaker_failures: breaker.failures }),
+        ...(breaker.since === undefined ? {} : { breaker_since: breaker.since }),
+        ...(breaker.until === undefined ? {} : { breaker_until: breaker.until }),
+      });
+  }
+
+  /** The turn served last; never goes back. */
+  async served(db: Db, agentId: string, turn: number): Promise<void> {
+    await db(this.#mailboxes)
+      .where({ agent_id: agentId })
+      .where((older) => older.whereNull("virtual_time").orWhere("virtual_time", "<", turn))
+      .update({ virtual_time: turn });
+  }
+
+  /** Puts messages into the lane of their type, so that claims that may not take them need not walk past them. */
+  async moveToLane(trx: Db, lane: string, seqs: readonly number[]): Promise<void> {
+    for (let n = 0; n < seqs.length; n += STEP) {
+      await trx(this.#messages)
+        .whereIn("seq", seqs.slice(n, n + STEP))
+        .update({ lane });
+    }
+  }
+
+  /** Due messages of concurrency keys, in bounded number: they wait for room once their key is locked. */
+  async dueShares(trx: Db, agentId: string): Promise<{ seq: number; name: string }[]> {
+    const rows = (await trx(this.#messages)
+      .select("seq", "concurrency_key")
+      .where({ to_agent: agentId })
+      .whereRaw(`state = 1 AND due_at <= ${this.dialect.now} AND concurrency_key IS NOT NULL`)
+      .orderBy("due_at")
+      .limit(STEP)) as Row[];
+    return rows.map((row) => ({ seq: int(row.seq), name: String(row.concurrency_key) }));
+  }
+
+  async blockShares(trx: Db, seqs: readonly number[]): Promise<void> {
+    await trx(this.#messages)
+      .whereIn("seq", [...seqs])
+      .whereRaw("state = 1")
+      .update({ state: 2, due_at: null });
+  }
+
+  /** Notes that due messages of this mailbox's concurrency keys are to be promoted; a gate does so anyway. */
+  async notePromoting(db: Db, agentId: string): Promise<void> {
+    const known = await translated(this.dialect, () => this.mailbox(db, agentId));
+    if ((known?.gated ?? null) === null) await this.change(db, agentId, { gated: 0 });
+  }
+
+  /** Changes what is given and leaves the rest; makes the row where there is none. */
+  async change(db: Db, agentId: string, values: Record<string, unknown>): Promise<void> {
+    const update = () => db(this.#mailboxes).where({ agent_id: agentId }).update(values);
+    await translated(this.dialect, async () => {
+      if ((await update()) > 0) return;
+      try {
+        await db(this.#mailboxes).insert({ agent_id: agentId, ...values });
+      } catch (error) {
+        // Someone else made it between the two statements.
+        if (this.dialect.classify(error) !== "unique") throw error;
+        await update();
+      }
+    });
+  }
+
+  /** The settings as columns. */
+  static columns(changes: MailboxChanges): Record<string, unknown> {
+    const { keyLimit, onDeadLetter, agingMs, fair, breaker, maxDepth, retryPolicy } = changes;
+    return defined({
+      key_limit: keyLimit,
+      on_dead_letter: onDeadLetter,
+      aging_ms: agingMs,
+      fair: fair === undefined ? undefined : fair ? 1 : null,
+      max_depth: maxDepth,
+      retry:
+        retryPolicy === undefined || retryPolicy === null
+          ? retryPolicy
+          : JSON.stringify(retryPolicy),
+      ...(breaker === undefined
+        ? {}
+        : {
+            breaker_threshold: breaker?.failureThreshold ?? null,
+            breaker_recovery_ms: breaker?.recoveryTimeoutMs ?? null,
+            breaker_window_ms: breaker?.monitoringPeriodMs ?? null,
+            breaker_when_open: breaker?.whenOpen ?? null,
+            ...(breaker === null
+              ? {
+                  breaker_state: null,
+                  breaker_failures: null,
+                  breaker_since: null,
+                  breaker_until: null,
+                }
+              : {}),
+          }),
+    });
+  }
+
+  /** Sets a limit; what its bucket holds and who is in flight stays. */
+  async setLimit(trx: Db, name: string, limit: LimitDefinition): Promise<void> {
+    const size = limit.rate === undefined ? null : (limit.rate.burst ?? limit.rate.amount);
+    const values = {
+      agent_id: limit.agentId ?? null,
+      message_type: limit.messageType ?? null,
+      max_in_flight: limit.maxInFlight ?? null,
+      bucket_size: size,
+      refill: limit.rate?.amount ?? null,
+      refill_ms: limit.rate?.perMs ?? null,
+      removed_at: null,
+    };
+    const [known] = (await trx(this.#limits).where({ name }).forUpdate()) as Row[];
+    if (known === undefined) await trx(this.#limits).insert({ name, ...values });
+    else await trx(this.#limits).where({ name }).update(values);
+  }
+
+  async limit(db: Db, name: string, lock = false): Promise<Limit | undefined> {
+    const found = db(this.#limits).where({ name });
+    const [row] = (await (lock ? found.forUpdate() : found)) as Row[];
+    return row === undefined ? undefined : limitOf(row);
+  }
+
+  /** From now on it limits nothing; its row stays until its lane is empty. */
+  async removeLimit(trx: Db, name: string): Promise<boolean> {
+    const removed = await trx(this.#limits)
+      .where({ name })
+      .whereNull("removed_at")
+      .update({ removed_at: trx.raw(this.dialect.now) });
+    await trx(this.#slots).where({ name }).del();
+    return removed > 0;
+  }
+
+  /** Brings the ready messages of a removed limit back among the others, at most 500. Returns how many. */
+  async emptyLane(lane: string, agentId: string | undefined): Promise<number> {
+    return translated(this.dialect, () =>
+      transaction(this.dialect, this.knex, async (trx) => {
+        const found = trx(this.#messages).select("seq").where({ lane }).limit(STEP);
+        if (agentId !== undefined) found.where({ to_agent: agentId });
+        const rows = (await found) as Row[];
+        await this.moveToLane(
+          trx,
+          "",
+          rows.map(({ seq }) => int(seq)),
+        );
+        return rows.length;
+      }),
+    );
+  }
+
+  async forgetLimit(name: string): Promise<void> {
+    await translated(this.dialect, () =>
+      this.knex(this.#limits).where({ name }).whereNotNull("removed_at").del(),
+    );
+  }
+}
+
+function defined(values: Record<string, unknown>): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined));
+}
