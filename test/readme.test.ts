@@ -134,6 +134,7 @@ describe("the public names", () => {
         "AlreadyExists",
         "CircuitOpen",
         "ClaimedMessage",
+        "DEAD_LETTER_REASONS",
         "DEFAULT_PRIORITY",
         "DEFAULT_RETRY_POLICY",
         "DELIVERY_MODES",

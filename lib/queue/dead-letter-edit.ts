@@ -75,7 +75,7 @@ export async function editDeadLetter(
   if (row === undefined) throw gone(message, chosen);
   if (found.length > 1) {
     throw new ValidationFailed(
-      `options.agentId: several mailboxes have a dead letter ${message}: say which is meant`,
+      `options.agentId: there are several dead letters ${message}: say which is meant, by its mailbox or its sequence`,
       { details: { messageId: message } },
     );
   }
