@@ -8,6 +8,7 @@ import type { CommandGroup } from "./help.ts";
 import { logCommands } from "./logs.ts";
 import { sendCommands, whyCommands } from "./messages.ts";
 import { healthCommands, operateCommands } from "./operate.ts";
+import { scheduleCommands } from "./schedules.ts";
 import { setupCommands } from "./setup.ts";
 import { taskCommands } from "./tasks.ts";
 import { workCommands } from "./work.ts";
@@ -22,6 +23,7 @@ export const GROUPS: readonly CommandGroup[] = [
     title: "Messages",
     commands: [...sendCommands, ...claimCommands, ...workCommands, ...whyCommands],
   },
+  { title: "Schedules", commands: scheduleCommands },
   { title: "Watch and steer", commands: operateCommands },
   { title: "Dead letters", commands: deadLetterCommands },
   { title: "Agents", commands: agentCommands },
