@@ -1,6 +1,7 @@
 import { z } from "zod";
 import { AgentCommunicationError } from "./errors.ts";
 import type { QueueOptionsInput } from "./protocol/options.ts";
+import { plainNames } from "./protocol/retry.ts";
 import { DEFAULT_DATABASE_URL, redactUrl } from "./store/connect.ts";
 
 /** What the environment says; options in code win over it. */
@@ -102,6 +103,6 @@ export function queueOptions(
   return {
     ...given,
     prefix: given.prefix ?? config.prefix,
-    retryPolicy: { maxAttempts: config.maxAttempts, ...given.retryPolicy },
+    retryPolicy: { maxAttempts: config.maxAttempts, ...plainNames(given.retryPolicy) },
   };
 }

@@ -44,7 +44,17 @@ export { Observers } from "./protocol/events.ts";
 export type { Content, Headers, MessageInput } from "./protocol/message-input.ts";
 export type * from "./protocol/options.ts";
 export * from "./protocol/payloads.ts";
-export { DEFAULT_RETRY_POLICY, type RetryPolicy, type RetryPolicyInput } from "./protocol/retry.ts";
+export {
+  DEFAULT_RETRY_POLICY,
+  RETRY_POLICIES,
+  type RetryChoice,
+  type RetryChoiceInput,
+  type RetryPoliciesInput,
+  type RetryPolicy,
+  type RetryPolicyInput,
+  type RetryPolicyName,
+  type RetryRule,
+} from "./protocol/retry.ts";
 export { TASK_STATES, type TaskState } from "./protocol/states.ts";
 export type {
   CoordinationStats,

@@ -1,7 +1,8 @@
+import type { Explanation } from "../index.ts";
 import { defineCommand } from "./command.ts";
 import { EXIT, UsageError } from "./exit-codes.ts";
 import { pairs, readJson } from "./input.ts";
-import { relative, wire } from "./text.ts";
+import { duration, relative, wire } from "./text.ts";
 
 const send = defineCommand({
   name: "send",
@@ -133,7 +134,7 @@ const why = defineCommand({
   async run({ args, terminal, outbox }) {
     const { queue } = await outbox();
     const answers = await queue.why(args.id);
-    terminal.document(wire(answers));
+    terminal.document(wire(answers.map(withInstants)));
     const now = Date.now();
     for (const [n, answer] of answers.entries()) {
       if (n > 0) terminal.line();
@@ -148,11 +149,25 @@ const why = defineCommand({
         ["why", answer.reason],
         ["until", answer.until === null ? null : relative(answer.until, now)],
         ["to do", answer.remedy],
+        ...answer.failures.map(({ attempt, at, worker, durationMs, error }): [string, string] => [
+          `run ${attempt}`,
+          `${[
+            `failed ${relative(at, now)}`,
+            ...(worker === null ? [] : [`on ${worker}`]),
+            ...(durationMs === null ? [] : [`after ${duration(durationMs)}`]),
+          ].join(" ")}: ${error.code}: ${error.message}`,
+        ]),
       ]);
     }
     return answers.every(({ state }) => state === "unknown") ? EXIT.NOT_FOUND : EXIT.OK;
   },
 });
+
+/** The instants of the runs in ISO 8601, like all others. */
+function withInstants(answer: Explanation) {
+  const failures = answer.failures.map((run) => ({ ...run, at: new Date(run.at).toISOString() }));
+  return { ...answer, failures };
+}
 
 export const sendCommands = [send];
 export const whyCommands = [why];

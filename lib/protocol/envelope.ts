@@ -3,18 +3,21 @@ import type { z } from "zod";
 import { ValidationFailed } from "../errors.ts";
 import { AgentMessage } from "./agent-message.ts";
 import { messageSchema } from "./message-input.ts";
+import { knownChoice, type RetryPolicies, retryDocument, ruleOf } from "./retry.ts";
 import { DEFAULT_PRIORITY, kindOf, type MessageKind, normalType } from "./types.ts";
 import { jsonDocument, parse, shown } from "./validate.ts";
 
 export interface EncodeDefaults {
   readonly fromAgent: string;
   readonly maxAttempts: number;
+  /** The sender's own policies, by their names. */
+  readonly retryPolicies?: RetryPolicies | undefined;
   readonly maxMessageBytes: number;
 }
 
 /** A message checked and completed: ready for the store, which adds only the database's time. */
 export interface EncodedMessage
-  extends Omit<z.output<typeof messageSchema>, "content" | "headers"> {
+  extends Omit<z.output<typeof messageSchema>, "content" | "headers" | "retry"> {
   readonly messageId: string;
   /** True when the sender chose the id, so that a repetition must be recognised. */
   readonly ownId: boolean;
@@ -25,6 +28,7 @@ export interface EncodedMessage
   readonly maxAttempts: number;
   readonly contentText: string;
   readonly headersText: string | null;
+  readonly retryText: string | null;
 }
 
 /**
@@ -37,8 +41,12 @@ export function encode(input: unknown, defaults: EncodeDefaults, what = "message
     throw new ValidationFailed(`${what}: expected an object, got ${shown(input)}`);
   }
   const given = input instanceof AgentMessage ? input.toInput() : input;
-  const { content, headers: head, ...fields } = parse(messageSchema, given, what);
+  const { content, headers: head, retry, ...fields } = parse(messageSchema, given, what);
   const contentText = jsonDocument(content, `${what}.content`, defaults.maxMessageBytes);
+  // A name of the sender's own means nothing to others: the policy itself travels.
+  knownChoice(retry, `${what}.retry`, defaults.retryPolicies);
+  const rule = ruleOf(retry, defaults.retryPolicies);
+  const standard = typeof retry === "string" && rule === ruleOf(retry);
   return {
     ...fields,
     ...normalType(fields.messageType),
@@ -47,7 +55,11 @@ export function encode(input: unknown, defaults: EncodeDefaults, what = "message
     ownId: fields.messageId !== undefined,
     fromAgent: fields.fromAgent ?? defaults.fromAgent,
     priority: fields.priority ?? DEFAULT_PRIORITY,
-    maxAttempts: fields.maxAttempts ?? defaults.maxAttempts,
+    maxAttempts: fields.maxAttempts ?? rule?.maxAttempts ?? defaults.maxAttempts,
+    retryText: retryDocument({
+      policy: standard ? retry : rule,
+      fixed: fields.maxAttempts !== undefined,
+    }),
     contentText,
     headersText:
       head === undefined ? null : jsonDocument(head, `${what}.headers`, defaults.maxMessageBytes),

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { type RetryChoiceInput, retryChoiceSchema } from "./retry.ts";
 import {
   DELIVERY_MODES,
   type DeliveryMode,
@@ -38,8 +39,10 @@ export interface MessageInput {
   ttlMs?: number | undefined;
   /** Instead of ttlMs: expires at this instant. */
   expiresAt?: Date | string | number | undefined;
-  /** Runs before it is dead-lettered. Default: the queue's retry policy (3). */
+  /** Runs before it is dead-lettered, whatever any retry policy says. Default: by the policies (3). */
   maxAttempts?: number | undefined;
+  /** The retry policy for errors of no class, or the name of one. Default: the handler's, the mailbox's, the queue's. */
+  retry?: RetryChoiceInput | undefined;
   /** While its window lasts, a second message to the same recipient (or list of them) with this key is not stored. */
   dedupeKey?: string | undefined;
   /** Milliseconds. Default 300,000 (five minutes). */
@@ -117,6 +120,7 @@ export const messageSchema = z
     ttlMs: durationMs(1).optional(),
     expiresAt: instant.optional(),
     maxAttempts: positiveInt(1_000).optional(),
+    retry: retryChoiceSchema.optional(),
     dedupeKey: plainText(255).min(1, "expected 1 to 255 characters").optional(),
     dedupeWindowMs: durationMs(1).optional(),
     orderingKey: id.optional(),

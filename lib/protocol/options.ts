@@ -1,5 +1,10 @@
 import { z } from "zod";
-import { type RetryPolicyInput, retryPolicySchema } from "./retry.ts";
+import {
+  type RetryPoliciesInput,
+  type RetryPolicyInput,
+  retryPoliciesSchema,
+  retryPolicySchema,
+} from "./retry.ts";
 import { durationMs, id, plainText, positiveInt, workerId } from "./validate.ts";
 
 /** The options of every public call of the queue: strict, with defaults, checked once at the door. */
@@ -13,6 +18,11 @@ export const queueOptionsSchema = z.strictObject({
   agentId: id.default("system"),
   /** When a failed message runs again, where the message or the worker does not say. Default: 3 runs, 1 s × 2, at most 30 s. */
   retryPolicy: retryPolicySchema.prefault({}),
+  /**
+   * Policies, or names of policies, by the class of an error (RETRY_POLICIES, or an own one that errors name in
+   * `retryPolicy`), its code or its name. Default: those of RETRY_POLICIES by their class.
+   */
+  retryPolicies: retryPoliciesSchema.default({}),
   /** The most that content and headers may take as UTF-8 JSON, in bytes. Default 1,000,000. */
   maxMessageBytes: positiveInt(1_000_000_000).default(1_000_000),
   /** How long finished messages are kept, in milliseconds; 0: not at all. Default seven days. */
@@ -25,8 +35,12 @@ export const queueOptionsSchema = z.strictObject({
   notify: z.boolean().default(true),
 });
 export type QueueOptions = z.output<typeof queueOptionsSchema>;
-export type QueueOptionsInput = Omit<z.input<typeof queueOptionsSchema>, "retryPolicy"> & {
+export type QueueOptionsInput = Omit<
+  z.input<typeof queueOptionsSchema>,
+  "retryPolicy" | "retryPolicies"
+> & {
   retryPolicy?: RetryPolicyInput;
+  retryPolicies?: RetryPoliciesInput;
 };
 
 const WEEK_MS = 7 * DAY_MS;

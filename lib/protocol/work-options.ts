@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { type RetryPolicyInput, retryPolicySchema } from "./retry.ts";
+import { retryChoiceSchema, retryPoliciesSchema } from "./retry.ts";
 import { durationMs, id, positiveInt, workerId } from "./validate.ts";
 
 /** The options of `work` and of a worker's `stop`: strict, with defaults, checked once at the door. */
@@ -33,12 +33,13 @@ export const workOptionsSchema = z.strictObject({
   /** Only these types; others stay where they are. Default: all. */
   messageTypes: z.array(id).min(1).max(100).optional(),
   /**
-   * The pauses between runs of a message whose handler threw. `maxAttempts` can only take runs away from what
-   * the message was sent with. Default: the queue's retry policy.
+   * The policy, or the name of one, for errors of no class and messages without a policy of their own. Its
+   * `maxAttempts`, where it has one, holds for messages that were sent without. Default: the mailbox's, else the
+   * queue's.
    */
-  retryPolicy: retryPolicySchema
-    .extend({ maxAttempts: retryPolicySchema.shape.maxAttempts.unwrap().optional() })
-    .optional(),
+  retryPolicy: retryChoiceSchema.optional(),
+  /** As the queue's option of that name, and before it. Default: none. */
+  retryPolicies: retryPoliciesSchema.optional(),
   /** Pauses between looks into the mailbox; shortened by every wake-up. */
   pollMs: pollSchema.prefault({}),
   /** Who claims, for `why` and the dead letters. Default: host, process and a number. */
@@ -54,12 +55,7 @@ export const workOptionsSchema = z.strictObject({
 });
 
 export type WorkSettings = z.output<typeof workOptionsSchema>;
-export type WorkOptionsInput = Omit<
-  z.input<typeof workOptionsSchema>,
-  "retryPolicy" | "onError"
-> & {
-  retryPolicy?: RetryPolicyInput | undefined;
-};
+export type WorkOptionsInput = Omit<z.input<typeof workOptionsSchema>, "onError">;
 
 export const stopOptionsSchema = z.strictObject({
   /**

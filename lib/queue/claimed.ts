@@ -1,8 +1,10 @@
 import type { Knex } from "knex";
 import { AgentMessage } from "../protocol/agent-message.ts";
+import type { FailedRun } from "../protocol/dead-letters.ts";
 import { given } from "../protocol/given.ts";
 import type { Content, Headers, MessageInput } from "../protocol/message-input.ts";
 import type { NackOptions } from "../protocol/options.ts";
+import { ownRetry, type RetryChoice } from "../protocol/retry.ts";
 import type { DeliveryMode, MessageKind } from "../protocol/types.ts";
 import type { ClaimedRow } from "../store/dialect.ts";
 import type { Sent } from "../store/messages.ts";
@@ -50,6 +52,12 @@ export class ClaimedMessage extends AgentMessage {
   /** 1 at the first run. */
   readonly attempt: number;
   readonly maxAttempts: number;
+  /** Whether `maxAttempts` is the sender's word, which no retry policy changes. */
+  readonly maxAttemptsFixed: boolean;
+  /** The sender's retry policy, or the name of one; null where he said nothing. */
+  readonly retry: RetryChoice | null;
+  /** Its last failed runs, at most ten, oldest first. */
+  readonly failures: readonly FailedRun[];
   /** What an earlier run noted with `progress`, or null. */
   readonly progress: unknown;
   /** How often it came back from the dead letters. */
@@ -59,6 +67,7 @@ export class ClaimedMessage extends AgentMessage {
   #leaseExpiresAt: number;
   readonly #claimedAt: number;
   readonly #since = performance.now();
+  readonly #leaseMs: number;
   readonly #settler: Settler;
 
   constructor(row: ClaimedRow, leaseMs: number, settler: Settler) {
@@ -90,11 +99,21 @@ export class ClaimedMessage extends AgentMessage {
     this.receipt = row.receipt;
     this.attempt = row.attempt;
     this.maxAttempts = row.max_attempts;
+    const { policy, fixed } = ownRetry(row.retry);
+    this.maxAttemptsFixed = fixed;
+    this.retry = policy ?? null;
+    this.failures = (row.failures ?? []) as readonly FailedRun[];
     this.progress = row.progress;
     this.redriven = row.redriven;
     this.#leaseExpiresAt = row.visible_at;
     this.#claimedAt = row.visible_at - leaseMs;
+    this.#leaseMs = leaseMs;
     this.#settler = settler;
+  }
+
+  /** @internal How long this process has had it, in milliseconds; null for a claim that was taken up by its id. */
+  get heldMs(): number | null {
+    return this.#leaseMs === 0 ? null : performance.now() - this.#since;
   }
 
   /** The lease's end, in milliseconds since the epoch by the database's clock. */
@@ -157,6 +176,16 @@ export class ClaimedMessage extends AgentMessage {
       max_attempts: this.maxAttempts,
       lease_expires_at: new Date(this.#leaseExpiresAt).toISOString(),
       ...(this.progress === null ? {} : { progress: this.progress }),
+      ...(this.failures.length === 0 ? {} : { failures: this.failures.map(wireRun) }),
     };
   }
+}
+
+/** snake_case, the instant in ISO 8601, as the rest of a message's JSON. */
+function wireRun({ attempt, at, worker, durationMs, error }: FailedRun): Record<string, unknown> {
+  const { code, message } = error;
+  return {
+    ...{ attempt, at: new Date(at).toISOString(), worker, duration_ms: durationMs },
+    error: { code, message },
+  };
 }

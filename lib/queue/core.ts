@@ -3,7 +3,8 @@ import { AgentCommunicationError, errorRecord } from "../errors.ts";
 import type { EncodedMessage } from "../protocol/envelope.ts";
 import type { MessageEventName, Observers } from "../protocol/events.ts";
 import type { QueueOptions } from "../protocol/options.ts";
-import { retryDelayMs } from "../protocol/retry.ts";
+import { knownPolicies } from "../protocol/retry.ts";
+import { limitOf } from "../protocol/retry-class.ts";
 import { afterCommit } from "../store/after-commit.ts";
 import { DeadLetterStore } from "../store/dead-letters.ts";
 import type { ClaimedRow, Db, Dialect } from "../store/dialect.ts";
@@ -13,19 +14,29 @@ import { keyOf } from "../store/keys.ts";
 import { MessageStore, type Sent } from "../store/messages.ts";
 import { SchemaCheck } from "../store/migrate.ts";
 import type { Settled } from "../store/settling.ts";
+import { isTransaction } from "../store/sql.ts";
 import { UpkeepStore } from "../store/upkeep.ts";
 import { type WakeChannel, wakeChannel } from "../store/wake-channel.ts";
 import { Breakers } from "./breakers.ts";
 import type { ClaimedMessage } from "./claimed.ts";
 import { type ClaimOptions, Claims } from "./claims.ts";
 import { type EventFields, fieldsOf, messageEvent } from "./events.ts";
-import { fingerprint, storedError } from "./failure.ts";
+import { failedRun, fingerprint, storedError } from "./failure.ts";
 import { Gates } from "./gates.ts";
 import { type Push, pushOf } from "./notify.ts";
+import { REJECTED, Retries } from "./retries.ts";
 import { send } from "./sends.ts";
 import { hubOf, type WakeHub } from "./wake.ts";
 
 const REASON = /^[a-z][a-z0-9_]{0,31}$/;
+
+/** How a failed run ended, and when the message is handed out again. */
+interface Failed {
+  readonly outcome: "retried" | "dead_lettered" | "stale" | "gone";
+  readonly delayMs: number;
+  /** The run does not count. */
+  readonly parked: boolean;
+}
 
 /** What the manager and the worker share: one database, its stores, the wake-up, and what observers are told. */
 export class QueueCore {
@@ -39,6 +50,7 @@ export class QueueCore {
   readonly breakers: Breakers;
   readonly observers: Observers;
   readonly wakeHub: WakeHub;
+  readonly retries: Retries;
   /** Undefined where the database has no way to tell other processes, or it is switched off. */
   readonly #channel: WakeChannel | undefined;
   readonly #push: Push;
@@ -51,6 +63,8 @@ export class QueueCore {
     this.dialect = dialect;
     this.options = options;
     this.observers = observers;
+    knownPolicies(options.retryPolicies, "options.retryPolicies");
+    this.retries = new Retries(this);
     this.store = new MessageStore(knex, dialect, {
       prefix: options.prefix,
       archive: options.archiveRetentionMs > 0,
@@ -136,26 +150,54 @@ export class QueueCore {
     claim: ClaimedMessage,
     error: unknown,
     options: { delayMs?: number | undefined; retry: boolean },
-  ): Promise<"retried" | "dead_lettered" | "stale" | "gone"> {
+  ): Promise<Failed["outcome"]> {
+    return (await this.fail(db, claim, error, options)).outcome;
+  }
+
+  /** Ends a run that failed as the retry policies say; a `delayMs` of the caller's is a further run in any case. */
+  async fail(
+    db: Db,
+    claim: ClaimedMessage,
+    error: unknown,
+    options: { delayMs?: number | undefined; retry: boolean; durationMs?: number },
+  ): Promise<Failed> {
     const cause = error ?? new Error("no error was given");
-    if (!options.retry || claim.attempt >= claim.maxAttempts) {
-      const reason = options.retry ? "max_attempts" : "rejected";
-      const outcome = await this.bury(db, claim, reason, cause);
-      return outcome === "done" ? "dead_lettered" : outcome;
+    const durationMs = options.durationMs ?? claim.heldMs;
+    const verdict = options.retry
+      ? await this.retries.verdict(db, claim, cause, options.delayMs)
+      : REJECTED;
+    if (verdict.end === "bury") {
+      const outcome = await this.bury(db, claim, verdict.reason, cause, durationMs);
+      const buried = outcome === "done" ? "dead_lettered" : outcome;
+      return { outcome: buried, delayMs: 0, parked: false };
     }
-    const delay = options.delayMs ?? retryDelayMs(this.options.retryPolicy, claim.attempt);
+    const { delayMs } = verdict;
+    const parked = verdict.end === "park";
     const record = errorRecord(cause);
+    if (parked) await this.#park(db, claim, delayMs, cause);
     const [outcome = "gone"] = await this.store.release(db, [
       {
         ...turnOf(claim),
-        delay_ms: delay,
-        keep_attempt: false,
+        delay_ms: delayMs,
+        keep_attempt: parked,
         error: storedError(record),
+        ...(parked ? {} : { failure: failedRun(record, durationMs) }),
+        ...(parked || verdict.maxAttempts === undefined
+          ? {}
+          : { max_attempts: verdict.maxAttempts }),
       },
     ]);
-    this.#tell(db, [claim], [outcome], "retried", `${record.code}: ${record.message}`);
-    if (outcome === "done" && delay === 0) this.#wakeAfter(db, [claim]);
-    return outcome === "done" ? "retried" : outcome;
+    const reason = `${record.code}: ${record.message}`;
+    this.#tell(db, [claim], [outcome], parked ? "released" : "retried", reason);
+    if (outcome === "done" && delayMs === 0) this.#wakeAfter(db, [claim]);
+    return { outcome: outcome === "done" ? "retried" : outcome, delayMs, parked };
+  }
+
+  /** Before the message is given back: no other is to be told "too often" meanwhile. */
+  async #park(db: Db, claim: ClaimedMessage, forMs: number, error: unknown): Promise<void> {
+    const park = () => this.gates.park([claim], forMs, limitOf(error));
+    if (isTransaction(db)) afterCommit(db, () => void park().catch(() => undefined));
+    else await park();
   }
 
   /** Gives claims back without counting a run, now or after a delay. */
@@ -195,7 +237,13 @@ export class QueueCore {
     );
   }
 
-  async bury(db: Db, claim: ClaimedMessage, reason: string, error: unknown): Promise<Settled> {
+  async bury(
+    db: Db,
+    claim: ClaimedMessage,
+    reason: string,
+    error: unknown,
+    durationMs: number | null = claim.heldMs,
+  ): Promise<Settled> {
     const named = REASON.test(reason);
     const record = error === undefined ? undefined : errorRecord(error);
     const noted = named ? record : (record ?? { code: "rejected", message: reason });
@@ -204,6 +252,7 @@ export class QueueCore {
         ...turnOf(claim),
         reason: named ? reason : "rejected",
         error: noted === undefined ? null : storedError(noted),
+        ...(noted === undefined ? {} : { failure: failedRun(noted, durationMs) }),
         fingerprint: fingerprint(claim.messageType, noted?.code ?? reason, noted?.message ?? ""),
       },
     ]);

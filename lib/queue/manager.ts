@@ -305,7 +305,8 @@ export class MessageQueueManager {
   }
 
   #defaults() {
-    const { agentId, retryPolicy, maxMessageBytes } = this.#core.options;
-    return { fromAgent: agentId, maxAttempts: retryPolicy.maxAttempts, maxMessageBytes };
+    const { agentId, retryPolicy, retryPolicies, maxMessageBytes } = this.#core.options;
+    const { maxAttempts } = retryPolicy;
+    return { fromAgent: agentId, maxAttempts, retryPolicies, maxMessageBytes };
   }
 }

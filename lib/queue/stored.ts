@@ -51,6 +51,8 @@ export interface StoredMessage {
   visibleAt: number | null;
   workerId: string | null;
   lastError: ErrorRecord | null;
+  /** Its last failed runs, at most ten, oldest first. A run that was put off or given back is none. */
+  failures: readonly FailedRun[];
   progress: unknown;
   /** When it was processed, cancelled or dead-lettered. */
   finishedAt: number | null;
@@ -65,8 +67,6 @@ export interface DeadLetter extends StoredMessage {
   firstFailedAt: number | null;
   /** The end of its last run; when it failed, where no run is noted. */
   lastAttemptAt: number;
-  /** Its last failed runs, oldest first. */
-  failures: readonly FailedRun[];
   /** Equal for failures of one cause. */
   fingerprint: string;
   /** How often it was sent again before. */
@@ -103,6 +103,7 @@ function common(row: Row, json: ParseJson) {
     sequence: int(row.seq),
     attempt: int(row.attempt),
     workerId: optional(row.worker_id),
+    failures: (json(row.failures) ?? []) as readonly FailedRun[],
   };
 }
 
@@ -138,7 +139,6 @@ export function archivedMessage(row: Row, json: ParseJson): StoredMessage {
 }
 
 export function deadLetter(row: Row, json: ParseJson): DeadLetter {
-  const failures = (json(row.failures) ?? []) as readonly FailedRun[];
   const message = common(row, json);
   return {
     ...message,
@@ -150,8 +150,7 @@ export function deadLetter(row: Row, json: ParseJson): DeadLetter {
     finishedAt: int(row.failed_at),
     failedAt: int(row.failed_at),
     firstFailedAt: intOrNull(row.first_failed_at),
-    lastAttemptAt: failures.at(-1)?.at ?? int(row.failed_at),
-    failures,
+    lastAttemptAt: message.failures.at(-1)?.at ?? int(row.failed_at),
     reason: String(row.reason),
     fingerprint: String(row.fingerprint),
     redriven: int(row.redriven),

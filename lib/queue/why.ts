@@ -1,4 +1,6 @@
+import type { FailedRun } from "../protocol/dead-letters.ts";
 import type { QueueCore } from "./core.ts";
+import { isErrorOf } from "./failure.ts";
 import {
   archivedMessage,
   deadLetter,
@@ -18,9 +20,25 @@ export interface Explanation {
   readonly remedy: string;
   /** When this will change by itself, in milliseconds since the epoch; null when it will not. */
   readonly until: number | null;
+  /** Its last failed runs, at most ten, oldest first. */
+  readonly failures: readonly FailedRun[];
 }
 
 const iso = (at: number | null): string => (at === null ? "never" : new Date(at).toISOString());
+
+/** The last run that failed, for people; nothing where none did. */
+function lastFailure({ failures, lastError, maxAttempts }: StoredMessage): string {
+  const run = failures.at(-1);
+  // Put off without counting the run: the error is newer than the failure.
+  if (lastError !== null && (run === undefined || !isErrorOf(run, lastError))) {
+    return `; the last error was ${lastError.code}: ${lastError.message}`;
+  }
+  if (run === undefined) return "";
+  const where = run.worker === null ? "" : ` on ${run.worker}`;
+  const took = run.durationMs === null ? "" : ` after ${run.durationMs} ms`;
+  const { code, message } = run.error;
+  return `; run ${run.attempt} of ${maxAttempts} failed at ${iso(run.at)}${where}${took}: ${code}: ${message}`;
+}
 
 function ofLive(
   message: StoredMessage,
@@ -28,12 +46,12 @@ function ofLive(
   paused: { pausedAt: number; reason: string | null } | null,
 ): Explanation {
   const { messageId, toAgent } = message;
-  const base = { messageId, toAgent };
+  const base = { messageId, toAgent, failures: message.failures };
   if (message.state === "leased") {
     return {
       ...base,
       state: "leased",
-      reason: `leased by ${message.workerId} until ${iso(message.visibleAt)}, run ${message.attempt} of ${message.maxAttempts}`,
+      reason: `leased by ${message.workerId} until ${iso(message.visibleAt)}, run ${message.attempt} of ${message.maxAttempts}${lastFailure(message)}`,
       remedy:
         "Wait for the worker to finish. If it died, the message is handed out again when the lease ends.",
       until: message.visibleAt,
@@ -59,12 +77,12 @@ function ofLive(
     };
   }
   if (message.state === "scheduled") {
-    const failed = message.lastError !== null;
+    const failed = message.lastError !== null || message.failures.length > 0;
     return {
       ...base,
       state: "scheduled",
       reason: failed
-        ? `waits until ${iso(message.visibleAt)} for run ${message.attempt + 1} of ${message.maxAttempts}; the last one failed: ${message.lastError?.message}`
+        ? `waits until ${iso(message.visibleAt)} for run ${message.attempt + 1} of ${message.maxAttempts}${lastFailure(message)}`
         : `not due before ${iso(message.visibleAt)}`,
       remedy: "Nothing: it becomes ready by itself.",
       until: message.visibleAt,
@@ -75,8 +93,8 @@ function ofLive(
     ...base,
     state: message.state,
     reason: lapsed
-      ? `ready again: the lease of ${message.workerId} passed at ${iso(message.visibleAt)} (run ${message.attempt} of ${message.maxAttempts})`
-      : `ready since ${iso(message.visibleAt)}; no consumer of ${toAgent} has claimed it`,
+      ? `ready again: the lease of ${message.workerId} passed at ${iso(message.visibleAt)} (run ${message.attempt} of ${message.maxAttempts})${lastFailure(message)}`
+      : `ready since ${iso(message.visibleAt)}; no consumer of ${toAgent} has claimed it${lastFailure(message)}`,
     remedy: `Check that a worker polls the mailbox ${toAgent} and has room (\`agent-outbox stats ${toAgent}\`).`,
     until: null,
   };
@@ -94,14 +112,14 @@ export async function explain(core: QueueCore, messageId: string): Promise<Expla
   }
   for (const row of await core.dead.get(db, messageId)) {
     const letter = deadLetter(row, json);
-    const error = letter.lastError === null ? "" : `: ${letter.lastError.message}`;
     answers.push({
       messageId,
       toAgent: letter.toAgent,
       state: "dead",
-      reason: `dead-lettered at ${iso(letter.failedAt)} with reason ${letter.reason} after ${letter.attempt} of ${letter.maxAttempts} runs${error}`,
+      reason: `dead-lettered at ${iso(letter.failedAt)} with reason ${letter.reason} after ${letter.attempt} of ${letter.maxAttempts} runs${lastFailure(letter)}`,
       remedy: `Mend the cause, then run \`agent-outbox dlq redrive ${messageId}\`.`,
       until: null,
+      failures: letter.failures,
     });
   }
   for (const row of await core.store.archived(db, messageId)) {
@@ -113,6 +131,7 @@ export async function explain(core: QueueCore, messageId: string): Promise<Expla
       reason: `${message.state} at ${iso(message.finishedAt)}${message.workerId === null ? "" : ` by ${message.workerId}`} in run ${message.attempt}`,
       remedy: "Nothing: it is finished.",
       until: null,
+      failures: message.failures,
     });
   }
   if (answers.length > 0) return answers;
@@ -125,6 +144,7 @@ export async function explain(core: QueueCore, messageId: string): Promise<Expla
       remedy:
         "Check the id, and whether the sender's transaction committed; the audit log tells of finished ones.",
       until: null,
+      failures: [],
     },
   ];
 }

@@ -1,7 +1,6 @@
 import { LeaseLost } from "../errors.ts";
-import type { RetryPolicy } from "../protocol/retry.ts";
-import { retryDelayMs } from "../protocol/retry.ts";
 import type { QueueCore } from "./core.ts";
+import type { HandlerRetry } from "./retries.ts";
 import type { LeaseKeeper } from "./worker-leases.ts";
 import type { Reports } from "./worker-reports.ts";
 import type { Run, WorkHandler } from "./worker-run.ts";
@@ -14,7 +13,7 @@ export interface CrewOptions {
   readonly core: QueueCore;
   readonly handler: WorkHandler;
   readonly concurrency: number;
-  readonly retryPolicy: RetryPolicy;
+  readonly retry: HandlerRetry;
   readonly leases: LeaseKeeper;
   readonly settlement: Settlement;
   readonly reports: Reports;
@@ -64,6 +63,7 @@ export class Crew {
       // Handed out again: an earlier run of it here is over, whether it knows or not.
       this.#bySequence.get(run.message.sequence)?.lose();
       this.#bySequence.set(run.message.sequence, run);
+      this.#options.core.retries.under(run.message, this.#options.retry);
       this.#options.leases.add(run);
       this.#waiting.push(run);
     }
@@ -154,7 +154,9 @@ export class Crew {
     }
     const tookMs = performance.now() - begun;
     this.#averageMs = (this.#averageMs ?? tookMs) * 0.8 + tookMs * 0.2;
-    this.#track(this.#end(run, failure).catch((error: unknown) => this.#unsettled(run, error)));
+    this.#track(
+      this.#end(run, failure, tookMs).catch((error: unknown) => this.#unsettled(run, error)),
+    );
     this.#running.delete(run);
     this.#startWaiting();
     this.#options.changed();
@@ -176,18 +178,18 @@ export class Crew {
     await this.giveBack([run]).catch(() => undefined);
   }
 
-  async #end(run: Run, failure: { error: unknown } | undefined): Promise<void> {
+  async #end(run: Run, failure: { error: unknown } | undefined, tookMs: number): Promise<void> {
     // Given back at the stop's deadline: what the handler did after that counts for nothing.
     if (run.state === "ended") return;
     run.state = "settling";
     this.#options.leases.remove(run);
     await run.ownSettling();
-    await this.#settle(run, failure);
+    await this.#settle(run, failure, tookMs);
     run.state = "ended";
     this.#forget(run);
   }
 
-  async #settle(run: Run, failure: { error: unknown } | undefined): Promise<void> {
+  async #settle(run: Run, failure: { error: unknown } | undefined, tookMs: number): Promise<void> {
     const { core, reports, settlement } = this.#options;
     const { message } = run;
     if (run.lost) {
@@ -213,21 +215,17 @@ export class Crew {
       await this.giveBack([run]);
       return;
     }
-    this.counts.failed++;
     reports.tell(failure.error, "handle", message);
-    const policy = this.#options.retryPolicy;
-    const delayMs = retryDelayMs(policy, message.attempt);
-    const outcome = await settlement.settle(
-      () =>
-        !rejects(failure.error) && message.attempt >= policy.maxAttempts
-          ? core.bury(core.knex, message, "max_attempts", failure.error)
-          : core.nack(core.knex, message, failure.error, {
-              delayMs,
-              retry: !rejects(failure.error),
-            }),
+    const retry = !rejects(failure.error);
+    const failed = await settlement.settle(
+      () => core.fail(core.knex, message, failure.error, { retry, durationMs: tookMs }),
       (answer) => answer,
     );
-    if (outcome === "retried") this.#options.dueAfter(delayMs);
+    const parked = typeof failed === "object" && failed.parked;
+    this.counts[parked ? "released" : "failed"]++;
+    if (typeof failed === "object" && failed.outcome === "retried") {
+      this.#options.dueAfter(failed.delayMs);
+    }
   }
 
   #forget(run: Run): void {

@@ -1,4 +1,5 @@
 import { AgentCommunicationError, ValidationFailed } from "../errors.ts";
+import { knownChoice, knownPolicies } from "../protocol/retry.ts";
 import { parse } from "../protocol/validate.ts";
 import {
   type StopOptions,
@@ -66,7 +67,10 @@ export class Worker {
     if (typeof handler !== "function") throw new ValidationFailed("handler: expected a function");
     const settings = parse(workOptionsSchema, options, "options");
     if (core.closed) throw new AgentCommunicationError("CLOSED", "this queue was closed");
-    const { concurrency, leaseMs, retryPolicy, workerId = newWorkerId() } = settings;
+    const { concurrency, leaseMs, retryPolicies, workerId = newWorkerId() } = settings;
+    const maps = [retryPolicies, core.options.retryPolicies];
+    const policy = knownChoice(settings.retryPolicy, "options.retryPolicy", ...maps);
+    knownPolicies(retryPolicies, "options.retryPolicies", core.options.retryPolicies);
     this.agentId = agentId;
     this.workerId = workerId;
     const reports = new Reports(core, agentId, workerId, options.onError);
@@ -75,11 +79,7 @@ export class Worker {
       core,
       handler,
       concurrency,
-      // How often a message runs was decided when it was sent; a worker can only cut it short.
-      retryPolicy: {
-        ...(retryPolicy ?? core.options.retryPolicy),
-        maxAttempts: retryPolicy?.maxAttempts ?? Number.POSITIVE_INFINITY,
-      },
+      retry: { policy, policies: retryPolicies },
       leases: this.#leases,
       settlement: new Settlement(core, leaseMs, this.#ended.signal, (error) =>
         reports.tell(error, "settle"),

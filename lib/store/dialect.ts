@@ -141,6 +141,10 @@ export interface Release extends ClaimKey {
   readonly keep_attempt: boolean;
   /** JSON text, or null to leave the last error as it is. */
   readonly error: string | null;
+  /** The failed run as JSON text, see `failedRun`; left out where none failed. */
+  readonly failure?: string | undefined;
+  /** Its number of runs from now on, where that is more than it has. */
+  readonly max_attempts?: number | undefined;
 }
 
 export interface Extension extends ClaimKey {
@@ -154,6 +158,8 @@ export interface Burial extends ClaimKey {
   /** JSON text, or null to keep the last error that was noted. */
   readonly error: string | null;
   readonly fingerprint: string;
+  /** The failed run that was the last, as JSON text. */
+  readonly failure?: string | undefined;
 }
 
 export type DriverFault =

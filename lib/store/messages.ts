@@ -338,7 +338,7 @@ function rowsOf(messages: readonly EncodedMessage[], placing: Placing | undefine
       dedupe_key: message.dedupeKey ?? null,
       cost: message.cost ?? null,
       delivery: message.delivery ?? null,
-      retry: null,
+      retry: message.retryText,
       hops: message.hops ?? null,
       trail: null,
       content_encoding: null,

@@ -1,5 +1,6 @@
 import type { Db, GateStatements, KeyRef } from "./dialect.ts";
 import { CLAIMED, ENVELOPE, list } from "./envelope-columns.ts";
+import { mssqlRuns } from "./failed-runs.ts";
 import { candidate, claimedRow, inOrder, lockedKey, parseText } from "./rows.ts";
 import { query } from "./sql.ts";
 
@@ -111,7 +112,8 @@ export function mssqlGates(prefix: string, now: string): GateStatements {
       attempt = m.attempt + CASE WHEN m.attempt < m.max_attempts AND (m.expires_at IS NULL OR m.expires_at > @now) THEN 1 ELSE 0 END,
       worker_id = CASE WHEN m.expires_at <= @now THEN N'!expired'
                        WHEN m.attempt >= m.max_attempts THEN N'!max_attempts'
-                       ELSE :worker END
+                       ELSE :worker END,
+      failures = ${mssqlRuns.lapsed("m.")}
     OUTPUT ${list(ENVELOPE, "inserted")}, ${list(CLAIMED, "inserted")}
     FROM (SELECT j.seq FROM OPENJSON(:seqs) WITH (seq bigint '$') j) c
     INNER LOOP JOIN ${messages} m WITH (ROWLOCK) ON m.seq = c.seq`;

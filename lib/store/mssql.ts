@@ -20,6 +20,7 @@ import {
   TOLD,
   UNKEYED,
 } from "./envelope-columns.ts";
+import { envelopeWith, mssqlRuns } from "./failed-runs.ts";
 import { faultOfMssql } from "./faults.ts";
 import { holdKeys } from "./hold-keys.ts";
 import { mssqlGates } from "./mssql-gates.ts";
@@ -124,7 +125,8 @@ export function mssql(prefix: string): Dialect {
       attempt = m.attempt + CASE WHEN m.attempt < m.max_attempts AND (m.expires_at IS NULL OR m.expires_at > @now) THEN 1 ELSE 0 END,
       worker_id = CASE WHEN m.expires_at <= @now THEN N'!expired'
                        WHEN m.attempt >= m.max_attempts THEN N'!max_attempts'
-                       ELSE :worker END
+                       ELSE :worker END,
+      failures = ${mssqlRuns.lapsed("m.")}
     OUTPUT ${list(ENVELOPE, "inserted")}, ${list(CLAIMED, "inserted")}
     FROM (
       SELECT TOP (:limit) q.seq FROM ${messages} q ${CHOOSE}
@@ -164,11 +166,14 @@ export function mssql(prefix: string): Dialect {
       worker_id = NULL,
       receipt = m.receipt + 1,
       attempt = m.attempt - CASE WHEN j.keep_attempt = 1 THEN 1 ELSE 0 END,
+      max_attempts = CASE WHEN j.max_attempts > m.max_attempts THEN j.max_attempts ELSE m.max_attempts END,
       last_error = COALESCE(j.error, m.last_error),
-      first_failed_at = CASE WHEN j.error IS NULL THEN m.first_failed_at ELSE COALESCE(m.first_failed_at, @now) END
+      failures = ${mssqlRuns.failed("m.", "j.failure", "@now")},
+      first_failed_at = CASE WHEN j.failure IS NULL THEN m.first_failed_at ELSE COALESCE(m.first_failed_at, @now) END
     OUTPUT inserted.seq
     FROM ${messages} m WITH (ROWLOCK), OPENJSON(:items) WITH (seq bigint '$.seq', receipt bigint '$.receipt', delay_ms bigint '$.delay_ms',
-      keep_attempt bit '$.keep_attempt', error nvarchar(max) '$.error' AS JSON) j
+      keep_attempt bit '$.keep_attempt', error nvarchar(max) '$.error' AS JSON,
+      failure nvarchar(max) '$.failure' AS JSON, max_attempts int '$.max_attempts') j
     WHERE ${VALID}
     OPTION (LOOP JOIN)`;
 
@@ -187,10 +192,11 @@ export function mssql(prefix: string): Dialect {
     ${READ_CLOCK}
     INSERT INTO ${dead} (${DEAD_COLUMNS})
     OUTPUT inserted.seq
-    SELECT m.seq, ${list(ENVELOPE, "m")}, ${list(DEAD, "m")}, j.reason, COALESCE(j.error, m.last_error), j.fingerprint,
-           m.receipt + 1, @now
+    SELECT m.seq, ${envelopeWith(mssqlRuns.failed("m.", "j.failure", "@now"), "m")}, ${list(DEAD, "m")}, j.reason,
+           COALESCE(j.error, m.last_error), j.fingerprint, m.receipt + 1, @now
     FROM OPENJSON(:items) WITH (seq bigint '$.seq', receipt bigint '$.receipt', reason nvarchar(32) '$.reason',
-      error nvarchar(max) '$.error' AS JSON, fingerprint nvarchar(64) '$.fingerprint') j
+      error nvarchar(max) '$.error' AS JSON, fingerprint nvarchar(64) '$.fingerprint',
+      failure nvarchar(max) '$.failure' AS JSON) j
     INNER LOOP JOIN ${COPIED} ON ${VALID};
     DELETE m FROM ${CLAIM_KEYS} INNER LOOP JOIN ${messages} m ON ${VALID}`);
 
@@ -240,7 +246,7 @@ export function mssql(prefix: string): Dialect {
     },
 
     async release(db: Db, releases: readonly Release[]) {
-      return seqs(await query(db, RELEASE, { items: rowsAsJson(releases, ["error"]) }));
+      return seqs(await query(db, RELEASE, { items: rowsAsJson(releases, ["error", "failure"]) }));
     },
 
     async extend(db: Db, extensions: readonly Extension[]) {
@@ -248,7 +254,7 @@ export function mssql(prefix: string): Dialect {
     },
 
     async bury(db: Db, burials: readonly Burial[]) {
-      return seqs(await query(db, BURY, { items: rowsAsJson(burials, ["error"]) }));
+      return seqs(await query(db, BURY, { items: rowsAsJson(burials, ["error", "failure"]) }));
     },
 
     async buryExpired(db: Db, limit: number) {

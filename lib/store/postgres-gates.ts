@@ -1,5 +1,6 @@
 import type { ClaimRequest, Db, GateStatements, KeyRef } from "./dialect.ts";
 import { CLAIMED, ENVELOPE, list } from "./envelope-columns.ts";
+import { postgresRuns } from "./failed-runs.ts";
 import { candidate, claimedRow, inOrder, lockedKey, parseText } from "./rows.ts";
 import { query } from "./sql.ts";
 
@@ -100,7 +101,8 @@ export function postgresGates(prefix: string, now: string): GateStatements {
       attempt = m.attempt + CASE WHEN m.attempt < m.max_attempts AND (m.expires_at IS NULL OR m.expires_at > ${now}) THEN 1 ELSE 0 END,
       worker_id = CASE WHEN m.expires_at <= ${now} THEN '!expired'
                        WHEN m.attempt >= m.max_attempts THEN '!max_attempts'
-                       ELSE :worker END
+                       ELSE :worker END,
+      failures = ${postgresRuns.lapsed("m.")}
     WHERE m.seq = ANY (ARRAY(SELECT CAST(jsonb_array_elements_text(CAST(:seqs AS jsonb)) AS bigint)))
     RETURNING ${list(ENVELOPE, "m")}, ${list(CLAIMED, "m")}`;
 

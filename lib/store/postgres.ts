@@ -20,6 +20,7 @@ import {
   TOLD,
   UNKEYED,
 } from "./envelope-columns.ts";
+import { envelopeWith, postgresRuns } from "./failed-runs.ts";
 import { faultOfPostgres } from "./faults.ts";
 import { holdKeys } from "./hold-keys.ts";
 import { postgresGates } from "./postgres-gates.ts";
@@ -124,7 +125,8 @@ export function postgres(prefix: string): Dialect {
       worker_id = CASE WHEN NOT c.taken THEN m.worker_id
                        WHEN m.expires_at <= (SELECT now FROM t) THEN '!expired'
                        WHEN m.attempt >= m.max_attempts THEN '!max_attempts'
-                       ELSE :worker END
+                       ELSE :worker END,
+      failures = CASE WHEN c.taken THEN ${postgresRuns.lapsed("m.")} ELSE m.failures END
     FROM touched c
     WHERE m.seq = ANY (ARRAY(SELECT seq FROM touched)) AND m.seq = c.seq AND m.visible_at <= (SELECT now FROM t)
     RETURNING c.taken, ${list(ENVELOPE, "m")}, ${list(CLAIMED, "m")}`;
@@ -141,7 +143,7 @@ export function postgres(prefix: string): Dialect {
     RETURNING seq`;
 
   const RELEASE = `
-    ${items(", delay_ms bigint, keep_attempt boolean, error jsonb")}
+    ${items(", delay_ms bigint, keep_attempt boolean, error jsonb, failure jsonb, max_attempts int")}
     UPDATE ${messages} m SET
       state = CASE WHEN j.delay_ms > 0 THEN 1 ELSE 0 END,
       visible_at = ${NOW} + j.delay_ms,
@@ -149,8 +151,10 @@ export function postgres(prefix: string): Dialect {
       worker_id = NULL,
       receipt = m.receipt + 1,
       attempt = m.attempt - CASE WHEN j.keep_attempt THEN 1 ELSE 0 END,
+      max_attempts = CASE WHEN j.max_attempts > m.max_attempts THEN j.max_attempts ELSE m.max_attempts END,
       last_error = coalesce(j.error, m.last_error),
-      first_failed_at = CASE WHEN j.error IS NULL THEN m.first_failed_at ELSE coalesce(m.first_failed_at, ${NOW}) END
+      failures = ${postgresRuns.failed("m.", "j.failure", NOW)},
+      first_failed_at = CASE WHEN j.failure IS NULL THEN m.first_failed_at ELSE coalesce(m.first_failed_at, ${NOW}) END
     FROM j WHERE ${VALID} RETURNING m.seq`;
 
   const EXTEND = `
@@ -159,12 +163,13 @@ export function postgres(prefix: string): Dialect {
     FROM j WHERE ${VALID} RETURNING m.seq`;
 
   const BURY = `
-    ${items(", reason text, error jsonb, fingerprint text")},
+    ${items(", reason text, error jsonb, fingerprint text, failure jsonb")},
     gone AS (
       DELETE FROM ${messages} m USING j WHERE ${VALID}
-      RETURNING m.*, j.reason, j.error, j.fingerprint)
+      RETURNING m.*, j.reason, j.error, j.fingerprint, j.failure)
     INSERT INTO ${dead} (seq, ${list(ENVELOPE)}, ${list(DEAD)}, reason, last_error, fingerprint, receipt, failed_at)
-    SELECT seq, ${list(ENVELOPE)}, ${list(DEAD)}, reason, coalesce(error, last_error), fingerprint, receipt + 1, ${NOW}
+    SELECT seq, ${envelopeWith(postgresRuns.failed("", "failure", NOW))}, ${list(DEAD)}, reason,
+           coalesce(error, last_error), fingerprint, receipt + 1, ${NOW}
     FROM gone
     RETURNING seq`;
 
@@ -214,7 +219,7 @@ export function postgres(prefix: string): Dialect {
     },
 
     async release(db: Db, releases: readonly Release[]) {
-      return seqs(await query(db, RELEASE, { items: rowsAsJson(releases, ["error"]) }));
+      return seqs(await query(db, RELEASE, { items: rowsAsJson(releases, ["error", "failure"]) }));
     },
 
     async extend(db: Db, extensions: readonly Extension[]) {
@@ -222,7 +227,7 @@ export function postgres(prefix: string): Dialect {
     },
 
     async bury(db: Db, burials: readonly Burial[]) {
-      return seqs(await query(db, BURY, { items: rowsAsJson(burials, ["error"]) }));
+      return seqs(await query(db, BURY, { items: rowsAsJson(burials, ["error", "failure"]) }));
     },
 
     async buryExpired(db: Db, limit: number) {

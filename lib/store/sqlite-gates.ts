@@ -1,5 +1,6 @@
 import type { Db, GateStatements, KeyRef } from "./dialect.ts";
 import { CLAIMED, ENVELOPE, list } from "./envelope-columns.ts";
+import { sqliteRuns } from "./failed-runs.ts";
 import { candidate, claimedRow, inOrder, lockedKey, parseText } from "./rows.ts";
 import { int, query } from "./sql.ts";
 
@@ -86,7 +87,8 @@ export function sqliteGates(prefix: string, now: string): GateStatements {
       attempt = attempt + CASE WHEN attempt < max_attempts AND (expires_at IS NULL OR expires_at > ${now}) THEN 1 ELSE 0 END,
       worker_id = CASE WHEN expires_at <= ${now} THEN '!expired'
                        WHEN attempt >= max_attempts THEN '!max_attempts'
-                       ELSE :worker END
+                       ELSE :worker END,
+      failures = ${sqliteRuns.lapsed("")}
     WHERE seq IN (SELECT value FROM json_each(:seqs))
     RETURNING ${list(ENVELOPE)}, ${list(CLAIMED)}`;
 

@@ -10,6 +10,7 @@ import type {
   Release,
 } from "./dialect.ts";
 import { CLAIMED, DEAD, ENVELOPE, GIVEN, list, SHUT, TOLD, UNKEYED } from "./envelope-columns.ts";
+import { envelopeWith, sqliteRuns } from "./failed-runs.ts";
 import { faultOfSqlite } from "./faults.ts";
 import { holdKeys } from "./hold-keys.ts";
 import { claimedRow, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
@@ -82,7 +83,8 @@ export function sqlite(prefix: string): Dialect {
       attempt = attempt + CASE WHEN attempt < max_attempts AND (expires_at IS NULL OR expires_at > ${NOW}) THEN 1 ELSE 0 END,
       worker_id = CASE WHEN expires_at <= ${NOW} THEN '!expired'
                        WHEN attempt >= max_attempts THEN '!max_attempts'
-                       ELSE :worker END
+                       ELSE :worker END,
+      failures = ${sqliteRuns.lapsed("")}
     WHERE seq IN (
       SELECT seq FROM ${messages}
       WHERE to_agent = :agent AND state = 0 AND visible_at <= ${NOW}
@@ -112,10 +114,13 @@ export function sqlite(prefix: string): Dialect {
       worker_id = NULL,
       receipt = m.receipt + 1,
       attempt = m.attempt - CASE WHEN j.keep_attempt THEN 1 ELSE 0 END,
+      max_attempts = CASE WHEN j.max_attempts > m.max_attempts THEN j.max_attempts ELSE m.max_attempts END,
       last_error = coalesce(j.error, m.last_error),
-      first_failed_at = CASE WHEN j.error IS NULL THEN m.first_failed_at ELSE coalesce(m.first_failed_at, ${NOW}) END
+      failures = ${sqliteRuns.failed("m.", "j.failure", NOW)},
+      first_failed_at = CASE WHEN j.failure IS NULL THEN m.first_failed_at ELSE coalesce(m.first_failed_at, ${NOW}) END
     FROM (SELECT value ->> '$.seq' AS seq, value ->> '$.receipt' AS receipt, value ->> '$.delay_ms' AS delay_ms,
-                 value ->> '$.keep_attempt' AS keep_attempt, value ->> '$.error' AS error
+                 value ->> '$.keep_attempt' AS keep_attempt, value ->> '$.error' AS error,
+                 value ->> '$.failure' AS failure, value ->> '$.max_attempts' AS max_attempts
           FROM json_each(:items)) j
     WHERE ${VALID}
     RETURNING seq`;
@@ -130,10 +135,11 @@ export function sqlite(prefix: string): Dialect {
 
   const BURY = `
     INSERT INTO ${dead} (seq, ${list(ENVELOPE)}, ${list(DEAD)}, reason, last_error, fingerprint, receipt, failed_at)
-    SELECT m.seq, ${list(ENVELOPE, "m")}, ${list(DEAD, "m")}, j.reason, coalesce(j.error, m.last_error), j.fingerprint,
-           m.receipt + 1, ${NOW}
+    SELECT m.seq, ${envelopeWith(sqliteRuns.failed("m.", "j.failure", NOW), "m")}, ${list(DEAD, "m")}, j.reason,
+           coalesce(j.error, m.last_error), j.fingerprint, m.receipt + 1, ${NOW}
     FROM (SELECT value ->> '$.seq' AS seq, value ->> '$.receipt' AS receipt, value ->> '$.reason' AS reason,
-                 value ->> '$.error' AS error, value ->> '$.fingerprint' AS fingerprint
+                 value ->> '$.error' AS error, value ->> '$.fingerprint' AS fingerprint,
+                 value ->> '$.failure' AS failure
           FROM json_each(:items)) j
     CROSS JOIN ${messages} m WHERE ${VALID}
     RETURNING seq`;

@@ -90,7 +90,7 @@ eachDatabase("a worker", (database) => {
     const { queue } = watched(database.knex());
     const to = mailbox();
     const rejected = await queue.sendMessage(note(to, { hopeless: true }));
-    const tired = await queue.sendMessage({ ...note(to), maxAttempts: 9 });
+    const tired = await queue.sendMessage(note(to));
     queue.work(
       to,
       (message) => {
