@@ -1,6 +1,7 @@
 // Everything public. What is not here may change in any release.
 
 export { AgentRegistry, type HeartbeatResult } from "./agent-registry.ts";
+export { FileClaimCheckStore } from "./claim-check/file-store.ts";
 export { configFromEnv, type EnvironmentConfig, maskedConfig } from "./config.ts";
 export { AgentRunner, type AgentRunnerOptions } from "./coordination/agent-runner.ts";
 export type {
@@ -37,10 +38,17 @@ export {
   type RegisterAgent,
   type RegistryStats,
 } from "./protocol/agents.ts";
+export type {
+  ClaimCheckAbout,
+  ClaimCheckEntry,
+  ClaimCheckStore,
+  ContentRef,
+} from "./protocol/claim-check.ts";
 export type * from "./protocol/dead-letters.ts";
 export { DEAD_LETTER_REASONS } from "./protocol/dead-letters.ts";
 export type * from "./protocol/events.ts";
 export { Observers } from "./protocol/events.ts";
+export type { LimitInput, MailboxSettingsInput } from "./protocol/gates.ts";
 export type { Content, Headers, MessageInput } from "./protocol/message-input.ts";
 export type * from "./protocol/options.ts";
 export * from "./protocol/payloads.ts";
@@ -55,6 +63,12 @@ export {
   type RetryPolicyName,
   type RetryRule,
 } from "./protocol/retry.ts";
+export type {
+  CatchUp,
+  ScheduledMessage,
+  ScheduleOptions,
+  ScheduleTrigger,
+} from "./protocol/schedules.ts";
 export { TASK_STATES, type TaskState } from "./protocol/states.ts";
 export type {
   CoordinationStats,
@@ -64,12 +78,6 @@ export type {
   Task,
   TaskInput,
 } from "./protocol/tasks.ts";
-export type {
-  CatchUp,
-  ScheduledMessage,
-  ScheduleOptions,
-  ScheduleTrigger,
-} from "./protocol/schedules.ts";
 export * from "./protocol/types.ts";
 export type { StopOptions } from "./protocol/work-options.ts";
 export * from "./queue/claimed.ts";
@@ -81,8 +89,9 @@ export type {
   RedriveResult,
 } from "./queue/dead-letters.ts";
 export { MessageQueueManager } from "./queue/manager.ts";
-export type { QueueStats } from "./queue/stats.ts";
+export type { SweepReport } from "./queue/payloads.ts";
 export type { Schedule, ScheduleOutcome, Schedules } from "./queue/schedules.ts";
+export type { QueueStats } from "./queue/stats.ts";
 export type { DeadLetter, MessageState, StoredMessage } from "./queue/stored.ts";
 export type { UpkeepReport } from "./queue/upkeep.ts";
 export type { Explanation } from "./queue/why.ts";

@@ -18,22 +18,48 @@ const ENVELOPE = [
   "failures",
 ] as const;
 
-function envelope(table: Knex.CreateTableBuilder, context: MigrationContext): void {
-  const columns = new Columns(table, context);
-  columns.key("concurrency_key");
+type Define = (table: Knex.CreateTableBuilder, columns: Columns) => unknown;
+
+const envelope: readonly Define[] = [
+  (_, columns) => columns.key("concurrency_key"),
   // What it takes from a token bucket; null: 1.
-  table.integer("cost");
+  (table) => table.integer("cost"),
   // Null: at least once, the default.
-  columns.key("delivery", 16);
+  (_, columns) => columns.key("delivery", 16),
   // The message's own retry policy.
-  columns.json("retry");
-  table.integer("hops");
-  columns.json("trail");
+  (_, columns) => columns.json("retry"),
+  (table) => table.integer("hops"),
+  (_, columns) => columns.json("trail"),
   // Null: the content is the sender's. 'gzip', 'ref': it stands for it.
-  columns.key("content_encoding", 16);
+  (_, columns) => columns.key("content_encoding", 16),
   // The last failed runs, oldest first.
-  columns.json("failures");
-}
+  (_, columns) => columns.json("failures"),
+];
+
+const mailbox: readonly Define[] = [
+  (_, columns) => columns.json("retry"),
+  // What a dead-lettered head does to its ordering key: null or 'skip' goes on, 'halt' waits for a person.
+  (_, columns) => columns.key("on_dead_letter", 8),
+  // How many messages of one concurrency key may be in flight; null: 1.
+  (table) => table.integer("key_limit"),
+  // Milliseconds of waiting that make up for one level (10) of priority; null: no aging.
+  (_, columns) => columns.instant("aging_ms"),
+  (table) => table.smallint("fair"),
+  // The turn that was served last, where turns are fair.
+  (table) => table.bigInteger("virtual_time"),
+  (table) => table.integer("max_depth"),
+  // 1: claims of this mailbox go through the gate, which looks at limits and the breaker. 0: they do not, but due
+  // messages of its concurrency keys must be promoted.
+  (table) => table.smallint("gated"),
+  (table) => table.integer("breaker_threshold"),
+  (_, columns) => columns.instant("breaker_recovery_ms"),
+  (_, columns) => columns.instant("breaker_window_ms"),
+  (_, columns) => columns.key("breaker_when_open", 8),
+  (_, columns) => columns.key("breaker_state", 12),
+  (table) => table.integer("breaker_failures"),
+  (_, columns) => columns.instant("breaker_since"),
+  (_, columns) => columns.instant("breaker_until"),
+];
 
 const MAILBOX = [
   "retry",
@@ -57,48 +83,32 @@ const MAILBOX = [
 export function up(schema: Knex.SchemaBuilder, context: MigrationContext): Knex.SchemaBuilder {
   const { name } = context;
   const messages = name("messages");
-  const built = schema
-    .alterTable(messages, (table) => {
-      envelope(table, context);
-      const columns = new Columns(table, context);
-      // The order within the mailbox, ascending. Plainly 100 - priority; with aging or fair turns a time or a
-      // turn, so that both are an order of the index and cost a claim nothing.
+  // One column each: what speaks SQL Server's protocol need not take several at once.
+  const add = (base: string, definitions: readonly Define[]) => {
+    for (const define of definitions) {
+      schema.alterTable(name(base), (table) => void define(table, new Columns(table, context)));
+    }
+  };
+  add("messages", envelope);
+  add("archive", envelope);
+  add("dead_letters", envelope);
+  add("mailboxes", mailbox);
+  add("messages", [
+    // The order within the mailbox, ascending. Plainly 100 - priority; with aging or fair turns a time or a turn,
+    // so that both are an order of the index and cost a claim nothing.
+    (table) =>
       table
         .bigInteger("rank")
         .notNullable()
-        .defaultTo(80, { constraintName: name("messages_rank_default") });
-      // Messages of a type that has a limit wait in a lane of their own, so that a claim need not walk past them.
+        .defaultTo(80, { constraintName: name("messages_rank_default") }),
+    // Messages of a type that has a limit wait in a lane of their own, so that a claim need not walk past them.
+    (_, columns) =>
       columns
         .key("lane")
         .notNullable()
-        .defaultTo("", { constraintName: name("messages_lane_default") });
-    })
-    .alterTable(name("archive"), (table) => envelope(table, context))
-    .alterTable(name("dead_letters"), (table) => envelope(table, context))
-    .alterTable(name("mailboxes"), (table) => {
-      const columns = new Columns(table, context);
-      columns.json("retry");
-      // What a dead-lettered head does to its ordering key: null or 'skip' goes on, 'halt' waits for a person.
-      columns.key("on_dead_letter", 8);
-      // How many messages of one concurrency key may be in flight; null: 1.
-      table.integer("key_limit");
-      // Milliseconds of waiting that make up for one level (10) of priority; null: no aging.
-      columns.instant("aging_ms");
-      table.smallint("fair");
-      // The turn that was served last, where turns are fair.
-      table.bigInteger("virtual_time");
-      table.integer("max_depth");
-      // Not null: claims of this mailbox go through the gate, which looks at limits, keys and the breaker.
-      table.smallint("gated");
-      table.integer("breaker_threshold");
-      columns.instant("breaker_recovery_ms");
-      columns.instant("breaker_window_ms");
-      columns.key("breaker_when_open", 8);
-      columns.key("breaker_state", 12);
-      table.integer("breaker_failures");
-      columns.instant("breaker_since");
-      columns.instant("breaker_until");
-    })
+        .defaultTo("", { constraintName: name("messages_lane_default") }),
+  ]);
+  const built = schema
     .raw(`UPDATE ${messages} SET rank = 100 - priority`)
     .alterTable(messages, (table) => table.dropIndex([], name("messages_ready")))
     .raw(
@@ -124,6 +134,9 @@ export function up(schema: Knex.SchemaBuilder, context: MigrationContext): Knex.
       // The last turn that was given out, where turns are fair.
       table.bigInteger("last_rank");
     })
+    .raw(
+      `CREATE INDEX ${name("keys_halted")} ON ${name("keys")} (halted_by) WHERE halted_by IS NOT NULL`,
+    )
     .createTable(name("limits"), (table) => {
       const columns = new Columns(table, context);
       columns.key("name").notNullable();

@@ -8,11 +8,13 @@ import { limitOf } from "../protocol/retry-class.ts";
 import { afterCommit } from "../store/after-commit.ts";
 import { DeadLetterStore } from "../store/dead-letters.ts";
 import type { ClaimedRow, Db, Dialect } from "../store/dialect.ts";
+import { GateSettings } from "../store/gate-settings.ts";
 import { GateStore } from "../store/gates.ts";
 import { databaseIdentity, joined } from "../store/identity.ts";
 import { keyOf } from "../store/keys.ts";
 import { MessageStore, type Sent } from "../store/messages.ts";
 import { SchemaCheck } from "../store/migrate.ts";
+import { PayloadStore } from "../store/payloads.ts";
 import type { Settled } from "../store/settling.ts";
 import { isTransaction } from "../store/sql.ts";
 import { UpkeepStore } from "../store/upkeep.ts";
@@ -20,13 +22,18 @@ import { type WakeChannel, wakeChannel } from "../store/wake-channel.ts";
 import { Breakers } from "./breakers.ts";
 import type { ClaimedMessage } from "./claimed.ts";
 import { type ClaimOptions, Claims } from "./claims.ts";
+import { Contents } from "./content.ts";
 import { type EventFields, fieldsOf, messageEvent } from "./events.ts";
 import { failedRun, fingerprint, storedError } from "./failure.ts";
 import { Gates } from "./gates.ts";
 import { type Push, pushOf } from "./notify.ts";
+import { Payloads } from "./payloads.ts";
 import { REJECTED, Retries } from "./retries.ts";
 import { send } from "./sends.ts";
 import { hubOf, type WakeHub } from "./wake.ts";
+
+/** After this long a content that could not be fetched is tried again. */
+const FETCH_AGAIN_MS = 10_000;
 
 const REASON = /^[a-z][a-z0-9_]{0,31}$/;
 
@@ -48,6 +55,8 @@ export class QueueCore {
   readonly upkeep: UpkeepStore;
   readonly gates: Gates;
   readonly breakers: Breakers;
+  readonly contents: Contents;
+  readonly payloads: Payloads;
   readonly observers: Observers;
   readonly wakeHub: WakeHub;
   readonly retries: Retries;
@@ -75,8 +84,12 @@ export class QueueCore {
     this.dead = new DeadLetterStore(knex, dialect, options.prefix);
     this.upkeep = new UpkeepStore(knex, dialect, options.prefix);
     const gateStore = new GateStore(knex, dialect, options.prefix);
-    this.gates = new Gates(gateStore);
+    this.gates = new Gates(gateStore, new GateSettings(knex, dialect, options.prefix));
     this.breakers = new Breakers(gateStore, (agentId) => this.gates.hasBreaker(agentId));
+    const payloads = new PayloadStore(knex, dialect, options.prefix);
+    this.contents = new Contents(options, payloads);
+    const now = () => this.store.now();
+    this.payloads = new Payloads({ options, store: payloads, observers, now });
     const database = `${databaseIdentity(knex)}:${options.prefix}`;
     this.wakeHub = hubOf(database);
     this.#push = pushOf(database);
@@ -124,6 +137,7 @@ export class QueueCore {
   async close(): Promise<void> {
     this.closed = true;
     this.wakeHub.wakeAll();
+    await this.payloads.close();
     if (this.#channel !== undefined) await this.#push.close(this.#channel);
   }
 
@@ -134,14 +148,16 @@ export class QueueCore {
 
   async ack(db: Db, claims: readonly ClaimedMessage[]): Promise<Settled[]> {
     const outcomes = await this.store.complete(db, claims.map(turnOf));
-    this.#tell(db, claims, outcomes, "processed");
+    this.#releaseContents(db, claims, outcomes);
+    await this.#ended(db, claims, outcomes, "processed");
     return outcomes;
   }
 
   /** As `ack`, but claims whose key a sender holds in an open transaction are `held`: to be tried again. */
   async tryAck(claims: readonly ClaimedMessage[]): Promise<(Settled | "held")[]> {
     const outcomes = await this.store.tryComplete(this.knex, claims.map(turnOf), 0);
-    this.#tell(this.knex, claims, outcomes, "processed");
+    this.#releaseContents(this.knex, claims, outcomes);
+    await this.#ended(this.knex, claims, outcomes, "processed");
     return outcomes;
   }
 
@@ -188,7 +204,7 @@ export class QueueCore {
       },
     ]);
     const reason = `${record.code}: ${record.message}`;
-    this.#tell(db, [claim], [outcome], parked ? "released" : "retried", reason);
+    await this.#ended(db, [claim], [outcome], parked ? "released" : "retried", reason);
     if (outcome === "done" && delayMs === 0) this.#wakeAfter(db, [claim]);
     return { outcome: outcome === "done" ? "retried" : outcome, delayMs, parked };
   }
@@ -206,6 +222,7 @@ export class QueueCore {
     claims: readonly ClaimedMessage[],
     delayMs: number,
     reason?: string,
+    error?: unknown,
   ): Promise<Settled[]> {
     const outcomes = await this.store.release(
       db,
@@ -213,10 +230,10 @@ export class QueueCore {
         ...turnOf(claim),
         delay_ms: delayMs,
         keep_attempt: true,
-        error: null,
+        error: error === undefined ? null : storedError(errorRecord(error)),
       })),
     );
-    this.#tell(db, claims, outcomes, "released", reason);
+    await this.#ended(db, claims, outcomes, "released", reason);
     if (delayMs === 0) this.#wakeAfter(db, claims);
     return outcomes;
   }
@@ -256,12 +273,70 @@ export class QueueCore {
         fingerprint: fingerprint(claim.messageType, noted?.code ?? reason, noted?.message ?? ""),
       },
     ]);
-    this.#tell(db, [claim], [outcome], "dead_lettered", reason);
+    await this.#ended(db, [claim], [outcome], "dead_lettered", reason);
     return outcome;
+  }
+
+  /**
+   * Decides about a claim whose content could not be fetched: what will never be readable is dead, what is missing
+   * has failed this run, and a store that is away is no fault of the message, which waits without losing a run.
+   */
+  async notLoaded(claim: ClaimedMessage, error: unknown): Promise<void> {
+    const code = error instanceof AgentCommunicationError ? error.code : undefined;
+    if (code === "CONTENT_UNREADABLE") {
+      await this.bury(this.knex, claim, "unreadable_content", error);
+    } else if (code === "CONTENT_UNAVAILABLE") {
+      const delayMs = Math.round(FETCH_AGAIN_MS * (0.75 + Math.random() / 2));
+      await this.release(this.knex, [claim], delayMs, "content unavailable", error);
+    } else {
+      await this.nack(this.knex, claim, error, { retry: true });
+    }
+  }
+
+  /** Where nothing is archived, a content ends with its message. */
+  #releaseContents(
+    db: Db,
+    claims: readonly ClaimedMessage[],
+    outcomes: readonly (Settled | "held")[],
+  ): void {
+    if (this.store.archives) return;
+    const done = claims.filter((_, n) => outcomes[n] === "done");
+    this.payloads.release(
+      db,
+      done.flatMap(({ contentKey }) => contentKey ?? []),
+    );
   }
 
   #wakeAfter(db: Db, claims: readonly ClaimedMessage[]): void {
     afterCommit(db, () => this.signal(new Set(claims.map(({ toAgent }) => toAgent))));
+  }
+
+  /** What follows when claims have ended: others may be let through, and observers are told. */
+  async #ended(
+    db: Db,
+    claims: readonly ClaimedMessage[],
+    outcomes: readonly (Settled | "held")[],
+    event: MessageEventName,
+    reason?: string,
+  ): Promise<void> {
+    this.#tell(db, claims, outcomes, event, reason);
+    const gated = claims.filter(
+      ({ toAgent }, n) => outcomes[n] === "done" && this.gates.guards(toAgent),
+    );
+    if (gated.length === 0) return;
+    const failed = event === "retried" || (event === "dead_lettered" && reason === "max_attempts");
+    const follow = async () => {
+      for (const agentId of new Set(gated.map(({ toAgent }) => toAgent))) {
+        const ends = gated.filter(({ toAgent }) => toAgent === agentId);
+        // A deferred message says nothing of its destination.
+        if (event !== "released") await this.breakers.outcome(agentId, ends, failed);
+        this.signal(new Set([agentId]));
+      }
+    };
+    // What was settled stays so, whatever becomes of this: a slot frees itself, a probe is repeated.
+    const follows = () => follow().catch(() => undefined);
+    if (isTransaction(db)) afterCommit(db, () => void follows());
+    else await follows();
   }
 
   #tell(

@@ -1,7 +1,8 @@
 import type { EncodedMessage } from "../protocol/envelope.ts";
 import { turnOfRank } from "../protocol/turns.ts";
-import type { ClaimedRow, ClaimRequest, Db, KeyRef } from "../store/dialect.ts";
+import type { Candidate, ClaimedRow, ClaimRequest, Db, KeyRef } from "../store/dialect.ts";
 import type { Breaker, Limit, Mailbox } from "../store/gate-rows.ts";
+import type { GateSettings } from "../store/gate-settings.ts";
 import { EVERY_MAILBOX, type GateStore, type Slot } from "../store/gates.ts";
 import { distinct, nameOf } from "../store/keys.ts";
 import type { Placing } from "../store/messages.ts";
@@ -14,6 +15,7 @@ const FRESH_MS = 1_000;
 
 /** A claim that meets only messages which belong into another lane moves them there and looks again so often. */
 const MOST_LOOKS = 5;
+const MISPLACED_STEP = 500;
 
 /** A gated claim, and when time alone will let more through: milliseconds from now. */
 export interface GatedClaim {
@@ -30,11 +32,14 @@ interface Known {
 /** What stands between ready messages and consumers: limits, rates, breakers, and the keys' promotions. */
 export class Gates {
   readonly #store: GateStore;
+  readonly #settings: GateSettings;
+  /** The last look, however old. */
   #known: Known | undefined;
   #looking: Promise<Known> | undefined;
 
-  constructor(store: GateStore) {
+  constructor(store: GateStore, settings: GateSettings) {
     this.#store = store;
+    this.#settings = settings;
   }
 
   /** What is set, as of a second ago at most. */
@@ -60,9 +65,23 @@ export class Gates {
     return this.#known;
   }
 
+  /** Whether claims of a mailbox go through here, as far as is known without a look. */
+  guards(agentId: string): boolean {
+    const mailboxes = this.#known?.mailboxes;
+    return mailboxes?.get(EVERY_MAILBOX)?.gated === 1 || mailboxes?.get(agentId)?.gated === 1;
+  }
+
   async hasBreaker(agentId: string): Promise<boolean> {
     const { mailboxes } = await this.known(this.#store.knex);
     return (mailboxes.get(agentId)?.breaker ?? null) !== null;
+  }
+
+  /** Mailboxes among the recipients that refuse messages while their breaker is open. */
+  async refusing(db: Db, messages: readonly EncodedMessage[]): Promise<string[]> {
+    const { mailboxes } = await this.known(db);
+    if (mailboxes.size === 0) return [];
+    const agents = new Set(messages.flatMap(({ toAgent }) => toAgent));
+    return [...agents].filter((agent) => mailboxes.get(agent)?.breaker?.whenOpen === "fail");
   }
 
   /** Where messages go within their mailboxes; undefined when nothing is set that a sender must know of. */
@@ -90,7 +109,7 @@ export class Gates {
     );
     for (const agentId of [...new Set(agents)].sort()) {
       if ((mailboxes.get(agentId)?.gated ?? null) !== null) continue;
-      await this.#store.notePromoting(db, agentId);
+      await this.#settings.notePromoting(db, agentId);
       this.forget();
     }
   }
@@ -105,9 +124,9 @@ export class Gates {
     );
   }
 
-  /** Something was set here: the next look is at the tables. */
+  /** Something was set here: the next call looks at the tables. */
   forget(): void {
-    this.#known = undefined;
+    if (this.#known !== undefined) this.#known = { ...this.#known, at: Number.NEGATIVE_INFINITY };
   }
 
   /** Whether claims of a mailbox go through here: always, never, or only its concurrency keys' due messages. */
@@ -169,8 +188,8 @@ export class Gates {
     await store.dialect.gates.promote(trx, agentId);
     await this.#promoteShares(trx, agentId);
     const active = limits.filter(({ removedAt }) => removedAt === null);
-    const gates = await this.#gates(trx, agentId, active, mailbox?.breaker ?? null, now);
-    const { taken, retryAt } = await this.#admit(trx, request, limits, gates, now);
+    const before = await this.#gates(trx, agentId, active, mailbox?.breaker ?? null, now);
+    const { taken, gates, retryAt } = await this.#admit(trx, request, limits, before, now);
     const retryInMs = retryAt === null ? null : Math.max(1, retryAt - now);
     if (taken.length === 0) return { rows: [], retryInMs };
     const rows = await store.dialect.gates.take(trx, {
@@ -224,32 +243,27 @@ export class Gates {
     trx: Db,
     request: ClaimRequest,
     limits: readonly Limit[],
-    gates: readonly Gate[],
+    before: readonly Gate[],
     now: number,
-  ) {
+  ): Promise<{ taken: Candidate[]; gates: Gate[]; retryAt: number | null }> {
     const types = new Set(limits.flatMap(({ messageType }) => messageType ?? []));
     let retryAt = Number.POSITIVE_INFINITY;
-    const wait = (until: number | null | undefined) => {
-      if (until !== null && until !== undefined) retryAt = Math.min(retryAt, until);
-    };
-    const result = (taken: Awaited<ReturnType<typeof admit>>["taken"]) => ({
-      taken,
-      retryAt: Number.isFinite(retryAt) ? retryAt : null,
-    });
     for (let look = 1; ; look++) {
-      const found = [];
+      // Each look decides anew: the one before only moved away what lay in the way.
+      const gates = before.map((gate) => ({ ...gate }));
+      const limit = look === 1 ? request.limit : MISPLACED_STEP;
+      const found: Candidate[] = [];
       for (const lane of ["", ...types]) {
         const shut = laneShutUntil(gates, lane, now);
-        if (shut !== undefined) {
-          wait(shut);
-          // What is doomed is about to end, and is met once its lane opens.
-          continue;
-        }
-        found.push(...(await this.#store.dialect.gates.candidates(trx, { ...request, lane })));
+        if (shut !== undefined) retryAt = Math.min(retryAt, shut);
+        else
+          found.push(
+            ...(await this.#store.dialect.gates.candidates(trx, { ...request, lane, limit })),
+          );
       }
       found.sort((a, b) => a.rank - b.rank || a.seq - b.seq);
       const { taken, refused, retryAt: later } = admit(found, gates, request.limit, now);
-      wait(later);
+      retryAt = Math.min(retryAt, later ?? Number.POSITIVE_INFINITY);
       const misplaced = refused.filter(
         ({ lane, message_type: type }) => lane !== type && types.has(type),
       );
@@ -259,7 +273,9 @@ export class Gates {
           .map(({ seq }) => seq);
         await this.#store.moveToLane(trx, type, seqs);
       }
-      if (taken.length > 0 || misplaced.length === 0 || look >= MOST_LOOKS) return result(taken);
+      if (taken.length >= request.limit || misplaced.length === 0 || look >= MOST_LOOKS) {
+        return { taken, gates, retryAt: Number.isFinite(retryAt) ? retryAt : null };
+      }
     }
   }
 

@@ -17,6 +17,8 @@ import {
   queueOptionsSchema,
   type ReceiveOptions,
   receiveOptionsSchema,
+  type SweepPayloadsOptions,
+  sweepPayloadsSchema,
 } from "../protocol/options.ts";
 import { id, parse, shown } from "../protocol/validate.ts";
 import { told } from "../store/after-commit.ts";
@@ -36,7 +38,12 @@ import {
 import { QueueCore } from "./core.ts";
 import { DeadLetters } from "./dead-letters.ts";
 import { fieldsOf } from "./events.ts";
+import { Limits } from "./limits.ts";
+import { loadAll } from "./load.ts";
 import { findMessage, heldRow } from "./look-up.ts";
+import { Mailboxes } from "./mailboxes.ts";
+import { OrderingKeys } from "./ordering-keys.ts";
+import type { SweepReport } from "./payloads.ts";
 import { Schedules } from "./schedules.ts";
 import { settlerOf, txOf } from "./settler.ts";
 import { type QueueStats, queueStats } from "./stats.ts";
@@ -65,6 +72,12 @@ export class MessageQueueManager {
   readonly #settler: Settler;
   /** The messages that could not be delivered: list, get, redrive, purge. */
   readonly deadLetters: DeadLetters;
+  /** What mailboxes are set to: keys, fairness, aging, breakers, depth. */
+  readonly mailboxes: Mailboxes;
+  /** How much may be in flight, or pass in a time. */
+  readonly limits: Limits;
+  /** Ordering keys that a dead letter has halted. */
+  readonly orderingKeys: OrderingKeys;
   /** Messages that are sent again and again: set, list, pause, resume, preview, remove. */
   readonly schedules: Schedules;
 
@@ -87,6 +100,9 @@ export class MessageQueueManager {
       observers ?? new Observers(),
     );
     this.deadLetters = new DeadLetters(this.#core);
+    this.mailboxes = new Mailboxes(this.#core);
+    this.limits = new Limits(this.#core);
+    this.orderingKeys = new OrderingKeys(this.#core);
     this.schedules = new Schedules(this.#core);
     this.#settler = settlerOf(this.#core, (message, options) => this.sendMessage(message, options));
   }
@@ -136,7 +152,10 @@ export class MessageQueueManager {
       for (let pause = 5; ; pause = Math.min(pause * 2, LONGEST_LOOK_MS)) {
         const rows = await this.#core.claim(request);
         if (rows.length > 0) {
-          return rows.map((row) => new ClaimedMessage(row, asked.leaseMs, this.#settler));
+          const claims = rows.map((row) => new ClaimedMessage(row, asked.leaseMs, this.#settler));
+          if (claims.every(({ packed }) => packed === null)) return claims;
+          const loaded = await loadAll(this.#core, claims, asked.leaseMs);
+          if (loaded.length > 0) return loaded;
         }
         const left = deadline - performance.now();
         if (left <= 0 || this.#core.closed) return [];
@@ -219,6 +238,7 @@ export class MessageQueueManager {
     const { toAgent } = parse(cancelOptionsSchema, rest, "options");
     const db = await this.#core.db(tx);
     const rows = await this.#core.store.cancel(db, message, toAgent);
+    if (!this.#core.store.archives) this.#core.payloads.releaseRows(db, rows);
     this.#core.tell(
       db,
       "cancelled",
@@ -269,6 +289,17 @@ export class MessageQueueManager {
     return upkeep(this.#core);
   }
 
+  /**
+   * Deletes contents in the claim-check store that no message refers to. Workers do it too, about hourly.
+   *
+   * @throws AgentCommunicationError INVALID_CONFIGURATION without a store that can list its keys
+   */
+  async sweepPayloads(options: SweepPayloadsOptions = {}): Promise<SweepReport> {
+    const asked = parse(sweepPayloadsSchema, options, "options");
+    await this.#core.db();
+    return this.#core.payloads.sweep(asked);
+  }
+
   /** Whether the database answers now. */
   async isConnected(): Promise<boolean> {
     return !this.#core.closed && this.#core.upkeep.answers();
@@ -305,8 +336,13 @@ export class MessageQueueManager {
   }
 
   #defaults() {
-    const { agentId, retryPolicy, retryPolicies, maxMessageBytes } = this.#core.options;
-    const { maxAttempts } = retryPolicy;
-    return { fromAgent: agentId, maxAttempts, retryPolicies, maxMessageBytes };
+    const { agentId, retryPolicy, retryPolicies, maxMessageBytes, claimCheck } = this.#core.options;
+    return {
+      fromAgent: agentId,
+      maxAttempts: retryPolicy.maxAttempts,
+      retryPolicies,
+      maxMessageBytes,
+      maxContentBytes: claimCheck?.maxBytes,
+    };
   }
 }

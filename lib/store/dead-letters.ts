@@ -3,7 +3,9 @@ import { ServiceUnavailable } from "../errors.ts";
 import { type DeadLetterFilter, DeadLetterWalk, type GroupRow } from "./dead-letter-walk.ts";
 import type { Db, Dialect } from "./dialect.ts";
 import { DOCUMENTS, ENVELOPE, TOLD } from "./envelope-columns.ts";
+import { KeyStore } from "./keys.ts";
 import { asText } from "./messages.ts";
+import { REF } from "./payloads.ts";
 import { parseText } from "./rows.ts";
 import { int, intOrNull, query, type Row, transaction, translated } from "./sql.ts";
 
@@ -41,6 +43,7 @@ export class DeadLetterStore {
   readonly #table: string;
   readonly #messages: string;
   readonly #walk: DeadLetterWalk;
+  readonly #keys: KeyStore;
 
   constructor(knex: Knex, dialect: Dialect, prefix: string) {
     this.#knex = knex;
@@ -48,6 +51,7 @@ export class DeadLetterStore {
     this.#table = `${prefix}dead_letters`;
     this.#messages = `${prefix}messages`;
     this.#walk = new DeadLetterWalk(dialect, this.#table);
+    this.#keys = new KeyStore(knex, dialect, prefix);
   }
 
   /** In the order of their sequence, from `afterSeq` on. */
@@ -123,7 +127,14 @@ export class DeadLetterStore {
   /** Deletes for good, in bounded steps. Yields what observers are told of each. */
   discard(filter: DeadLetterFilter, limit: number): AsyncGenerator<DeadLetterStep> {
     return this.#steps(filter, { limit, step: DISCARD_STEP }, async (trx, seqs) => {
+      const refs = (await trx(this.#table)
+        .select("seq", trx.raw(REF))
+        .whereIn("seq", seqs)
+        .andWhere({ content_encoding: "ref" })) as Row[];
       const rows = await this.#dialect.takeOut(trx, this.#table, seqs, TOLD);
+      await this.#keys.free(trx, seqs);
+      const refOf = new Map(refs.map((row) => [int(row.seq), row.content_ref]));
+      for (const row of rows) row.content_ref = refOf.get(int(row.seq));
       return rows.sort((a, b) => int(a.seq) - int(b.seq));
     });
   }
@@ -159,6 +170,7 @@ export class DeadLetterStore {
       const delay = delayMs(n);
       const due = trx.raw(`${now} + CAST(? AS bigint)`, [delay]);
       return {
+        seq: int(row.seq),
         ...Object.fromEntries(ENVELOPE.map((column) => [column, row[column]])),
         ...Object.fromEntries(DOCUMENTS.map((column) => [column, asText(row[column])])),
         headers: asText(withOrigin(row, toAgent)),
@@ -181,9 +193,12 @@ export class DeadLetterStore {
       };
     });
     const most = Math.max(1, Math.floor(MOST_BINDINGS / Object.keys(back[0] ?? {}).length));
-    for (let n = 0; n < back.length; n += most) {
-      await trx(this.#messages).insert(back.slice(n, n + most));
-    }
+    await this.#keys.putBack(trx, this.#messages, back, most);
+    // What was sent into another mailbox halts its key no more.
+    await this.#keys.free(
+      trx,
+      rows.map(({ seq }) => int(seq)),
+    );
   }
 
   /**
@@ -241,21 +256,27 @@ export class DeadLetterStore {
   }
 
   /** Deletes at most `limit` dead letters that failed longer ago than the retention. */
-  async purgeOld(retentionMs: number, limit: number): Promise<number> {
+  async purgeOld(
+    retentionMs: number,
+    limit: number,
+    gone?: (rows: Row[]) => void,
+  ): Promise<number> {
     const old = `failed_at <= ${this.#dialect.now} - CAST(? AS bigint)`;
     return translated(this.#dialect, async () => {
       const found = (await this.#knex(this.#table)
-        .select("seq")
+        .select("seq", this.#knex.raw(REF))
         .whereRaw(old, [retentionMs])
         .orderBy("failed_at")
         .limit(limit)) as Row[];
       if (found.length === 0) return 0;
-      return this.#knex(this.#table)
-        .whereIn(
-          "seq",
-          found.map((row) => int(row.seq)),
-        )
-        .del();
+      const seqs = found.map((row) => int(row.seq));
+      const deleted = await transaction(this.#dialect, this.#knex, async (trx) => {
+        const rows = await trx(this.#table).whereIn("seq", seqs).del();
+        await this.#keys.free(trx, seqs);
+        return rows;
+      });
+      gone?.(found);
+      return deleted;
     });
   }
 }

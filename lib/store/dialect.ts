@@ -188,6 +188,8 @@ export interface GateStatements {
   openKeys(trx: Db, keys: readonly KeyRef[]): Promise<string[]>;
   /** Blocks ready messages of concurrency keys that are more than may be in flight, latest first. */
   closeKeys(trx: Db, keys: readonly KeyRef[]): Promise<void>;
+  /** Inserts a message in the place that it had before. */
+  insertInPlace(trx: Db, table: string, row: Record<string, unknown>): Promise<void>;
   /** Whether the mailbox has anything ready or due. */
   anyReady(db: Db, agentId: string): Promise<boolean>;
   /** Makes up to 500 due messages ready, those without a concurrency key. */

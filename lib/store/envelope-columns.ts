@@ -89,7 +89,7 @@ export function doomOf(workerId: unknown): "expired" | "max_attempts" | null {
  * A mailbox that the plain claim leaves alone: paused, or to be asked through its gate. The row of the empty id,
  * which no agent can have, speaks for all mailboxes. Bound: agent.
  */
-export const SHUT = "agent_id IN (:agent, '') AND (paused_at IS NOT NULL OR gated IS NOT NULL)";
+export const SHUT = "agent_id IN (:agent, '') AND (paused_at IS NOT NULL OR gated = 1)";
 
 /** Messages whose end lets no other one through. */
 export const UNKEYED = "ordering_key IS NULL AND concurrency_key IS NULL";

@@ -1,9 +1,8 @@
 import type { Knex } from "knex";
-import type { LimitDefinition, MailboxChanges } from "../protocol/gates.ts";
 import type { ClaimedRow, Db, Dialect } from "./dialect.ts";
 import { type Breaker, type Limit, limitOf, type Mailbox, mailboxOf } from "./gate-rows.ts";
 import { parseText } from "./rows.ts";
-import { int, query, type Row, transaction, translated } from "./sql.ts";
+import { int, query, type Row, translated } from "./sql.ts";
 
 /** The row that speaks for all mailboxes: no agent can have this id. */
 export const EVERY_MAILBOX = "";
@@ -203,117 +202,4 @@ export class GateStore {
       .whereRaw("state = 1")
       .update({ state: 2, due_at: null });
   }
-
-  /** Notes that due messages of this mailbox's concurrency keys are to be promoted; a gate does so anyway. */
-  async notePromoting(db: Db, agentId: string): Promise<void> {
-    const known = await translated(this.dialect, () => this.mailbox(db, agentId));
-    if ((known?.gated ?? null) === null) await this.change(db, agentId, { gated: 0 });
-  }
-
-  /** Changes what is given and leaves the rest; makes the row where there is none. */
-  async change(db: Db, agentId: string, values: Record<string, unknown>): Promise<void> {
-    const update = () => db(this.#mailboxes).where({ agent_id: agentId }).update(values);
-    await translated(this.dialect, async () => {
-      if ((await update()) > 0) return;
-      try {
-        await db(this.#mailboxes).insert({ agent_id: agentId, ...values });
-      } catch (error) {
-        // Someone else made it between the two statements.
-        if (this.dialect.classify(error) !== "unique") throw error;
-        await update();
-      }
-    });
-  }
-
-  /** The settings as columns. */
-  static columns(changes: MailboxChanges): Record<string, unknown> {
-    const { keyLimit, onDeadLetter, agingMs, fair, breaker, maxDepth, retryPolicy } = changes;
-    return defined({
-      key_limit: keyLimit,
-      on_dead_letter: onDeadLetter,
-      aging_ms: agingMs,
-      fair: fair === undefined ? undefined : fair ? 1 : null,
-      max_depth: maxDepth,
-      retry:
-        retryPolicy === undefined || retryPolicy === null
-          ? retryPolicy
-          : JSON.stringify(retryPolicy),
-      ...(breaker === undefined
-        ? {}
-        : {
-            breaker_threshold: breaker?.failureThreshold ?? null,
-            breaker_recovery_ms: breaker?.recoveryTimeoutMs ?? null,
-            breaker_window_ms: breaker?.monitoringPeriodMs ?? null,
-            breaker_when_open: breaker?.whenOpen ?? null,
-            ...(breaker === null
-              ? {
-                  breaker_state: null,
-                  breaker_failures: null,
-                  breaker_since: null,
-                  breaker_until: null,
-                }
-              : {}),
-          }),
-    });
-  }
-
-  /** Sets a limit; what its bucket holds and who is in flight stays. */
-  async setLimit(trx: Db, name: string, limit: LimitDefinition): Promise<void> {
-    const size = limit.rate === undefined ? null : (limit.rate.burst ?? limit.rate.amount);
-    const values = {
-      agent_id: limit.agentId ?? null,
-      message_type: limit.messageType ?? null,
-      max_in_flight: limit.maxInFlight ?? null,
-      bucket_size: size,
-      refill: limit.rate?.amount ?? null,
-      refill_ms: limit.rate?.perMs ?? null,
-      removed_at: null,
-    };
-    const [known] = (await trx(this.#limits).where({ name }).forUpdate()) as Row[];
-    if (known === undefined) await trx(this.#limits).insert({ name, ...values });
-    else await trx(this.#limits).where({ name }).update(values);
-  }
-
-  async limit(db: Db, name: string, lock = false): Promise<Limit | undefined> {
-    const found = db(this.#limits).where({ name });
-    const [row] = (await (lock ? found.forUpdate() : found)) as Row[];
-    return row === undefined ? undefined : limitOf(row);
-  }
-
-  /** From now on it limits nothing; its row stays until its lane is empty. */
-  async removeLimit(trx: Db, name: string): Promise<boolean> {
-    const removed = await trx(this.#limits)
-      .where({ name })
-      .whereNull("removed_at")
-      .update({ removed_at: trx.raw(this.dialect.now) });
-    await trx(this.#slots).where({ name }).del();
-    return removed > 0;
-  }
-
-  /** Brings the ready messages of a removed limit back among the others, at most 500. Returns how many. */
-  async emptyLane(lane: string, agentId: string | undefined): Promise<number> {
-    return translated(this.dialect, () =>
-      transaction(this.dialect, this.knex, async (trx) => {
-        const found = trx(this.#messages).select("seq").where({ lane }).limit(STEP);
-        if (agentId !== undefined) found.where({ to_agent: agentId });
-        const rows = (await found) as Row[];
-        await this.moveToLane(
-          trx,
-          "",
-          rows.map(({ seq }) => int(seq)),
-        );
-        return rows.length;
-      }),
-    );
-  }
-
-  async forgetLimit(name: string): Promise<void> {
-    await translated(this.dialect, () =>
-      this.knex(this.#limits).where({ name }).whereNotNull("removed_at").del(),
-    );
-  }
-}
-
-function defined(values: Record<string, unknown>): Record<string, unknown> {
-  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined));
 }

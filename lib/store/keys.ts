@@ -134,6 +134,46 @@ export class KeyStore {
     );
   }
 
+  /** Goes on with the keys that these dead letters halted: they are gone. */
+  async free(trx: Db, seqs: readonly number[]): Promise<void> {
+    const halted = (await trx(this.#table)
+      .select("to_agent", "kind", "name")
+      .whereIn("halted_by", [...seqs])) as Row[];
+    if (halted.length === 0) return;
+    const keys = distinct(halted.map((row) => row as unknown as KeyRef));
+    const locked = await this.#dialect.gates.lockKeys(trx, keys, true);
+    for (const key of locked) {
+      if (key.halted_by !== null && seqs.includes(key.halted_by)) await this.release(trx, key);
+    }
+    await this.#dialect.gates.openKeys(trx, keys);
+  }
+
+  /**
+   * Puts messages back into the live table, those of keys behind their keys' locks. One whose end halted its key
+   * comes back in its old place, before all that waited for it.
+   */
+  async putBack(trx: Db, messages: string, rows: readonly Row[], step: number): Promise<void> {
+    const plain = rows.filter((row) => keyOfRow(row) === undefined);
+    for (let n = 0; n < plain.length; n += step) {
+      await trx(messages).insert(plain.slice(n, n + step).map(withoutSeq));
+    }
+    const keyed = rows.filter((row) => keyOfRow(row) !== undefined);
+    if (keyed.length === 0) return;
+    const keys = distinct(keyed.map(keyOfRow));
+    const locked = await this.#dialect.gates.lockKeys(trx, keys, true);
+    for (const row of keyed) {
+      const scheduled = int(row.state) === 1 && keyOfRow(row)?.kind === "share";
+      const waiting = scheduled ? row : { ...row, state: 2, due_at: null };
+      const halted = KeyStore.halts(row, locked);
+      if (halted === undefined) await trx(messages).insert(withoutSeq(waiting));
+      else {
+        await this.#dialect.gates.insertInPlace(trx, messages, waiting);
+        await this.release(trx, halted);
+      }
+    }
+    await this.#dialect.gates.openKeys(trx, keys);
+  }
+
   async release(trx: Db, key: KeyRef): Promise<void> {
     await trx(this.#table).where(only(key)).update({ halted_by: null, halted_at: null });
   }
@@ -148,6 +188,10 @@ export class KeyStore {
         key.halted_by === int(row.seq),
     );
   }
+}
+
+function withoutSeq({ seq: _, ...row }: Row): Row {
+  return row;
 }
 
 function only({ to_agent, kind, name }: KeyRef): KeyRef {

@@ -1,3 +1,4 @@
+import type { Knex } from "knex";
 import type { Db, GateStatements, KeyRef } from "./dialect.ts";
 import { CLAIMED, ENVELOPE, list } from "./envelope-columns.ts";
 import { mssqlRuns } from "./failed-runs.ts";
@@ -132,6 +133,14 @@ export function mssqlGates(prefix: string, now: string): GateStatements {
 
     async closeKeys(trx: Db, refs: readonly KeyRef[]) {
       await query(trx, CLOSE, { items: JSON.stringify(refs) });
+    },
+
+    async insertInPlace(trx: Db, table: string, row: Record<string, unknown>) {
+      const { sql, bindings } = trx(table).insert(row).toSQL();
+      await trx.raw(
+        `SET IDENTITY_INSERT ${table} ON; ${sql}; SET IDENTITY_INSERT ${table} OFF`,
+        bindings as Knex.Value[],
+      );
     },
 
     async anyReady(db: Db, agent: string) {

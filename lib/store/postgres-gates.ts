@@ -1,3 +1,4 @@
+import type { Knex } from "knex";
 import type { ClaimRequest, Db, GateStatements, KeyRef } from "./dialect.ts";
 import { CLAIMED, ENVELOPE, list } from "./envelope-columns.ts";
 import { postgresRuns } from "./failed-runs.ts";
@@ -119,6 +120,14 @@ export function postgresGates(prefix: string, now: string): GateStatements {
 
     async closeKeys(trx: Db, refs: readonly KeyRef[]) {
       await query(trx, CLOSE, { items: JSON.stringify(refs) });
+    },
+
+    async insertInPlace(trx: Db, table: string, row: Record<string, unknown>) {
+      const { sql, bindings } = trx(table).insert(row).toSQL();
+      await trx.raw(
+        sql.replace(") values (", ") overriding system value values ("),
+        bindings as Knex.Value[],
+      );
     },
 
     async anyReady(db: Db, agent: string) {

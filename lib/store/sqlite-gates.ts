@@ -125,6 +125,10 @@ export function sqliteGates(prefix: string, now: string): GateStatements {
       }
     },
 
+    async insertInPlace(trx: Db, table: string, row: Record<string, unknown>) {
+      await trx(table).insert(row);
+    },
+
     async anyReady(db: Db, agent: string) {
       const [row] = await query(db, ANY_READY, { agent });
       return Boolean(row?.found);

@@ -1,0 +1,268 @@
+import type { Knex } from "knex";
+import type { LimitDefinition, MailboxChanges } from "../protocol/gates.ts";
+import { nextTurn, rankOfTurn } from "../protocol/turns.ts";
+import type { Db, Dialect, KeyRef } from "./dialect.ts";
+import { type Limit, limitOf, mailboxOf } from "./gate-rows.ts";
+import { parseText } from "./rows.ts";
+import { int, intOrNull, type Row, transaction, translated } from "./sql.ts";
+
+/** One statement takes at most this many rows. */
+const STEP = 500;
+/** Three parameters a row, of SQL Server's 2,100. */
+const RERANK_STEP = 300;
+
+/** Changes what mailboxes and limits are set to, and brings what waits already into the new order. */
+export class GateSettings {
+  readonly #knex: Knex;
+  readonly #dialect: Dialect;
+  readonly #messages: string;
+  readonly #mailboxes: string;
+  readonly #limits: string;
+  readonly #slots: string;
+  readonly #keys: string;
+
+  constructor(knex: Knex, dialect: Dialect, prefix: string) {
+    this.#knex = knex;
+    this.#dialect = dialect;
+    this.#messages = `${prefix}messages`;
+    this.#mailboxes = `${prefix}mailboxes`;
+    this.#limits = `${prefix}limits`;
+    this.#slots = `${prefix}slots`;
+    this.#keys = `${prefix}keys`;
+  }
+
+  /** Notes that due messages of this mailbox's concurrency keys are to be promoted; a gate does so anyway. */
+  async notePromoting(db: Db, agentId: string): Promise<void> {
+    const [row] = (await translated(this.#dialect, () =>
+      db(this.#mailboxes).where({ agent_id: agentId }).select("gated"),
+    )) as Row[];
+    if ((row?.gated ?? null) === null) await this.change(db, agentId, { gated: 0 });
+  }
+
+  /** Changes what is given and leaves the rest; makes the row where there is none. */
+  async change(db: Db, agentId: string, values: Record<string, unknown>): Promise<void> {
+    const update = () => db(this.#mailboxes).where({ agent_id: agentId }).update(values);
+    await translated(this.#dialect, async () => {
+      if ((await update()) > 0) return;
+      try {
+        await db(this.#mailboxes).insert({ agent_id: agentId, ...values });
+      } catch (error) {
+        // Someone else made it between the two statements.
+        if (this.#dialect.classify(error) !== "unique") throw error;
+        await update();
+      }
+    });
+  }
+
+  /** The settings as columns. */
+  static columns(changes: MailboxChanges): Record<string, unknown> {
+    const { keyLimit, onDeadLetter, agingMs, fair, breaker, maxDepth, retryPolicy } = changes;
+    return defined({
+      key_limit: keyLimit,
+      on_dead_letter: onDeadLetter,
+      aging_ms: agingMs,
+      fair: fair === undefined ? undefined : fair ? 1 : null,
+      max_depth: maxDepth,
+      retry:
+        retryPolicy === undefined || retryPolicy === null
+          ? retryPolicy
+          : JSON.stringify(retryPolicy),
+      ...(breaker === undefined
+        ? {}
+        : {
+            breaker_threshold: breaker?.failureThreshold ?? null,
+            breaker_recovery_ms: breaker?.recoveryTimeoutMs ?? null,
+            breaker_window_ms: breaker?.monitoringPeriodMs ?? null,
+            breaker_when_open: breaker?.whenOpen ?? null,
+            ...(breaker === null
+              ? {
+                  breaker_state: null,
+                  breaker_failures: null,
+                  breaker_since: null,
+                  breaker_until: null,
+                }
+              : {}),
+          }),
+    });
+  }
+
+  /** Sets a limit; what its bucket holds and who is in flight stays. */
+  async setLimit(trx: Db, name: string, limit: LimitDefinition): Promise<void> {
+    const size = limit.rate === undefined ? null : (limit.rate.burst ?? limit.rate.amount);
+    const values = {
+      agent_id: limit.agentId ?? null,
+      message_type: limit.messageType ?? null,
+      max_in_flight: limit.maxInFlight ?? null,
+      bucket_size: size,
+      refill: limit.rate?.amount ?? null,
+      refill_ms: limit.rate?.perMs ?? null,
+      removed_at: null,
+    };
+    const [known] = (await trx(this.#limits).where({ name }).forUpdate()) as Row[];
+    if (known === undefined) await trx(this.#limits).insert({ name, ...values });
+    else await trx(this.#limits).where({ name }).update(values);
+  }
+
+  async limit(db: Db, name: string, lock = false): Promise<Limit | undefined> {
+    const found = db(this.#limits).where({ name });
+    const [row] = (await (lock ? found.forUpdate() : found)) as Row[];
+    return row === undefined ? undefined : limitOf(row);
+  }
+
+  /** From now on it limits nothing; its row stays until its lane is empty. */
+  async removeLimit(trx: Db, name: string): Promise<boolean> {
+    const removed = await trx(this.#limits)
+      .where({ name })
+      .whereNull("removed_at")
+      .update({ removed_at: trx.raw(this.#dialect.now) });
+    await trx(this.#slots).where({ name }).del();
+    return removed > 0;
+  }
+
+  /** Brings the ready messages of a removed limit back among the others, at most 500. Returns how many. */
+  async emptyLane(lane: string, agentId: string | undefined): Promise<number> {
+    return translated(this.#dialect, () =>
+      transaction(this.#dialect, this.#knex, async (trx) => {
+        const found = trx(this.#messages).select("seq").where({ lane }).limit(STEP);
+        if (agentId !== undefined) found.where({ to_agent: agentId });
+        const rows = (await found) as Row[];
+        const seqs = rows.map(({ seq }) => int(seq));
+        await trx(this.#messages).whereIn("seq", seqs).update({ lane: "" });
+        return rows.length;
+      }),
+    );
+  }
+
+  async forgetLimit(name: string): Promise<void> {
+    await translated(this.#dialect, () =>
+      this.#knex(this.#limits).where({ name }).whereNotNull("removed_at").del(),
+    );
+  }
+
+  /** From now on claims of this mailbox (of all: the empty id) go through its gate. */
+  async gate(agentId: string): Promise<void> {
+    await this.change(this.#knex, agentId, { gated: 1 });
+  }
+
+  /** Through the gate or not, as its breaker and the limits about it say. */
+  async regate(agentId: string): Promise<void> {
+    await translated(this.#dialect, () =>
+      transaction(this.#dialect, this.#knex, async (trx) => {
+        const [row] = (await trx(this.#mailboxes)
+          .where({ agent_id: agentId })
+          .forUpdate()) as Row[];
+        if (row === undefined) return;
+        const [limit] = (await trx(this.#limits)
+          .select("name")
+          .where(agentId === "" ? { agent_id: null } : { agent_id: agentId })
+          .limit(1)) as Row[];
+        const guarded = limit !== undefined || intOrNull(row.breaker_threshold) !== null;
+        // A mailbox that had a gate may have delayed messages of concurrency keys.
+        const gated = guarded ? 1 : row.gated === null ? null : 0;
+        await trx(this.#mailboxes).where({ agent_id: agentId }).update({ gated });
+      }),
+    );
+  }
+
+  /** Counts what is in flight already under a new limit. */
+  async admitRunning(
+    name: string,
+    { agentId, messageType, maxInFlight }: LimitDefinition,
+  ): Promise<void> {
+    if (maxInFlight === undefined) return;
+    await translated(this.#dialect, () =>
+      transaction(this.#dialect, this.#knex, async (trx) => {
+        // A literal, so that the index of the ready ones may be used.
+        const running = trx(`${this.#messages} as m`)
+          .whereRaw(
+            `m.state = 0 AND m.worker_id IS NOT NULL AND m.visible_at > ${this.#dialect.now}`,
+          )
+          .whereNotExists(
+            trx(`${this.#slots} as s`)
+              .select("s.seq")
+              .where("s.name", name)
+              .whereRaw("s.seq = m.seq"),
+          )
+          .select("m.seq", "m.receipt");
+        if (agentId !== undefined) running.where("m.to_agent", agentId);
+        if (messageType !== undefined) running.where("m.message_type", messageType);
+        const rows = (await running) as Row[];
+        for (let n = 0; n < rows.length; n += STEP) {
+          const slots = rows.slice(n, n + STEP).map((row) => ({
+            ...{ name, seq: int(row.seq), receipt: int(row.receipt) },
+          }));
+          await trx(this.#slots).insert(slots);
+        }
+      }),
+    );
+  }
+
+  /** Brings what waits in a mailbox into the order of its settings, in bounded steps, oldest first. */
+  async rerank(agentId: string): Promise<void> {
+    await translated(this.#dialect, async () => {
+      const [row] = (await this.#knex(this.#mailboxes).where({ agent_id: agentId })) as Row[];
+      if (row === undefined) return;
+      const { agingMs, fair, virtualTime } = mailboxOf(row, parseText);
+      const turns = new Map<string, number>();
+      const rankOf = (message: Row): number => {
+        const priority = int(message.priority);
+        if (!fair) {
+          if (agingMs === null) return 100 - priority;
+          return int(message.visible_at) - Math.floor((priority * agingMs) / 10);
+        }
+        const context = String(message.context_id ?? "");
+        const turn = nextTurn(turns.get(context) ?? null, virtualTime);
+        turns.set(context, turn);
+        return rankOfTurn(priority, turn);
+      };
+      for (let after = 0; ; ) {
+        const rows = (await this.#knex(this.#messages)
+          .select("seq", "priority", "visible_at", "context_id")
+          .where({ to_agent: agentId })
+          .where("seq", ">", after)
+          .orderBy("seq")
+          .limit(RERANK_STEP)) as Row[];
+        if (rows.length === 0) break;
+        const ranks = rows.map((message) => [int(message.seq), rankOf(message)] as const);
+        const cases = ranks.map(() => "WHEN ? THEN CAST(? AS bigint)").join(" ");
+        await this.#knex(this.#messages)
+          .whereIn(
+            "seq",
+            ranks.map(([seq]) => seq),
+          )
+          .update({ rank: this.#knex.raw(`CASE seq ${cases} END`, ranks.flat()) });
+        after = int(rows.at(-1)?.seq);
+      }
+      await this.#noteTurns(agentId, turns);
+    });
+  }
+
+  async #noteTurns(agentId: string, turns: ReadonlyMap<string, number>): Promise<void> {
+    for (const [name, last_rank] of turns) {
+      const key: KeyRef = { to_agent: agentId, kind: "turn", name };
+      await transaction(this.#dialect, this.#knex, async (trx) => {
+        await this.#dialect.gates.lockKeys(trx, [key], true);
+        await trx(this.#keys)
+          .where({ ...key })
+          .update({ last_rank });
+      });
+    }
+  }
+
+  /** Concurrency keys of a mailbox with messages, by name, in steps. */
+  async shares(agentId: string, after: string): Promise<KeyRef[]> {
+    return translated(this.#dialect, async () => {
+      const rows = (await this.#knex(this.#keys)
+        .select("name")
+        .where({ to_agent: agentId, kind: "share" })
+        .where("name", ">", after)
+        .orderBy("name")
+        .limit(200)) as Row[];
+      return rows.map((row) => ({ to_agent: agentId, kind: "share", name: String(row.name) }));
+    });
+  }
+}
+
+function defined(values: Record<string, unknown>): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined));
+}
