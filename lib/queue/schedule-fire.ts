@@ -4,6 +4,7 @@ import { type EncodedMessage, encode } from "../protocol/envelope.ts";
 import { firing } from "../protocol/schedules.ts";
 import { type DueSchedule, type ScheduleRow, ScheduleStore } from "../store/schedules.ts";
 import type { QueueCore } from "./core.ts";
+import { storedError } from "./failure.ts";
 
 /** What wakes those who fire schedules when one was set: a mailbox to which nobody sends. */
 export const SCHEDULES_CHANGED = "!schedules";
@@ -116,7 +117,7 @@ async function postpone(
 ): Promise<number> {
   const { code, message } = errorRecord(thrown);
   const delayMs = Math.min(LONGEST_POSTPONE_MS, 1_000 * 2 ** Math.min(schedule.failures, 10));
-  await store.postpone(schedule, { code, message: message.slice(0, 1_000) }, delayMs);
+  await store.postpone(schedule, storedError({ code, message }), delayMs);
   core.observers.emit([
     {
       type: "error",

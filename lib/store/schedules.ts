@@ -61,6 +61,9 @@ const TAKE: Record<DialectName, (table: string, now: string) => string> = {
     `SELECT s.*, ${now} AS now FROM ${table} s WHERE name = :name AND due_at <= ${now}`,
 };
 
+/** Rolls back a firing that another process has done meanwhile. */
+class Overtaken extends Error {}
+
 /** Schedules. Only the database's clock says what is due. */
 export class ScheduleStore {
   readonly #knex: Knex;
@@ -108,8 +111,9 @@ export class ScheduleStore {
           | Row
           | undefined;
         const before = held === undefined ? undefined : scheduleRow(held);
-        const change = decide(before, before?.now ?? (await this.#now(trx)));
-        if (change !== undefined) await this.#write(trx, name, before, change);
+        const now = before?.now ?? (await this.#now(trx));
+        const change = decide(before, now);
+        if (change !== undefined) await this.#write(trx, name, { before, now }, change);
         return (await this.get(trx, name)) as ScheduleRow;
       }),
     );
@@ -118,10 +122,9 @@ export class ScheduleStore {
   async #write(
     trx: Db,
     name: string,
-    before: ScheduleRow | undefined,
+    { before, now }: { before: ScheduleRow | undefined; now: number },
     { definition, nextRunAt, paused }: ScheduleChange,
   ): Promise<void> {
-    const now = trx.raw(this.#dialect.now);
     const pausedNow = paused === undefined ? (before?.pausedAt ?? null) !== null : paused !== false;
     const values = {
       ...(definition === undefined ? {} : columnsOf(definition)),
@@ -175,15 +178,16 @@ export class ScheduleStore {
     name: string,
     send: (trx: Db, row: ScheduleRow) => Promise<Firing & { readonly messageId: string | null }>,
   ): Promise<(Firing & { readonly now: number }) | undefined> {
-    return translated(this.#dialect, () =>
+    const fire = () =>
       transaction(this.#dialect, this.#knex, async (trx) => {
         const [found] = await query(trx, this.#take, { name });
         if (found === undefined) return undefined;
         const row = scheduleRow(found);
         const fired = await send(trx, row);
         const last = fired.dues.at(-1);
-        await trx(this.#table)
-          .where({ name })
+        // The row is locked; but whether a due time is sent twice is not left to a lock alone.
+        const moved = await trx(this.#table)
+          .where({ name, next_run_at: row.nextRunAt })
           .update({
             next_run_at: fired.next,
             due_at: fired.next,
@@ -199,13 +203,21 @@ export class ScheduleStore {
                   last_message_id: fired.messageId,
                 }),
           });
+        if (moved === 0) throw new Overtaken();
         return { ...fired, now: row.now };
-      }),
-    );
+      });
+    return translated(this.#dialect, async () => {
+      try {
+        return await fire();
+      } catch (error) {
+        if (error instanceof Overtaken) return undefined;
+        throw error;
+      }
+    });
   }
 
   /** Puts off a schedule whose firing failed, unless another process got it done. */
-  async postpone(due: DueSchedule, error: object, delayMs: number): Promise<void> {
+  async postpone(due: DueSchedule, errorText: string, delayMs: number): Promise<void> {
     await translated(this.#dialect, () =>
       retried(this.#dialect, () =>
         this.#knex(this.#table)
@@ -214,7 +226,7 @@ export class ScheduleStore {
           .update({
             due_at: this.#knex.raw(`${this.#dialect.now} + CAST(? AS bigint)`, [delayMs]),
             failures: due.failures + 1,
-            last_error: JSON.stringify(error),
+            last_error: errorText,
           }),
       ),
     );
