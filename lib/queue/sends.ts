@@ -2,6 +2,7 @@ import type { EncodedMessage } from "../protocol/envelope.ts";
 import { afterCommit } from "../store/after-commit.ts";
 import type { Db } from "../store/dialect.ts";
 import type { Sent } from "../store/messages.ts";
+import { refOf } from "../store/payloads.ts";
 import type { QueueCore } from "./core.ts";
 import { messageEvent } from "./events.ts";
 
@@ -9,11 +10,20 @@ import { messageEvent } from "./events.ts";
 export async function send(
   core: QueueCore,
   db: Db,
-  messages: readonly EncodedMessage[],
+  given: readonly EncodedMessage[],
 ): Promise<Sent[]> {
+  for (const agentId of await core.gates.refusing(db, given)) {
+    await core.breakers.refuse(db, agentId);
+  }
+  const packs = core.contents.needsPacking(given);
+  const messages = packs ? await core.contents.pack(db, given) : given;
   const placing = await core.gates.placing(db, messages);
   const sent = await core.store.send(db, messages, placing);
   const stored = messages.filter((_, n) => sent[n]?.duplicate === false);
+  if (packs && stored.length < messages.length) {
+    const twice = messages.filter((_, n) => sent[n]?.duplicate === true);
+    core.payloads.discard(twice.flatMap(keyOfContent));
+  }
   if (stored.length > 0) {
     afterCommit(db, () => {
       // What is not due yet is found by polling when it is.
@@ -31,4 +41,8 @@ export async function send(
     });
   }
   return sent;
+}
+
+function keyOfContent({ contentEncoding, contentText }: EncodedMessage): string[] {
+  return contentEncoding === "ref" ? refOf(contentText) : [];
 }
