@@ -133,6 +133,24 @@ export const ERROR_CODES = {
     severity: "error",
     remedy: "Correct the option or environment variable that the message names.",
   },
+  CONTENT_UNREADABLE: {
+    retryable: false,
+    severity: "error",
+    remedy:
+      "The stored content is damaged: ask the sender for the message again, or give the dead letter a new content with deadLetters.edit.",
+  },
+  CONTENT_MISSING: {
+    retryable: true,
+    severity: "error",
+    remedy:
+      "Put the content back into the claim-check store, or check that all processes use the same store, then redrive the message; else ask the sender for it again.",
+  },
+  CONTENT_UNAVAILABLE: {
+    retryable: true,
+    severity: "critical",
+    remedy:
+      "Check that the claim-check store answers and is the one that the senders use; messages wait until it does.",
+  },
 } as const satisfies Record<string, CodeFacts>;
 
 export type ErrorCode = keyof typeof ERROR_CODES;

@@ -13,6 +13,7 @@ export const DEAD_LETTER_REASONS = {
   hop_limit: "too many messages led to it",
   ping_pong: "two agents sent each other the same again and again",
   conversation_limit: "its conversation has too many messages",
+  unreadable_content: "its content is damaged, or is not what was sent",
   no_handler: "nobody who reads the mailbox knows its type",
 } as const;
 

@@ -13,6 +13,8 @@ export interface EncodeDefaults {
   /** The sender's own policies, by their names. */
   readonly retryPolicies?: RetryPolicies | undefined;
   readonly maxMessageBytes: number;
+  /** Of the content alone, where there is a claim-check store for it. */
+  readonly maxContentBytes?: number | undefined;
 }
 
 /** A message checked and completed: ready for the store, which adds only the database's time. */
@@ -27,9 +29,17 @@ export interface EncodedMessage
   readonly priority: number;
   readonly maxAttempts: number;
   readonly contentText: string;
+  /** What contentText stands for, once it was packed; undefined: for itself. */
+  readonly contentEncoding?: "gzip" | "ref";
   readonly headersText: string | null;
   readonly retryText: string | null;
 }
+
+const NO_STORE =
+  'Give the queue a claim-check store (`claimCheck: { store: new FileClaimCheckStore("…") }`, or OUTBOX_CLAIM_CHECK_DIR), which takes 100 MB; or raise maxMessageBytes; or store the data elsewhere and send a reference to it.';
+const TOO_LARGE_FOR_STORE =
+  "Raise claimCheck.maxBytes, or store the data elsewhere and send a reference to it.";
+const HEADERS_TOO_LARGE = "Put the data into the content, or raise maxMessageBytes.";
 
 /**
  * Checks a message and fills in what was left out.
@@ -42,7 +52,9 @@ export function encode(input: unknown, defaults: EncodeDefaults, what = "message
   }
   const given = input instanceof AgentMessage ? input.toInput() : input;
   const { content, headers: head, retry, ...fields } = parse(messageSchema, given, what);
-  const contentText = jsonDocument(content, `${what}.content`, defaults.maxMessageBytes);
+  const { maxMessageBytes, maxContentBytes = maxMessageBytes } = defaults;
+  const remedy = defaults.maxContentBytes === undefined ? NO_STORE : TOO_LARGE_FOR_STORE;
+  const contentText = jsonDocument(content, `${what}.content`, maxContentBytes, remedy);
   // A name of the sender's own means nothing to others: the policy itself travels.
   knownChoice(retry, `${what}.retry`, defaults.retryPolicies);
   const rule = ruleOf(retry, defaults.retryPolicies);
@@ -62,6 +74,8 @@ export function encode(input: unknown, defaults: EncodeDefaults, what = "message
     }),
     contentText,
     headersText:
-      head === undefined ? null : jsonDocument(head, `${what}.headers`, defaults.maxMessageBytes),
+      head === undefined
+        ? null
+        : jsonDocument(head, `${what}.headers`, maxMessageBytes, HEADERS_TOO_LARGE),
   };
 }

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { claimCheckSchema, compressSchema } from "./claim-check.ts";
 import {
   type RetryPoliciesInput,
   type RetryPolicyInput,
@@ -25,6 +26,10 @@ export const queueOptionsSchema = z.strictObject({
   retryPolicies: retryPoliciesSchema.default({}),
   /** The most that content and headers may take as UTF-8 JSON, in bytes. Default 1,000,000. */
   maxMessageBytes: positiveInt(1_000_000_000).default(1_000_000),
+  /** False: contents are stored as they are. Default: gzip above 8,192 bytes, where it saves a tenth or more. */
+  compress: compressSchema,
+  /** Where contents go that are too large for a row. Default: nowhere, they are refused. */
+  claimCheck: claimCheckSchema.optional(),
   /** How long finished messages are kept, in milliseconds; 0: not at all. Default seven days. */
   archiveRetentionMs: durationMs().default(7 * DAY_MS),
   /** How long dead letters are kept, in milliseconds; 0: until someone redrives or discards them. Default 0. */
@@ -90,3 +95,13 @@ export const delaySchema = durationMs();
 /** The bounds of a lease, wherever one is given. */
 export const leaseSchema = receiveOptionsSchema.shape.leaseMs.unwrap();
 export const messageListSchema = z.array(z.unknown(), "expected an array of messages");
+
+export const sweepPayloadsSchema = z.strictObject({
+  /** Only what was stored longer ago than this, in milliseconds; at least a minute. Default one day. */
+  olderThanMs: durationMs(60_000).optional(),
+  /** Only count what would be deleted. Default false. */
+  dryRun: z.boolean().optional(),
+  /** Ends it between two contents. */
+  signal: z.instanceof(AbortSignal).optional(),
+});
+export type SweepPayloadsOptions = z.input<typeof sweepPayloadsSchema>;

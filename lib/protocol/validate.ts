@@ -159,7 +159,7 @@ const UNSTORABLE = /(?<!\\)(?:\\\\)*\\u(?:0000|d[89a-f][0-9a-f]{2})/;
  *
  * @throws ValidationFailed for what JSON cannot hold, PayloadTooLarge above `maxBytes` of UTF-8.
  */
-export function jsonText(value: unknown, what: string, maxBytes: number): string {
+export function jsonText(value: unknown, what: string, maxBytes: number, remedy?: string): string {
   checkJson(value, what, 0);
   let text: string | undefined;
   try {
@@ -178,17 +178,23 @@ export function jsonText(value: unknown, what: string, maxBytes: number): string
   if (bytes > maxBytes) {
     throw new PayloadTooLarge(`${what}: ${bytes} bytes are more than the limit of ${maxBytes}`, {
       details: { bytes, maxBytes },
+      ...(remedy === undefined ? {} : { recoverySuggestion: remedy }),
     });
   }
   return text;
 }
 
 /** JSON text of an object or array: SQL Server's JSON functions take no bare scalars. */
-export function jsonDocument(value: unknown, what: string, maxBytes: number): string {
+export function jsonDocument(
+  value: unknown,
+  what: string,
+  maxBytes: number,
+  remedy?: string,
+): string {
   if (value === null || typeof value !== "object") {
     refuse(what, `expected an object or an array, got ${shown(value)}; wrap it: { value: … }`);
   }
-  const text = jsonText(value, what, maxBytes);
+  const text = jsonText(value, what, maxBytes, remedy);
   if (text[0] !== "{" && text[0] !== "[") {
     refuse(what, "becomes a bare value in JSON; wrap it: { value: … }");
   }

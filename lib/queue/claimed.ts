@@ -8,6 +8,8 @@ import { ownRetry, type RetryChoice } from "../protocol/retry.ts";
 import type { DeliveryMode, MessageKind } from "../protocol/types.ts";
 import type { ClaimedRow } from "../store/dialect.ts";
 import type { Sent } from "../store/messages.ts";
+import { refOf } from "../store/payloads.ts";
+import type { Packed } from "./content.ts";
 
 /** Writes join this transaction of the caller's, where one is given. */
 export interface TxOption {
@@ -69,6 +71,8 @@ export class ClaimedMessage extends AgentMessage {
   readonly #since = performance.now();
   readonly #leaseMs: number;
   readonly #settler: Settler;
+  #packed: Packed | null;
+  #contentKey: string | null = null;
 
   constructor(row: ClaimedRow, leaseMs: number, settler: Settler) {
     super({
@@ -109,6 +113,10 @@ export class ClaimedMessage extends AgentMessage {
     this.#claimedAt = row.visible_at - leaseMs;
     this.#leaseMs = leaseMs;
     this.#settler = settler;
+    this.#packed =
+      row.content_encoding === null
+        ? null
+        : { messageId: row.message_id, encoding: row.content_encoding, stored: row.content };
   }
 
   /** @internal How long this process has had it, in milliseconds; null for a claim that was taken up by its id. */
@@ -159,6 +167,23 @@ export class ClaimedMessage extends AgentMessage {
    */
   reply(content: Content | object, options: ReplyOptions = {}): Promise<Sent> {
     return this.#settler.reply(this, content, options);
+  }
+
+  /** @internal What the row has in place of the content, as long as that was not fetched. */
+  get packed(): Packed | null {
+    return this.#packed;
+  }
+
+  /** @internal Where the content was fetched from, for when the message ends. */
+  get contentKey(): string | null {
+    return this.#contentKey;
+  }
+
+  /** @internal */
+  noteContent(content: Content): void {
+    (this as { content: Content }).content = content;
+    if (this.#packed?.encoding === "ref") [this.#contentKey = null] = refOf(this.#packed.stored);
+    this.#packed = null;
   }
 
   /** @internal The database's clock is followed by the time that passed here, not by this machine's clock. */

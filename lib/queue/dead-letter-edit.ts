@@ -12,7 +12,7 @@ import { id, jsonDocument, parse } from "../protocol/validate.ts";
 import type { Row } from "../store/sql.ts";
 import type { QueueCore } from "./core.ts";
 import { fieldsOf } from "./events.ts";
-import { type DeadLetter, deadLetter } from "./stored.ts";
+import { completed, type DeadLetter, deadLetter } from "./stored.ts";
 
 export interface DeadLetterEdited {
   messageId: string;
@@ -80,7 +80,7 @@ export async function editDeadLetter(
     );
   }
   if (!replay) {
-    const letter = deadLetter(row, core.store.parseJson);
+    const letter = await completed(core, deadLetter(row, core.store.parseJson), row, true);
     return { messageId: message, deadLetter: letter, replayed: false };
   }
   const fields = fieldsOf(row as Parameters<typeof fieldsOf>[0]);

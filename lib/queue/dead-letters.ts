@@ -17,11 +17,11 @@ import { given } from "../protocol/given.ts";
 import { id, parse } from "../protocol/validate.ts";
 import type { DeadLetterFilter } from "../store/dead-letter-walk.ts";
 import type { DeadLetterStep } from "../store/dead-letters.ts";
-import { int } from "../store/sql.ts";
+import { int, type Row } from "../store/sql.ts";
 import type { QueueCore } from "./core.ts";
 import { type DeadLetterEdited, editDeadLetter } from "./dead-letter-edit.ts";
 import { fieldsOf } from "./events.ts";
-import { type DeadLetter, deadLetter } from "./stored.ts";
+import { completed, type DeadLetter, deadLetter } from "./stored.ts";
 
 /** How many of those that would go a dry run shows. */
 const SAMPLE = 10;
@@ -89,14 +89,18 @@ export class DeadLetters {
 
   async #letters(filter: DeadLetterFilter, limit: number, afterSeq = 0): Promise<DeadLetter[]> {
     const rows = await this.#core.dead.list(filter, limit, afterSeq);
-    return rows.map((row) => deadLetter(row, this.#core.store.parseJson));
+    return Promise.all(rows.map((row) => this.#letter(row, false)));
+  }
+
+  #letter(row: Row, fetch: boolean): Promise<DeadLetter> {
+    return completed(this.#core, deadLetter(row, this.#core.store.parseJson), row, fetch);
   }
 
   /** One dead letter by its message's id, or null. */
   async get(messageId: string): Promise<DeadLetter | null> {
     const message = parse(id, messageId, "messageId");
     const [row] = await this.#core.dead.get(await this.#core.db(), message);
-    return row === undefined ? null : deadLetter(row, this.#core.store.parseJson);
+    return row === undefined ? null : this.#letter(row, true);
   }
 
   /** What fails, by its cause: see DeadLetterGroup. */
@@ -183,6 +187,7 @@ export class DeadLetters {
     const bulk = await run(steps, { signal, onProgress }, (rows) => {
       const fields = rows.map((row) => fieldsOf(row as Parameters<typeof fieldsOf>[0]));
       this.#core.tell(db, "cancelled", fields, "discarded");
+      this.#core.payloads.releaseRows(db, rows);
       discarded += rows.length;
     });
     return { discarded, ...bulk };

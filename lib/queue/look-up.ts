@@ -2,7 +2,13 @@ import type { Db } from "../store/dialect.ts";
 import { doomOf } from "../store/envelope-columns.ts";
 import { int, type Row } from "../store/sql.ts";
 import type { QueueCore } from "./core.ts";
-import { archivedMessage, deadLetter, liveMessage, type StoredMessage } from "./stored.ts";
+import {
+  archivedMessage,
+  completed,
+  deadLetter,
+  liveMessage,
+  type StoredMessage,
+} from "./stored.ts";
 
 /** The message wherever it is: among the live, the dead or the finished. */
 export async function findMessage(
@@ -12,11 +18,13 @@ export async function findMessage(
 ): Promise<StoredMessage | null> {
   const json = core.store.parseJson;
   const [live] = await core.store.live(db, messageId);
-  if (live !== undefined) return liveMessage(live, json, await core.store.now(db));
+  if (live !== undefined) {
+    return completed(core, liveMessage(live, json, await core.store.now(db)), live, true);
+  }
   const [dead] = await core.dead.get(db, messageId);
-  if (dead !== undefined) return deadLetter(dead, json);
+  if (dead !== undefined) return completed(core, deadLetter(dead, json), dead, true);
   const [done] = await core.store.archived(db, messageId);
-  return done === undefined ? null : archivedMessage(done, json);
+  return done === undefined ? null : completed(core, archivedMessage(done, json), done, true);
 }
 
 /** The row of a claim: of the one with this receipt, or of the one that the agent holds now. */

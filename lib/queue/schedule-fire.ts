@@ -30,6 +30,7 @@ export function encoded({ options }: QueueCore, message: object): EncodedMessage
     fromAgent: options.agentId,
     maxAttempts: options.retryPolicy.maxAttempts,
     maxMessageBytes: options.maxMessageBytes,
+    maxContentBytes: options.claimCheck?.maxBytes,
   });
 }
 

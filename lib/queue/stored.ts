@@ -1,10 +1,13 @@
 import type { ErrorRecord } from "../errors.ts";
+import type { ContentRef } from "../protocol/claim-check.ts";
 import type { DeadLetterReason, FailedRun } from "../protocol/dead-letters.ts";
 import type { Content, Headers } from "../protocol/message-input.ts";
 import type { DeliveryMode } from "../protocol/types.ts";
 import { ORIGIN_HEADER } from "../store/dead-letters.ts";
 import type { ParseJson } from "../store/rows.ts";
 import { int, intOrNull, type Row } from "../store/sql.ts";
+import { contentRef } from "./content.ts";
+import type { QueueCore } from "./core.ts";
 
 /** Where a message is. `leased` ends by itself: a lease that has passed reads as `ready`. */
 export type MessageState =
@@ -25,7 +28,10 @@ export interface StoredMessage {
   originalType: string | null;
   kind: string;
   priority: number;
-  content: Content;
+  /** Null where it lies in a claim-check store and was not fetched, or cannot be read. */
+  content: Content | null;
+  /** Where the content lies, in a claim-check store; null: in the database. */
+  contentRef: ContentRef | null;
   headers: Headers;
   correlationId: string | null;
   causationId: string | null;
@@ -75,8 +81,9 @@ export interface DeadLetter extends StoredMessage {
   originalAgent: string;
 }
 
+const optional = (value: unknown) => (value === undefined ? null : (value as string | null));
+
 function common(row: Row, json: ParseJson) {
-  const optional = (value: unknown) => (value === undefined ? null : (value as string | null));
   return {
     messageId: String(row.message_id),
     fromAgent: String(row.from_agent),
@@ -85,7 +92,8 @@ function common(row: Row, json: ParseJson) {
     originalType: optional(row.original_type),
     kind: String(row.kind),
     priority: int(row.priority),
-    content: json(row.content) as Content,
+    content: optional(row.content_encoding) === null ? (json(row.content) as Content) : null,
+    contentRef: row.content_encoding === "ref" ? contentRef(json(row.content)) : null,
     headers: (json(row.headers) ?? {}) as Headers,
     correlationId: optional(row.correlation_id),
     causationId: optional(row.causation_id),
@@ -108,6 +116,22 @@ function common(row: Row, json: ParseJson) {
 }
 
 const STATES: readonly MessageState[] = ["ready", "scheduled", "blocked"];
+
+/** Fills in a content that the row only stands for; one in a claim-check store only with `fetch`. */
+export async function completed<M extends StoredMessage>(
+  core: QueueCore,
+  message: M,
+  row: Row,
+  fetch: boolean,
+): Promise<M> {
+  const encoding = optional(row.content_encoding);
+  if (encoding === null || (encoding === "ref" && !fetch)) return message;
+  const stored = core.store.parseJson(row.content);
+  const { messageId } = message;
+  // Who asks about a message is told all the rest of it, whatever became of its content.
+  const content = await core.contents.unpack({ messageId, encoding, stored }).catch(() => null);
+  return { ...message, content };
+}
 
 export function liveMessage(row: Row, json: ParseJson, now: number): StoredMessage {
   const visibleAt = int(row.visible_at);

@@ -22,10 +22,15 @@ export async function upkeep(
   { schedules = true }: { schedules?: boolean } = {},
 ): Promise<UpkeepReport> {
   const { archiveRetentionMs } = core.options;
+  core.payloads.sweepInTurn();
   return {
     expired: await core.buryExpired(STEP),
     archivePurged:
-      archiveRetentionMs > 0 ? await core.upkeep.purgeArchive(archiveRetentionMs, STEP) : 0,
+      archiveRetentionMs > 0
+        ? await core.upkeep.purgeArchive(archiveRetentionMs, STEP, (rows) =>
+            core.payloads.releaseRows(core.knex, rows),
+          )
+        : 0,
     dedupePurged: await core.upkeep.purgeDedupe(STEP),
     schedulesFired: schedules ? (await fireDueSchedules(core, SCHEDULES)).fired : 0,
   };

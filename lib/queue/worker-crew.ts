@@ -1,5 +1,6 @@
 import { LeaseLost } from "../errors.ts";
 import type { QueueCore } from "./core.ts";
+import { load } from "./load.ts";
 import type { HandlerRetry } from "./retries.ts";
 import type { LeaseKeeper } from "./worker-leases.ts";
 import type { Reports } from "./worker-reports.ts";
@@ -21,6 +22,12 @@ export interface CrewOptions {
   readonly changed: () => void;
   /** Called when a message of this mailbox is known to fall due after so long. */
   readonly dueAfter: (ms: number) => void;
+}
+
+interface Failure {
+  readonly error: unknown;
+  /** The handler was not called: the content could not be fetched, or it took too long. */
+  readonly before?: "loaded" | "started";
 }
 
 /** The runs in a worker's hands: starts them in order, a bounded number at once, and settles how they end. */
@@ -144,11 +151,12 @@ export class Crew {
   async #run(run: Run): Promise<void> {
     run.state = "running";
     const begun = performance.now();
-    let failure: { error: unknown } | undefined;
+    let failure: Failure | undefined;
     // The caller notes this run first: a handler may be done before it returns.
     await undefined;
     try {
-      await this.#options.handler(run.message, run.context);
+      if (run.message.packed !== null) failure = await this.#load(run);
+      if (failure === undefined) await this.#options.handler(run.message, run.context);
     } catch (error) {
       failure = { error };
     }
@@ -160,6 +168,18 @@ export class Crew {
     this.#running.delete(run);
     this.#startWaiting();
     this.#options.changed();
+  }
+
+  /** What keeps the handler from being called: the content did not come, or too late. */
+  async #load(run: Run): Promise<Failure | undefined> {
+    try {
+      await load(this.#options.core, run.message);
+    } catch (error) {
+      return { error, before: "loaded" };
+    }
+    return run.lost || run.signal.aborted || run.expired
+      ? { error: undefined, before: "started" }
+      : undefined;
   }
 
   /** Waited for by a stop. `settled` must not reject. */
@@ -178,7 +198,7 @@ export class Crew {
     await this.giveBack([run]).catch(() => undefined);
   }
 
-  async #end(run: Run, failure: { error: unknown } | undefined, tookMs: number): Promise<void> {
+  async #end(run: Run, failure: Failure | undefined, tookMs: number): Promise<void> {
     // Given back at the stop's deadline: what the handler did after that counts for nothing.
     if (run.state === "ended") return;
     run.state = "settling";
@@ -189,7 +209,7 @@ export class Crew {
     this.#forget(run);
   }
 
-  async #settle(run: Run, failure: { error: unknown } | undefined, tookMs: number): Promise<void> {
+  async #settle(run: Run, failure: Failure | undefined, tookMs: number): Promise<void> {
     const { core, reports, settlement } = this.#options;
     const { message } = run;
     if (run.lost) {
@@ -211,8 +231,17 @@ export class Crew {
       return;
     }
     // Not the message's fault: the database was away too long, or the worker stops.
-    if (run.signal.aborted) {
+    if (run.signal.aborted || failure.before === "started") {
       await this.giveBack([run]);
+      return;
+    }
+    if (failure.before === "loaded") {
+      this.counts.failed++;
+      reports.tell(failure.error, "load", message);
+      await settlement.settle(
+        () => core.notLoaded(message, failure.error),
+        () => undefined,
+      );
       return;
     }
     reports.tell(failure.error, "handle", message);

@@ -2,8 +2,8 @@ import { errorRecord } from "../errors.ts";
 import type { ClaimedMessage } from "./claimed.ts";
 import type { QueueCore } from "./core.ts";
 
-/** What a worker was doing when an error met it. `handle` is the handler's own failure. */
-export type WorkActivity = "claim" | "handle" | "extend" | "settle";
+/** What a worker was doing when an error met it. `load`: a large content; `handle` is the handler's own failure. */
+export type WorkActivity = "claim" | "load" | "handle" | "extend" | "settle";
 
 export interface WorkErrorContext {
   readonly agentId: string;

@@ -341,7 +341,7 @@ function rowsOf(messages: readonly EncodedMessage[], placing: Placing | undefine
       retry: message.retryText,
       hops: message.hops ?? null,
       trail: null,
-      content_encoding: null,
+      content_encoding: message.contentEncoding ?? null,
       lane: placing?.laneOf(message.messageType, to_agent) ?? "",
       rank: null,
       aging_ms: placing?.agingMs(to_agent) ?? null,

@@ -1,5 +1,6 @@
 import type { Knex } from "knex";
 import type { Db, Dialect } from "./dialect.ts";
+import { REF } from "./payloads.ts";
 import { int, intOrNull, query, type Row, translated } from "./sql.ts";
 
 /** Beyond this many rows of one state, stats say "at least": their cost must not grow with the backlog. */
@@ -167,8 +168,12 @@ export class UpkeepStore {
   }
 
   /** Deletes at most `limit` finished messages older than the retention. */
-  async purgeArchive(retentionMs: number, limit: number): Promise<number> {
-    return this.#purge("archive", "seq", "finished_at", retentionMs, limit);
+  async purgeArchive(
+    retentionMs: number,
+    limit: number,
+    gone: (rows: Row[]) => void,
+  ): Promise<number> {
+    return this.#purge("archive", "seq", "finished_at", retentionMs, limit, gone);
   }
 
   async purgeDedupe(limit: number): Promise<number> {
@@ -181,23 +186,26 @@ export class UpkeepStore {
     column: string,
     olderThanMs: number,
     limit: number,
+    gone?: (rows: Row[]) => void,
   ): Promise<number> {
     const table = this.#table(name);
     return translated(this.#dialect, async () => {
       const old = (await this.#knex(table)
-        .select(key)
+        .select(key, ...(gone === undefined ? [] : [this.#knex.raw(REF)]))
         .whereRaw(`${column} <= ${this.#dialect.now} - CAST(? AS bigint)`, [olderThanMs])
         .orderBy(column)
         .limit(limit)) as Row[];
       if (old.length === 0) return 0;
       // The time is asked again: a dedupe key may have been taken anew since.
-      return this.#knex(table)
+      const deleted = await this.#knex(table)
         .whereIn(
           key,
           old.map((row) => row[key] as string | number),
         )
         .whereRaw(`${column} <= ${this.#dialect.now} - CAST(? AS bigint)`, [olderThanMs])
         .del();
+      gone?.(old);
+      return deleted;
     });
   }
 
