@@ -27,7 +27,8 @@ export interface Send {
   readonly op: string;
   readonly messages: readonly SentMessage[];
   readonly fate: "committed" | "not_sent" | "unknown";
-  readonly duplicates: readonly boolean[];
+  /** Known of a committed one. */
+  readonly stored: readonly boolean[];
 }
 
 /** A history, joined: what was asked with what was answered. */
@@ -54,7 +55,7 @@ export class Index {
     this.sends = all("send").map(({ op, messages }) => {
       const answer = answers.get(op);
       const fate = answer ? "committed" : refused.has(op) ? "not_sent" : "unknown";
-      return { op, messages, fate, duplicates: answer?.duplicates ?? [] };
+      return { op, messages, fate, stored: answer?.stored ?? [] };
     });
     this.sent = new Map(
       this.sends.flatMap(({ messages }) => messages.map((message) => [message.messageId, message])),

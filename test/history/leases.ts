@@ -8,8 +8,8 @@ export interface Held {
   readonly until: Moment;
 }
 
-/** The database's clock and the machine's may drift apart by this much within a lease, in milliseconds. */
-const DRIFT_MS = 50;
+/** The database's clock tells whole milliseconds, and is steered against the machine's monotonic one. */
+const certain = (leaseMs: number) => leaseMs - 5 - leaseMs / 100;
 
 /**
  * From when the claim was answered to when the first call that could end it was sent, and no longer than the
@@ -23,23 +23,25 @@ export function certainlyHeld(index: Index): Held[] {
     const settles = (index.settlesOf.get(claim.seq) ?? [])
       .filter(({ receipt }) => receipt === claim.receipt)
       .sort((a, b) => a.askedAt - b.askedAt);
-    return segments(claim, claim.askedAt + claim.leaseMs, settles)
+    return segments(claim, claim.askedAt + certain(claim.leaseMs), settles)
       .map(({ from, until }) => ({ claim, from, until: Math.min(until, cancelled) }))
       .filter(({ from, until }) => from < until);
   });
 }
 
 function segments(claim: KnownClaim, leaseEnd: Moment, settles: readonly Settle[]) {
-  const held = [{ from: claim.at, until: leaseEnd - DRIFT_MS }];
+  const held = [{ from: claim.at, until: leaseEnd }];
+  const noLaterThan = (end: Moment) => {
+    for (const segment of held) segment.until = Math.min(segment.until, end);
+  };
   for (const settle of settles) {
-    const current = held.at(-1) as { from: Moment; until: Moment };
     if (settle.kind !== "extend") {
-      current.until = Math.min(current.until, settle.askedAt);
+      noLaterThan(settle.askedAt);
       return held;
     }
     // An extension may also make the lease shorter, and one whose answer is lost may have.
-    const extended = settle.askedAt + (settle.leaseMs ?? 0) - DRIFT_MS;
-    current.until = Math.min(current.until, extended);
+    const extended = settle.askedAt + certain(settle.leaseMs ?? 0);
+    noLaterThan(extended);
     if (settle.outcome === "extended" && settle.answeredAt !== undefined) {
       held.push({ from: settle.answeredAt, until: extended });
     }

@@ -107,6 +107,25 @@ export const PLANTED_FLOW: readonly Planted[] = [
   },
   {
     rule: "limit",
+    title: "a claim that was extended counts once",
+    holds: (s) =>
+      s
+        .limit(TWO)
+        .sends(["m1", "m2"], "unknown")
+        .claims(1, 1)
+        .settles("extend", 1, 1, "extended", 10_000)
+        .claims(2, 1),
+    breaks: (s) =>
+      s
+        .limit(TWO)
+        .sends(["m1", "m2", "m3"], "unknown")
+        .claims(1, 1)
+        .settles("extend", 1, 1, "extended", 10_000)
+        .claims(2, 1)
+        .claims(3, 1),
+  },
+  {
+    rule: "limit",
     title: "per concurrency key, by the journal, over a lease made longer too late",
     holds: (s) =>
       s

@@ -35,6 +35,16 @@ export const PLANTED_MESSAGES: readonly Planted[] = [
     breaks: (s) => s.lives(2).claims(1, 1),
   },
   {
+    rule: "never_sent",
+    title: "a dedupe key's second message is not stored",
+    holds: (s) => s.lives(1).sends(["m2"], "sent", { stored: [false] }),
+    breaks: (s) =>
+      s
+        .lives(1)
+        .sends(["m2"], "sent", { stored: [false] })
+        .ends(2, "live"),
+  },
+  {
     rule: "torn_batch",
     title: "an uncertain batch is there or not",
     holds: (s) =>
@@ -91,6 +101,25 @@ export const PLANTED_MESSAGES: readonly Planted[] = [
         .settles("extend", 1, 1, "extended", 5_000)
         .passes(600)
         .claims(1, 2)
+        .ends(1, "live"),
+  },
+  {
+    rule: "two_leases",
+    title: "what ends an extended lease ends all of it",
+    holds: (s) =>
+      s
+        .sends(["m1"])
+        .claims(1, 1)
+        .settles("extend", 1, 1, "extended", 5_000)
+        .settles("nack", 1, 1, "retried")
+        .claims(1, 3)
+        .ends(1, "live"),
+    breaks: (s) =>
+      s
+        .sends(["m1"])
+        .claims(1, 1)
+        .settles("extend", 1, 1, "extended", 5_000)
+        .claims(1, 3)
         .ends(1, "live"),
   },
   {

@@ -94,8 +94,7 @@ export class Recorder {
     this.#write({ e: "send", op, messages });
     await this.#answered(op, async () => {
       if (how === "plain") {
-        const sent = await this.#queue.sendMessages(inputs);
-        this.#write({ e: "sent", op, duplicates: sent.map(({ duplicate }) => duplicate) });
+        this.#write({ e: "sent", op, stored: own(inputs, await this.#queue.sendMessages(inputs)) });
         return;
       }
       let refused = false;
@@ -106,7 +105,7 @@ export class Recorder {
           if (refused) throw new RolledBack();
           return answer;
         });
-        this.#write({ e: "sent", op, duplicates: sent.map(({ duplicate }) => duplicate) });
+        this.#write({ e: "sent", op, stored: own(inputs, sent) });
       } catch (error) {
         // Before COMMIT was sent nothing can have been stored, whatever became of the ROLLBACK.
         if (!refused) throw error;
@@ -199,6 +198,11 @@ export class Recorder {
   #write(entry: Unstamped<Entry>): void {
     this.#log.write({ ...entry, at: moment() } as Entry);
   }
+}
+
+/** Which of them are stored under their own id. */
+function own(inputs: readonly Input[], sent: readonly { messageId: string }[]): boolean[] {
+  return inputs.map(({ messageId }, n) => sent[n]?.messageId === messageId);
 }
 
 function claimOf(message: ClaimedMessage): Claim {

@@ -114,7 +114,8 @@ function* overLimit(index: Index, held: readonly Held[], limit: Limit): Generato
   for (const [group, ofGroup] of groups) {
     if (group === undefined) continue;
     for (const { begins, others } of sweep(ofGroup)) {
-      const count = others.length + 1;
+      // A claim that was extended is held in parts, which overlap.
+      const count = new Set([...others, begins].map(({ claim }) => claim.seq)).size;
       if (count <= limit.max) continue;
       const all = [...others, begins].map(name).join(", ");
       yield { rule: "limit", what: `${JSON.stringify(limit)} ${group}: ${count} held: ${all}` };

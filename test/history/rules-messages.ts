@@ -12,7 +12,7 @@ function* lost({ sends, history, redrives }: Index): Generator<Violation> {
   const found = new Set(history.final.map((row) => place(row.messageId, row.mailbox)));
   const somewhere = new Set(history.final.map(({ messageId }) => messageId));
   for (const send of sends) {
-    const stored = send.messages.filter((_, n) => !send.duplicates[n]);
+    const stored = send.messages.filter((_, n) => send.stored[n] ?? true);
     const wanted = stored.flatMap(({ messageId, toAgent }) =>
       // An operator may have sent it to another mailbox.
       toAgent.map((to) => ({
@@ -33,8 +33,10 @@ function* lost({ sends, history, redrives }: Index): Generator<Violation> {
 
 function* invented({ sends, claims, history }: Index): Generator<Violation> {
   const possible = new Set(
-    sends.flatMap(({ fate, messages }) =>
-      fate === "not_sent" ? [] : messages.map(({ messageId }) => messageId),
+    sends.flatMap(({ fate, messages, stored }) =>
+      messages
+        .filter((_, n) => fate === "unknown" || (fate === "committed" && stored[n]))
+        .map(({ messageId }) => messageId),
     ),
   );
   const seen = new Map<string, string>();
@@ -42,7 +44,10 @@ function* invented({ sends, claims, history }: Index): Generator<Violation> {
   for (const claim of claims) seen.set(claim.messageId, "claimed");
   for (const [messageId, where] of seen) {
     if (!possible.has(messageId)) {
-      yield { rule: "never_sent", what: `${messageId} (${where}) was never sent, or rolled back` };
+      yield {
+        rule: "never_sent",
+        what: `${messageId} (${where}) was never sent, rolled back, or a duplicate`,
+      };
     }
   }
 }

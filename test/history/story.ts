@@ -17,7 +17,7 @@ const MAILBOX = "box";
 /** The database's clock in a story: as far from the machine's as in life. */
 const EPOCH = 1_800_000_000_000;
 
-type Details = Partial<SentMessage>;
+type Details = Partial<SentMessage> & { stored?: boolean[] };
 
 /** Tells a history call by call, a millisecond each, so that a test can tell one that holds beside one that does not. */
 export class Story {
@@ -66,12 +66,13 @@ export class Story {
     const op = this.#op();
     const messages = ids.map((messageId) => {
       this.#details.set(messageId, more);
-      return { messageId, toAgent: [MAILBOX], messageType: "NOTE", ...more };
+      const { stored: _, ...fields } = more;
+      return { messageId, toAgent: [MAILBOX], messageType: "NOTE", ...fields };
     });
     this.#entries.push({ e: "send", at: this.#tick(), op, messages });
     const at = this.#tick();
     if (fate === "sent")
-      this.#entries.push({ e: "sent", at, op, duplicates: ids.map(() => false) });
+      this.#entries.push({ e: "sent", at, op, stored: more.stored ?? ids.map(() => true) });
     else if (fate === "not_sent") this.#entries.push({ e: "not_sent", at, op });
     else this.#entries.push({ e: "unknown", at, op, error: "the connection broke" });
     return this;

@@ -30,7 +30,8 @@ export type SettleKind = "ack" | "nack" | "defer" | "extend" | "deadLetter";
 /** `op` joins what was asked and what was answered; an `op` without an answer may have happened or not. */
 export type Entry =
   | { e: "send"; at: Moment; op: string; messages: readonly SentMessage[] }
-  | { e: "sent"; at: Moment; op: string; duplicates: readonly boolean[] }
+  /** Per message: stored under its id, now or by an earlier call; false where a dedupe key stood for it. */
+  | { e: "sent"; at: Moment; op: string; stored: readonly boolean[] }
   /** Certainly not stored: refused, or its transaction was rolled back by the caller. */
   | { e: "not_sent"; at: Moment; op: string }
   | { e: "look"; at: Moment; op: string; mailbox: string; leaseMs: number }

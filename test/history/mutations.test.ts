@@ -1,0 +1,37 @@
+import { expect, it } from "vitest";
+import { eachDatabase } from "../support/databases.ts";
+import { check } from "./checker.ts";
+import { type Draft, MUTATIONS } from "./mutations.ts";
+import { Random, seedOfRun } from "./random.ts";
+import { recorded } from "./recorded.ts";
+import { RULES } from "./types.ts";
+
+const seed = seedOfRun();
+/** Each kind of damage is done at so many places, one at a time. */
+const PLACES = 5;
+/** Only a story has these: here no bucket is, and handlers write no effects twice. */
+const NOT_HERE = ["bucket"];
+
+eachDatabase(`a recorded history (SEED=${seed})`, (database) => {
+  it("is sound, and every kind of damage to it is noticed wherever it is", async () => {
+    const history = await recorded(database.knex(), seed, 150);
+    expect(check(history)).toEqual([]);
+    const { limits = [] } = history;
+    const keptJournal = (history.journal ?? []).length > 0;
+    for (const { name, rule, spoil } of MUTATIONS) {
+      for (let place = 0; place < PLACES; place++) {
+        const draft: Draft = structuredClone({ journal: [], effects: [], ...history }) as Draft;
+        const spoilt = spoil(draft, new Random(seed + place));
+        if (name.includes("journal") && !keptJournal) continue;
+        expect(spoilt, `${name}: nothing of the kind in this history`).toBe(true);
+        const found = check({ ...draft, limits }).map((violation) => violation.rule);
+        expect(found, `${name}, place ${place}`).toContain(rule);
+      }
+    }
+  });
+});
+
+it("the kinds of damage cover the rules", () => {
+  const covered = new Set(MUTATIONS.map(({ rule }) => rule));
+  expect(RULES.filter((rule) => !covered.has(rule))).toEqual(NOT_HERE);
+});

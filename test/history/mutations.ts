@@ -1,0 +1,325 @@
+import type { Random } from "./random.ts";
+import type { Change, Claim, Effect, Entry, EntryOf, FinalMessage, Rule } from "./types.ts";
+
+type Writable<T> = T extends unknown ? { -readonly [K in keyof T]: T[K] } : never;
+
+/** A copy of a history that may be spoilt. */
+export interface Draft {
+  entries: Writable<Entry>[];
+  final: Writable<FinalMessage>[];
+  journal: Writable<Change>[];
+  effects: Effect[];
+}
+
+export interface Mutation {
+  readonly name: string;
+  readonly rule: Rule;
+  /** Spoils one place; false where the history has none of its kind. */
+  readonly spoil: (draft: Draft, random: Random) => boolean;
+}
+
+type Written<E extends Entry["e"]> = Writable<EntryOf<E>>;
+
+function all<E extends Entry["e"]>(draft: Draft, e: E): Written<E>[] {
+  return draft.entries.filter((entry): entry is Written<E> => entry.e === e);
+}
+
+function answerTo<E extends Entry["e"]>(draft: Draft, e: E, op: string): Written<E> | undefined {
+  return all(draft, e).find((entry) => entry.op === op);
+}
+
+function without<T>(values: T[], value: T): void {
+  values.splice(values.indexOf(value), 1);
+}
+
+interface Acked {
+  readonly settle: Written<"settle">;
+  readonly settled: Written<"settled">;
+  readonly claimed: Written<"claimed">;
+  readonly claim: Claim;
+}
+
+/** Single acknowledgements that succeeded, with the claim of each; nothing else was done with it. */
+function acks(draft: Draft): Acked[] {
+  const cancelled = new Set(all(draft, "cancel").map(({ messageId }) => messageId));
+  const settles = all(draft, "settle");
+  return settles.flatMap((settle) => {
+    const [key] = settle.claims;
+    const others = settles.filter(({ claims }) =>
+      claims.some(({ seq, receipt }) => seq === key?.seq && receipt === key.receipt),
+    );
+    if (others.length > 1) return [];
+    const settled = answerTo(draft, "settled", settle.op);
+    if (settled?.outcomes.length !== 1 || settled.outcomes[0] !== "acked") return [];
+    for (const claimed of all(draft, "claimed")) {
+      const claim = claimed.claims.find(
+        ({ seq, receipt }) => seq === key?.seq && receipt === key.receipt,
+      );
+      if (claim === undefined || cancelled.has(claim.messageId)) continue;
+      return [{ settle, settled, claimed, claim }];
+    }
+    return [];
+  });
+}
+
+/** Does it with one of them, by chance. */
+function some<T>(random: Random, values: readonly T[], run: (value: T) => void): boolean {
+  if (values.length === 0) return false;
+  run(random.pick(values));
+  return true;
+}
+
+/** Committed messages, one recipient each, that are where they should be. */
+function stored(draft: Draft): { send: Written<"send">; row: Writable<FinalMessage> }[] {
+  return all(draft, "send").flatMap((send) => {
+    const sent = answerTo(draft, "sent", send.op);
+    return send.messages.flatMap(({ messageId }, n) => {
+      const row = draft.final.find((one) => one.messageId === messageId);
+      return sent?.stored[n] && row !== undefined ? [{ send, row }] : [];
+    });
+  });
+}
+
+function leases(draft: Draft): Writable<Change>[] {
+  return draft.journal.filter(
+    ({ before, after }) => after?.worker != null && after.receipt > (before?.receipt ?? 0),
+  );
+}
+
+export const MUTATIONS: readonly Mutation[] = [
+  {
+    name: "a stored message vanishes",
+    rule: "lost",
+    spoil: (draft, random) => some(random, stored(draft), ({ row }) => without(draft.final, row)),
+  },
+  {
+    name: "half of an uncertain batch vanishes",
+    rule: "torn_batch",
+    spoil: (draft, random) =>
+      some(
+        random,
+        stored(draft).filter(({ send }) => send.messages.length > 1),
+        ({ send, row }) => {
+          without(draft.final, row);
+          without(draft.entries, answerTo(draft, "sent", send.op) as Written<"sent">);
+        },
+      ),
+  },
+  {
+    name: "the caller says he rolled back what is there",
+    rule: "never_sent",
+    spoil: (draft, random) =>
+      some(random, stored(draft), ({ send }) => {
+        const sent = answerTo(draft, "sent", send.op) as Written<"sent">;
+        draft.entries.splice(draft.entries.indexOf(sent), 1, { ...sent, e: "not_sent" });
+      }),
+  },
+  {
+    name: "a message lies in two tables",
+    rule: "stored_twice",
+    spoil: (draft, random) =>
+      some(random, draft.final, (row) => {
+        draft.final.push({ ...row, place: row.place === "dead" ? "live" : "dead", reason: "x" });
+      }),
+  },
+  {
+    name: "a dead letter has no reason",
+    rule: "dead_without_reason",
+    spoil: (draft, random) =>
+      some(
+        random,
+        draft.final.filter(({ place }) => place === "dead"),
+        (row) => {
+          row.reason = null;
+        },
+      ),
+  },
+  {
+    name: "a claim is given to two clients",
+    rule: "two_leases",
+    spoil: (draft, random) =>
+      some(random, acks(draft), ({ claimed, claim }) => {
+        draft.entries.push({ ...claimed, op: "another", claims: [claim] });
+      }),
+  },
+  {
+    name: "a second client holds the message with the next receipt",
+    rule: "two_leases",
+    spoil: (draft, random) =>
+      some(random, acks(draft), ({ settle, claimed, claim }) => {
+        const look = answerTo(draft, "look", claimed.op) as Written<"look">;
+        look.leaseMs = 60_000;
+        settle.at = claimed.at + 1;
+        const at = claimed.at + 0.001;
+        const next = { ...claim, receipt: claim.receipt + 1 };
+        draft.entries.push({ ...look, at, op: "another" });
+        draft.entries.push({ ...claimed, at: at + 0.001, op: "another", claims: [next] });
+      }),
+  },
+  {
+    name: "an older receipt comes later",
+    rule: "receipt_order",
+    spoil: (draft, random) =>
+      some(random, acks(draft), ({ claimed, claim, settled }) => {
+        const look = answerTo(draft, "look", claimed.op) as Written<"look">;
+        const old = { ...claim, receipt: claim.receipt - 1 };
+        draft.entries.push({ ...look, at: settled.at + 1, op: "late" });
+        draft.entries.push({ ...claimed, at: settled.at + 2, op: "late", claims: [old] });
+      }),
+  },
+  {
+    name: "nobody claimed what was acknowledged",
+    rule: "settled_unclaimed",
+    spoil: (draft, random) =>
+      some(random, acks(draft), ({ claimed, claim }) => {
+        claimed.claims = claimed.claims.filter((one) => one !== claim);
+      }),
+  },
+  {
+    name: "an older claim acknowledges",
+    rule: "settled_stale",
+    spoil: (draft, random) =>
+      some(random, acks(draft), ({ claimed, claim }) => {
+        const later = { ...claim, receipt: claim.receipt + 1 };
+        draft.entries.push({ e: "begin", at: claimed.at + 1, op: "later", claim: later });
+      }),
+  },
+  {
+    name: "a claim is settled twice",
+    rule: "settled_twice",
+    spoil: (draft, random) =>
+      some(random, acks(draft), ({ settle, settled }) => {
+        draft.entries.push({ ...settle, kind: "nack", op: "again" });
+        draft.entries.push({ ...settled, outcomes: ["retried"], op: "again" });
+      }),
+  },
+  {
+    name: "an effect happened although the message is not processed",
+    rule: "effect_twice",
+    spoil: (draft, random) =>
+      some(
+        random,
+        draft.final.filter(({ outcome }) => outcome !== "processed"),
+        ({ seq, messageId, mailbox }) => {
+          draft.effects.push({ seq, messageId, mailbox, receipt: 1_000 });
+        },
+      ),
+  },
+  {
+    name: "a message ran once too often",
+    rule: "attempts",
+    spoil: (draft, random) =>
+      some(random, acks(draft), ({ claimed, claim }) => {
+        const over = { ...claim, attempt: claim.maxAttempts + 1 };
+        claimed.claims = claimed.claims.map((one) => (one === claim ? over : one));
+      }),
+  },
+  {
+    name: "a message was handed out after its expiry",
+    rule: "expired",
+    spoil: (draft, random) =>
+      some(random, acks(draft), ({ claimed, claim }) => {
+        const { leaseMs } = answerTo(draft, "look", claimed.op) as Written<"look">;
+        const late = { ...claim, expiresAt: claim.leaseExpiresAt - leaseMs };
+        claimed.claims = claimed.claims.map((one) => (one === claim ? late : one));
+      }),
+  },
+  {
+    name: "a key's message is done only when the next one was claimed",
+    rule: "key_order",
+    spoil: (draft, random) =>
+      some(random, followed(draft), ({ first, next }) => {
+        first.settle.at = next.claimed.at + 0.5;
+        first.settled.at = next.claimed.at + 1;
+      }),
+  },
+  {
+    name: "a key's next message is claimed while one is held",
+    rule: "key_overlap",
+    spoil: (draft, random) =>
+      some(random, followed(draft), ({ first, next }) => {
+        const length = next.claimed.at - first.claimed.at + 1_000;
+        for (const { claimed } of [first, next]) {
+          (answerTo(draft, "look", claimed.op) as Written<"look">).leaseMs = length;
+        }
+        first.settle.at = next.claimed.at + 0.5;
+        next.settle.at = Math.max(next.settle.at, next.claimed.at + 1);
+      }),
+  },
+  {
+    name: "the journal misses a change",
+    rule: "journal_gap",
+    spoil: (draft, random) =>
+      some(random, leases(draft), (change) => without(draft.journal, change)),
+  },
+  {
+    name: "the journal saw a lease taken away",
+    rule: "two_leases",
+    spoil: (draft, random) =>
+      some(random, doomless(draft), (change) => {
+        const visibleAt = change.now + 1;
+        change.before = { receipt: 0, attempt: 0, ...change.before, worker: "other", visibleAt };
+      }),
+  },
+  {
+    name: "the journal saw an expired message leased",
+    rule: "expired",
+    spoil: (draft, random) =>
+      some(random, doomless(draft), (change) => {
+        change.expiresAt = change.now;
+      }),
+  },
+  {
+    name: "the journal saw a message of a key leased before an earlier one",
+    rule: "key_order",
+    spoil: (draft, random) =>
+      some(
+        random,
+        doomless(draft).filter(({ orderingKey }) => orderingKey !== null),
+        (change) => {
+          const first = { ...change, seq: 0, before: null };
+          first.after = { receipt: 0, worker: null, visibleAt: 0, attempt: 0 };
+          draft.journal.unshift(first);
+        },
+      ),
+  },
+  {
+    name: "the journal saw two of one concurrency key in flight",
+    rule: "limit",
+    spoil: (draft, random) =>
+      some(
+        random,
+        doomless(draft).filter(({ concurrencyKey }) => concurrencyKey !== null),
+        (change) => {
+          const hold = { receipt: 0, worker: null, visibleAt: 0, attempt: 0 };
+          const leased = { receipt: 1, worker: "w", visibleAt: change.now + 9_999, attempt: 1 };
+          const at = draft.journal.indexOf(change);
+          const ghost = { ...change, seq: -1, expiresAt: null, before: null, after: hold };
+          draft.journal.splice(at, 0, ghost, { ...ghost, before: hold, after: leased });
+        },
+      ),
+  },
+];
+
+/** Claims that hand out, by the journal. */
+function doomless(draft: Draft): Writable<Change>[] {
+  return leases(draft).filter(({ after }) => !after?.worker?.startsWith("!"));
+}
+
+/** Two messages of one key that were acknowledged, the later one after the other. */
+function followed(draft: Draft): { first: Acked; next: Acked }[] {
+  const keys = new Map(
+    all(draft, "send").flatMap(({ messages }) =>
+      messages.map(({ messageId, orderingKey }) => [messageId, orderingKey] as const),
+    ),
+  );
+  const keyed = acks(draft).filter(({ claim }) => keys.get(claim.messageId) !== undefined);
+  return keyed.flatMap((first) => {
+    const next = keyed.find(
+      ({ claim }) =>
+        claim.seq > first.claim.seq &&
+        keys.get(claim.messageId) === keys.get(first.claim.messageId),
+    );
+    return next === undefined ? [] : [{ first, next }];
+  });
+}

@@ -1,0 +1,54 @@
+import type { Knex } from "knex";
+import { MessageQueueManager } from "../../lib/index.ts";
+import { createEffects, finalState, readEffects } from "./final-state.ts";
+import { createJournal, readJournal } from "./journal.ts";
+import { Random } from "./random.ts";
+import { MemoryLog, Recorder } from "./recorder.ts";
+import type { History } from "./types.ts";
+import { type Mailbox, pollOnce, randomMessage, randomWay } from "./workload.ts";
+
+export const MAILBOXES: readonly Mailbox[] = [
+  { name: "plain", keys: "none" },
+  { name: "keyed", keys: "ordering" },
+  { name: "shared", keys: "concurrency" },
+];
+
+/** By default one message of a concurrency key is in flight at a time. */
+export const LIMITS = [{ mailbox: "shared", perKey: true, max: 1 }];
+
+/** What clients of one process, each on its own, did to a real queue on an empty database. */
+export async function recorded(knex: Knex, seed: number, rounds: number): Promise<History> {
+  await createJournal(knex);
+  await createEffects(knex);
+  const queue = new MessageQueueManager(knex);
+  const log = new MemoryLog();
+  const pace = { leaseMs: 40, delayMs: 20 };
+  const client = async (name: string, run: (recorder: Recorder, random: Random) => Promise<void>) =>
+    run(new Recorder(queue, name, log), new Random(seed + name.length));
+  const sender = (name: string) =>
+    client(name, async (recorder, random) => {
+      for (let n = 0; n < rounds; n++) {
+        const size = random.chance(0.3) ? random.int(2, 4) : 1;
+        const batch = Array.from({ length: size }, (_, m) =>
+          randomMessage(random, MAILBOXES, `${name}-${n}-${m}`, pace),
+        );
+        await recorder.send(batch, randomWay(random));
+        if (random.chance(0.05)) await recorder.cancel(`${name}-${random.int(0, n)}-0`);
+      }
+    });
+  const poller = (name: string) =>
+    client(name, async (recorder, random) => {
+      for (let n = 0; n < rounds; n++) {
+        await pollOnce(recorder, random, random.pick(MAILBOXES).name, pace);
+      }
+    });
+  await Promise.all([sender("s"), sender("send"), poller("pol"), poller("polling")]);
+  await queue.close();
+  return {
+    entries: log.entries,
+    final: await finalState(knex),
+    journal: await readJournal(knex),
+    effects: await readEffects(knex),
+    limits: LIMITS,
+  };
+}
