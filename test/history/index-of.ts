@@ -39,7 +39,8 @@ export class Index {
   readonly settles: readonly Settle[];
   /** When a cancellation was asked for, per message id; the earliest. */
   readonly cancelledAt: ReadonlyMap<string, Moment>;
-  readonly redrives: boolean;
+  /** Whether messages may lie in other mailboxes than they were sent to. */
+  readonly moved: boolean;
   readonly sent: ReadonlyMap<string, SentMessage>;
   readonly claimsOf: ReadonlyMap<number, readonly KnownClaim[]>;
   readonly settlesOf: ReadonlyMap<number, readonly Settle[]>;
@@ -86,7 +87,7 @@ export class Index {
       cancelledAt.set(messageId, Math.min(at, cancelledAt.get(messageId) ?? at));
     }
     this.cancelledAt = cancelledAt;
-    this.redrives = all("redrive").length > 0;
+    this.moved = all("redrive").some(({ elsewhere }) => elsewhere);
     this.claimsOf = grouped(this.claims, ({ seq }) => seq);
     this.settlesOf = grouped(this.settles, ({ seq }) => seq);
   }

@@ -153,7 +153,7 @@ export class Recorder {
 
   async redrive(agentId: string, limit: number): Promise<void> {
     const op = this.#op();
-    this.#write({ e: "redrive", op });
+    this.#write({ e: "redrive", op, elsewhere: false });
     await this.#answered(op, () => this.#queue.deadLetters.redrive({ agentId, limit }));
   }
 

@@ -8,7 +8,7 @@ export function messageRules(index: Index): Violation[] {
 
 const place = (messageId: string, mailbox: string) => `${messageId} in ${mailbox}`;
 
-function* lost({ sends, history, redrives }: Index): Generator<Violation> {
+function* lost({ sends, history, moved }: Index): Generator<Violation> {
   const found = new Set(history.final.map((row) => place(row.messageId, row.mailbox)));
   const somewhere = new Set(history.final.map(({ messageId }) => messageId));
   for (const send of sends) {
@@ -17,7 +17,7 @@ function* lost({ sends, history, redrives }: Index): Generator<Violation> {
       // An operator may have sent it to another mailbox.
       toAgent.map((to) => ({
         name: place(messageId, to),
-        there: found.has(place(messageId, to)) || (redrives && somewhere.has(messageId)),
+        there: found.has(place(messageId, to)) || (moved && somewhere.has(messageId)),
       })),
     );
     const missing = wanted.filter(({ there }) => !there).map(({ name }) => name);
@@ -52,14 +52,14 @@ function* invented({ sends, claims, history }: Index): Generator<Violation> {
   }
 }
 
-function* twice({ history, redrives }: Index): Generator<Violation> {
+function* twice({ history, moved }: Index): Generator<Violation> {
   for (const [seq, rows] of grouped(history.final, (row) => row.seq)) {
     if (rows.length > 1) {
       const places = rows.map((row) => row.place).join(" and ");
       yield { rule: "stored_twice", what: `sequence ${seq} lies in ${places}` };
     }
   }
-  if (redrives) return;
+  if (moved) return;
   const name = (row: FinalMessage) => place(row.messageId, row.mailbox);
   for (const [where, rows] of grouped(history.final, name)) {
     const seqs = new Set(rows.map(({ seq }) => seq));

@@ -50,7 +50,8 @@ export type Entry =
     }
   | { e: "settled"; at: Moment; op: string; outcomes: readonly string[] }
   | { e: "cancel"; at: Moment; op: string; messageId: string }
-  | { e: "redrive"; at: Moment; op: string }
+  /** `elsewhere`: to other mailboxes than those they died in. */
+  | { e: "redrive"; at: Moment; op: string; elsewhere: boolean }
   /** The answer was an error: it may have happened all the same. */
   | { e: "unknown"; at: Moment; op: string; error: string };
 

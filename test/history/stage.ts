@@ -1,0 +1,167 @@
+import { randomBytes } from "node:crypto";
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Knex } from "knex";
+import { onTestFinished } from "vitest";
+import { MessageQueueManager } from "../../lib/index.ts";
+import { type Script, spawnScript } from "../support/processes.ts";
+import { check } from "./checker.ts";
+import { createEffects, finalState, readEffects } from "./final-state.ts";
+import { createJournal, readJournal } from "./journal.ts";
+import { Random } from "./random.ts";
+import { LIMITS, MAILBOXES } from "./recorded.ts";
+import { FileLog, Recorder, readLog } from "./recorder.ts";
+import type { History, Violation } from "./types.ts";
+import { type Mailbox, type Pace, pollOnce } from "./workload.ts";
+
+export type Role = "sender" | "poller" | "worker" | "operator";
+
+/** What a client process is told. */
+export interface ClientTask {
+  readonly role: Role;
+  readonly url: string;
+  readonly name: string;
+  readonly seed: number;
+  readonly log: string;
+  readonly mailboxes: readonly Mailbox[];
+  readonly pace: Pace;
+  readonly poolMax: number;
+  /** A sender's longest pause between two sends. */
+  readonly pauseMs: number;
+}
+
+export interface Client {
+  readonly role: Role;
+  readonly script: Script;
+}
+
+export interface Outcome {
+  readonly violations: readonly Violation[];
+  readonly messages: number;
+  readonly claims: number;
+}
+
+/** A crew of client processes on one database, and the faults that befall them. */
+export class Stage {
+  readonly random: Random;
+  readonly pace: Pace = { leaseMs: 400, delayMs: 100 };
+  readonly clients: Client[] = [];
+  /** Clients that ended without being told or killed, with their last words. */
+  readonly crashed: string[] = [];
+  readonly #knex: Knex;
+  readonly #folder: string;
+  #names = 0;
+
+  constructor(knex: Knex, seed: number) {
+    this.#knex = knex;
+    this.random = new Random(seed);
+    this.#folder = mkdtempSync(join(tmpdir(), "outbox-history-"));
+    onTestFinished(() => rmSync(this.#folder, { recursive: true, force: true }));
+  }
+
+  async prepare(): Promise<void> {
+    await createJournal(this.#knex);
+    await createEffects(this.#knex);
+  }
+
+  /** Starts a client; `clockMs` is how wrong its wall clock is. */
+  async start(
+    role: Role,
+    url: string,
+    options: { clockMs?: number; poolMax?: number; pauseMs?: number } = {},
+  ): Promise<Client> {
+    const name = `${role}${this.#names++}`;
+    const { clockMs = 0, poolMax = 4, pauseMs = 20 } = options;
+    const task: ClientTask = {
+      ...{ role, url, name, poolMax, pauseMs, mailboxes: MAILBOXES, pace: this.pace },
+      ...{ seed: this.random.int(0, 2 ** 31), log: join(this.#folder, `${name}.jsonl`) },
+    };
+    const script = spawnScript("test/history/programs/client.ts", [JSON.stringify(task)], {
+      CLOCK_OFF_MS: String(clockMs),
+    });
+    const client = { role, script };
+    this.clients.push(client);
+    void script.exited.then(({ code, signal }) => {
+      if (code !== 0 && signal !== "SIGKILL") this.crashed.push(`${name}: ${script.output()}`);
+    });
+    await script.message();
+    return client;
+  }
+
+  async kill(client: Client): Promise<void> {
+    this.clients.splice(this.clients.indexOf(client), 1);
+    client.script.kill("SIGKILL");
+    await client.script.exited;
+  }
+
+  /** Freezes a process for longer than its leases last. */
+  async freeze(client: Client, ms = 2 * this.pace.leaseMs): Promise<void> {
+    client.script.kill("SIGSTOP");
+    await sleep(ms);
+    client.script.kill("SIGCONT");
+  }
+
+  /** Stops everybody, works off what is left, and judges. `patienceMs`: how long everything may take to end. */
+  async end(patienceMs = 20_000): Promise<Outcome> {
+    for (const { script } of this.clients) script.send({ stop: true });
+    const late = sleep(15_000, "late", { ref: false });
+    for (const { script } of this.clients) {
+      if ((await Promise.race([script.exited, late])) === "late") {
+        this.crashed.push(`pid ${script.pid} does not stop: ${script.output()}`);
+        script.kill("SIGKILL");
+      }
+    }
+    const stuck = await this.#workOff(patienceMs);
+    const history = await this.#history();
+    const violations = check(history);
+    if (stuck !== undefined) violations.push({ rule: "lost", what: stuck });
+    for (const what of this.crashed) violations.push({ rule: "lost", what: `a client: ${what}` });
+    return {
+      violations,
+      messages: new Set(history.final.map(({ seq }) => seq)).size,
+      claims: history.journal?.length ?? 0,
+    };
+  }
+
+  /** Nothing may stay behind: whatever is live becomes claimable by itself. */
+  async #workOff(patienceMs: number): Promise<string | undefined> {
+    const queue = new MessageQueueManager(this.#knex);
+    const log = new FileLog(join(this.#folder, `end-${randomBytes(2).toString("hex")}.jsonl`));
+    const recorder = new Recorder(queue, "end", log);
+    const deadline = performance.now() + patienceMs;
+    try {
+      for (;;) {
+        let found = 0;
+        for (const { name } of MAILBOXES) {
+          found += await pollOnce(recorder, this.random, name, { leaseMs: 200, delayMs: 20 });
+        }
+        if (found > 0) continue;
+        await queue.maintain();
+        const { pending, scheduled, leased, blocked } = await queue.getQueueStats();
+        if (pending + scheduled + leased + blocked === 0) return undefined;
+        if (performance.now() > deadline) {
+          return `stuck: ${JSON.stringify({ pending, scheduled, leased, blocked })}`;
+        }
+        await sleep(20);
+      }
+    } finally {
+      await queue.close();
+      log.close();
+    }
+  }
+
+  async #history(): Promise<History> {
+    const knex = this.#knex;
+    return {
+      entries: readdirSync(this.#folder)
+        .filter((file) => file.endsWith(".jsonl"))
+        .flatMap((file) => readLog(join(this.#folder, file))),
+      final: await finalState(knex),
+      journal: (await knex.schema.hasTable("history_journal")) ? await readJournal(knex) : [],
+      effects: await readEffects(knex),
+      limits: LIMITS,
+    };
+  }
+}
