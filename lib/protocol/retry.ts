@@ -25,10 +25,10 @@ const givenSchema = z
     /** Other names of factor. */
     backoffBase: growth.optional(),
     backoff_base: growth.optional(),
-    /** No pause of the policy is longer, in milliseconds. Default 30,000, or the longest of delaysMs. */
+    /** No pause of the policy is longer, in milliseconds. Default 30,000, or what initialDelayMs or delaysMs say. */
     maxDelayMs: durationMs().optional(),
     /** For `schedule`: the pause before the second, third, … run; the last one repeats. */
-    delaysMs: z.array(durationMs()).min(1).max(1_000).optional(),
+    delaysMs: z.array(durationMs()).min(1).max(1_000).readonly().optional(),
     /** Shortens each pause by a random part of up to this share, so that failures spread. 0 turns it off. Default 0.2. */
     jitter: z.number().min(0).max(1).default(0.2),
     /** Whether an error that says when to come back is believed (see retryAfterMsOf). Default false. */
@@ -39,6 +39,7 @@ const givenSchema = z
     nonRetryable: z
       .array(plainText(128).min(1, "expected the code or name of an error"))
       .max(100)
+      .readonly()
       .default([]),
   })
   .refine(({ strategy, delaysMs }) => strategy !== "schedule" || delaysMs !== undefined, {
@@ -69,9 +70,12 @@ export interface RetryPolicy extends RetryRule {
 
 function completed(given: z.output<typeof givenSchema>): RetryRule {
   const { maxRetries, max_retries, backoffBase, backoff_base, ...policy } = given;
-  const { delaysMs } = policy;
+  const { delaysMs, initialDelayMs } = policy;
   const strategy = policy.strategy ?? (delaysMs === undefined ? "exponential" : "schedule");
-  const longest = strategy === "schedule" ? Math.max(...(delaysMs ?? [])) : 30_000;
+  // A pause that someone asks for in so many words is not cut without a word.
+  const longest = Math.max(
+    ...(strategy === "schedule" ? (delaysMs ?? []) : [30_000, initialDelayMs]),
+  );
   return Object.freeze({
     ...policy,
     maxAttempts: policy.maxAttempts ?? maxRetries ?? max_retries,

@@ -7,6 +7,8 @@ import {
   deadLetterEditSchema,
 } from "../protocol/dead-letters.ts";
 import type { Headers } from "../protocol/message-input.ts";
+
+import { ownRetry, retryDocument } from "../protocol/retry.ts";
 import { kindOf, normalType } from "../protocol/types.ts";
 import { id, jsonDocument, parse } from "../protocol/validate.ts";
 import type { Row } from "../store/sql.ts";
@@ -67,7 +69,15 @@ export async function editDeadLetter(
     { messageId: message, agentId, sequence },
     (row, now) => {
       const merged = mergedHeaders(core.store.parseJson(row.headers), headers, chosen, now);
-      return { ...fixed, headers: jsonDocument(merged, "changes.headers", maxMessageBytes) };
+      const { policy } = ownRetry(core.store.parseJson(row.retry));
+      return {
+        ...fixed,
+        headers: jsonDocument(merged, "changes.headers", maxMessageBytes),
+        // The number that a person gives is kept, as one that the sender gives.
+        ...(rest.maxAttempts === undefined
+          ? {}
+          : { retry: retryDocument({ policy, fixed: true }) }),
+      };
     },
     replay ? { toAgent, delayMs } : undefined,
   );

@@ -77,7 +77,7 @@ export function mssqlGates(prefix: string, now: string): GateStatements {
       FROM ${messages} m WITH (UPDLOCK, READPAST, ROWLOCK, READCOMMITTEDLOCK)
       WHERE ${SHARED} AND m.state = 0 AND m.visible_at <= @now ORDER BY m.rank DESC, m.seq DESC) s
     WHERE j.kind = N'share';
-    UPDATE m SET state = 2, worker_id = NULL
+    UPDATE m SET state = 2, worker_id = NULL, failures = ${mssqlRuns.lapsed("m.")}
     FROM @surplus s INNER LOOP JOIN ${messages} m WITH (ROWLOCK) ON m.seq = s.seq WHERE m.state = 0`;
 
   const ANY_READY = `

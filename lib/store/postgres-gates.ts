@@ -73,7 +73,7 @@ export function postgresGates(prefix: string, now: string): GateStatements {
         WHERE m.to_agent = j.to_agent AND m.concurrency_key = j.name AND m.state = 0 AND m.visible_at <= ${now}
         ORDER BY rank DESC, seq DESC LIMIT f.n FOR UPDATE SKIP LOCKED) s
       WHERE j.kind = 'share')
-    UPDATE ${messages} m SET state = 2, worker_id = NULL
+    UPDATE ${messages} m SET state = 2, worker_id = NULL, failures = ${postgresRuns.lapsed("m.")}
     WHERE m.seq = ANY (ARRAY(SELECT seq FROM surplus)) AND m.state = 0`;
 
   const ANY_READY = `

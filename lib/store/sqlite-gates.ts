@@ -50,7 +50,7 @@ export function sqliteGates(prefix: string, now: string): GateStatements {
     RETURNING to_agent`;
 
   const CLOSE_SHARE = `
-    UPDATE ${messages} SET state = 2, worker_id = NULL
+    UPDATE ${messages} SET state = 2, worker_id = NULL, failures = ${sqliteRuns.lapsed("")}
     WHERE seq IN (SELECT seq FROM ${messages} WHERE to_agent = :agent AND concurrency_key = :name AND state = 0 AND visible_at <= ${now}
                   ORDER BY rank DESC, seq DESC LIMIT :surplus)`;
 

@@ -53,7 +53,10 @@ describe("retry policy", () => {
     expect(pauses({ delaysMs }, [1, 2, 3, 4])).toEqual([1, 20, 300, 300]);
   });
 
-  it("does not cut a schedule at the bound of the other strategies, unless told to", () => {
+  it("does not cut what was asked for at a bound that was not, unless told to", () => {
+    expect(pauses({ strategy: "fixed", initialDelayMs: 90_000 }, [1, 2])).toEqual([90_000, 90_000]);
+    expect(pauses({ initialDelayMs: 90_000 }, [1, 2])).toEqual([90_000, 90_000]);
+    expect(pauses({ initialDelayMs: 20_000 }, [1, 2])).toEqual([20_000, 30_000]);
     expect(pauses({ delaysMs: [90_000] }, [1])).toEqual([90_000]);
     expect(pauses({ delaysMs: [90_000], maxDelayMs: 60_000 }, [1])).toEqual([60_000]);
   });
