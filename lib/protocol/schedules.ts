@@ -8,7 +8,7 @@ export const CATCH_UPS = ["latest", "all", "none"] as const;
 export type CatchUp = (typeof CATCH_UPS)[number];
 
 /** With catchUp "none", a due time that is later than this many milliseconds is let go. */
-export const CATCH_UP_GRACE_MS = 60_000;
+const CATCH_UP_GRACE_MS = 60_000;
 
 /** What a schedule sends: a message but for what each firing decides, its id and its time. */
 export type ScheduledMessage = Omit<
