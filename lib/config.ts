@@ -22,6 +22,8 @@ export interface EnvironmentConfig {
   readonly prefix: string;
   /** OUTBOX_LOG_DIR; file logging is off without it. */
   readonly logDir: string | null;
+  /** OUTBOX_CLAIM_CHECK_DIR: the folder for contents too large for a row; without it they are refused. */
+  readonly claimCheckDir: string | null;
 }
 
 function invalid(name: string, problem: string): never {
@@ -87,6 +89,7 @@ export function configFromEnv(env: NodeJS.ProcessEnv = process.env): Environment
     heartbeatIntervalMs: seconds(env, "AGENT_HEARTBEAT_INTERVAL", 30),
     prefix: env.OUTBOX_PREFIX || "outbox_",
     logDir: env.OUTBOX_LOG_DIR || null,
+    claimCheckDir: env.OUTBOX_CLAIM_CHECK_DIR || null,
   };
 }
 

@@ -1,6 +1,7 @@
 import type { Knex } from "knex";
 import { z } from "zod";
 import { AgentRegistry } from "./agent-registry.ts";
+import { FileClaimCheckStore } from "./claim-check/file-store.ts";
 import { configFromEnv, type EnvironmentConfig, queueOptions } from "./config.ts";
 import { AgentRunner, type AgentRunnerOptions } from "./coordination/agent-runner.ts";
 import type { SupervisorOptions } from "./coordination/options.ts";
@@ -167,6 +168,9 @@ export async function openOutbox(options: OpenOptions = {}): Promise<Outbox> {
   // All of it before a database is opened, or even made; what was given before the environment fills in.
   parse(queueOptionsSchema, queueGiven, "options");
   const queue = queueOptions(config, queueGiven);
+  if (queue.claimCheck === undefined && config.claimCheckDir !== null) {
+    queue.claimCheck = { store: new FileClaimCheckStore(config.claimCheckDir) };
+  }
   const { knex, dialect, owned } = connect(database ?? config.database, {
     ...(poolMax === undefined ? {} : { poolMax }),
     ...(acquireTimeoutMs === undefined ? {} : { acquireTimeoutMs }),

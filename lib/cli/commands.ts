@@ -8,6 +8,7 @@ import type { CommandGroup } from "./help.ts";
 import { logCommands } from "./logs.ts";
 import { sendCommands, whyCommands } from "./messages.ts";
 import { healthCommands, operateCommands } from "./operate.ts";
+import { payloadCommands } from "./payloads.ts";
 import { scheduleCommands } from "./schedules.ts";
 import { setupCommands } from "./setup.ts";
 import { taskCommands } from "./tasks.ts";
@@ -24,7 +25,7 @@ export const GROUPS: readonly CommandGroup[] = [
     commands: [...sendCommands, ...claimCommands, ...workCommands, ...whyCommands],
   },
   { title: "Schedules", commands: scheduleCommands },
-  { title: "Watch and steer", commands: operateCommands },
+  { title: "Watch and steer", commands: [...operateCommands, ...payloadCommands] },
   { title: "Dead letters", commands: deadLetterCommands },
   { title: "Agents", commands: agentCommands },
   { title: "Tasks", commands: taskCommands },

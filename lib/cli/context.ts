@@ -36,8 +36,9 @@ export function makeContext(given: Surroundings): { context: Common; close(): Pr
     };
   };
   const open = async (): Promise<Outbox> => {
-    const { openOutbox } = await library();
+    const { FileClaimCheckStore, openOutbox } = await library();
     const settings = await config();
+    const folder = settings.claimCheckDir;
     await refuseMissingFile(settings.database);
     const outbox = await openOutbox({
       database: settings.database,
@@ -45,6 +46,7 @@ export function makeContext(given: Surroundings): { context: Common; close(): Pr
       retryPolicy: { maxAttempts: settings.maxAttempts },
       migrate: settings.mode === "mock",
       fileLogging: settings.logDir ?? false,
+      ...(folder === null ? {} : { claimCheck: { store: new FileClaimCheckStore(folder) } }),
     });
     closing.push(() => outbox.close());
     return outbox;

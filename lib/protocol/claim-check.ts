@@ -11,7 +11,7 @@ import { positiveInt } from "./validate.ts";
  * - `put` of the same key again, with the same bytes, succeeds: a call whose answer was lost is repeated.
  * - `get` resolves to null only where the store knows that it has no such key. It rejects when it cannot tell.
  * - `delete` of a key that is not there succeeds.
- * - Keys have at most 720 of the characters a-z A-Z 0-9 . _ - and one slash, which object stores may take for a
+ * - Keys have at most 562 of the characters a-z A-Z 0-9 . _ - and one slash, which object stores may take for a
  *   folder. No two differ in case alone. They hold the message's id in base64url.
  * - Every process that sends or receives uses the same store; a copy of the database (staging, a restored backup)
  *   must be given another one, or its sweep would delete what the original still needs.
@@ -38,7 +38,7 @@ export interface ClaimCheckEntry {
 }
 
 /** `<outbox>/<random>.<message id in base64url>`: nothing in it is a sender's own text. */
-const KEY = /^[0-9a-f]{16}\/[0-9a-f]{32}\.([A-Za-z0-9_-]{1,684})$/;
+const KEY = /^[0-9a-f]{16}\/[0-9a-f]{32}\.([A-Za-z0-9_-]{1,512})$/;
 
 export function claimCheckKey(outbox: string, random: string, messageId: string): string {
   return `${outbox}/${random}.${Buffer.from(messageId).toString("base64url")}`;
@@ -46,7 +46,7 @@ export function claimCheckKey(outbox: string, random: string, messageId: string)
 
 /** The id of the message that a key was made for; undefined when it is no key of ours. */
 export function messageIdOfKey(key: string): string | undefined {
-  const encoded = KEY.exec(key)?.[1];
+  const encoded = typeof key === "string" ? KEY.exec(key)?.[1] : undefined;
   if (encoded === undefined) return undefined;
   const messageId = Buffer.from(encoded, "base64url").toString();
   return Buffer.from(messageId).toString("base64url") === encoded ? messageId : undefined;
