@@ -80,6 +80,17 @@ function stored(draft: Draft): { send: Written<"send">; row: Writable<FinalMessa
   });
 }
 
+/** Messages of a batch of which another one is stored as well. */
+function inBatches(draft: Draft): ReturnType<typeof stored> {
+  const certain = stored(draft).filter(
+    ({ send, row }) =>
+      send.messages.find(({ messageId }) => messageId === row.messageId)?.dedupeKey === undefined,
+  );
+  return certain.filter(({ send, row }) =>
+    certain.some((other) => other.send === send && other.row !== row),
+  );
+}
+
 function leases(draft: Draft): Writable<Change>[] {
   return draft.journal.filter(
     ({ before, after }) => after?.worker != null && after.receipt > (before?.receipt ?? 0),
@@ -96,14 +107,10 @@ export const MUTATIONS: readonly Mutation[] = [
     name: "half of an uncertain batch vanishes",
     rule: "torn_batch",
     spoil: (draft, random) =>
-      some(
-        random,
-        stored(draft).filter(({ send }) => send.messages.length > 1),
-        ({ send, row }) => {
-          without(draft.final, row);
-          without(draft.entries, answerTo(draft, "sent", send.op) as Written<"sent">);
-        },
-      ),
+      some(random, inBatches(draft), ({ send, row }) => {
+        without(draft.final, row);
+        without(draft.entries, answerTo(draft, "sent", send.op) as Written<"sent">);
+      }),
   },
   {
     name: "the caller says he rolled back what is there",

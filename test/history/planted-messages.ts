@@ -48,7 +48,13 @@ export const PLANTED_MESSAGES: readonly Planted[] = [
     rule: "torn_batch",
     title: "an uncertain batch is there or not",
     holds: (s) =>
-      s.sends(["m1", "m2"], "unknown").ends(1, "live").ends(2, "live").sends(["m3"], "unknown"),
+      s
+        .sends(["m1", "m2"], "unknown")
+        .sends(["m3"], "unknown")
+        .sends(["m4", "m5"], "unknown", { dedupeKey: "d" })
+        .ends(1, "live")
+        .ends(2, "live")
+        .ends(4, "live"),
     breaks: (s) => s.sends(["m1", "m2"], "unknown").ends(1, "live"),
   },
   {

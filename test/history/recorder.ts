@@ -87,6 +87,7 @@ export class Recorder {
       messageId: input.messageId,
       toAgent: [input.toAgent].flat(),
       messageType: input.messageType,
+      ...(input.dedupeKey === undefined ? {} : { dedupeKey: input.dedupeKey }),
       ...(input.orderingKey === undefined ? {} : { orderingKey: input.orderingKey }),
       ...(input.concurrencyKey === undefined ? {} : { concurrencyKey: input.concurrencyKey }),
       ...(input.cost === undefined ? {} : { cost: input.cost }),

@@ -12,7 +12,10 @@ function* lost({ sends, history, moved }: Index): Generator<Violation> {
   const found = new Set(history.final.map((row) => place(row.messageId, row.mailbox)));
   const somewhere = new Set(history.final.map(({ messageId }) => messageId));
   for (const send of sends) {
-    const stored = send.messages.filter((_, n) => send.stored[n] ?? true);
+    const stored = send.messages.filter(
+      // Nobody knows whether another message stood for one with a dedupe key.
+      ({ dedupeKey }, n) => send.stored[n] ?? dedupeKey === undefined,
+    );
     const wanted = stored.flatMap(({ messageId, toAgent }) =>
       // An operator may have sent it to another mailbox.
       toAgent.map((to) => ({

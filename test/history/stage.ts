@@ -40,7 +40,9 @@ export interface Client {
 export interface Outcome {
   readonly violations: readonly Violation[];
   readonly messages: number;
-  readonly claims: number;
+  readonly changes: number;
+  /** How often each error was met, by its words. */
+  readonly errors: Readonly<Record<string, number>>;
 }
 
 /** A crew of client processes on one database, and the faults that befall them. */
@@ -121,7 +123,8 @@ export class Stage {
     return {
       violations,
       messages: new Set(history.final.map(({ seq }) => seq)).size,
-      claims: history.journal?.length ?? 0,
+      changes: history.journal?.length ?? 0,
+      errors: errorsOf(history),
     };
   }
 
@@ -142,7 +145,8 @@ export class Stage {
         const { pending, scheduled, leased, blocked } = await queue.getQueueStats();
         if (pending + scheduled + leased + blocked === 0) return undefined;
         if (performance.now() > deadline) {
-          return `stuck: ${JSON.stringify({ pending, scheduled, leased, blocked })}`;
+          const counts = JSON.stringify({ pending, scheduled, leased, blocked });
+          return `stuck: ${counts}; ${await this.#stuck(queue)}`;
         }
         await sleep(20);
       }
@@ -150,6 +154,16 @@ export class Stage {
       await queue.close();
       log.close();
     }
+  }
+
+  /** What the queue itself says of those that stay behind, and their rows. */
+  async #stuck(queue: MessageQueueManager): Promise<string> {
+    const rows = await this.#knex("outbox_messages").orderBy(["state", "seq"]).limit(6);
+    const told = await Promise.all(
+      rows.map(async (row) => ({ row, why: await queue.why(row.message_id) })),
+    );
+    const mailboxes = await this.#knex("outbox_mailboxes");
+    return JSON.stringify({ now: Date.now(), told, mailboxes }, null, 1);
   }
 
   async #history(): Promise<History> {
@@ -164,4 +178,15 @@ export class Stage {
       limits: LIMITS,
     };
   }
+}
+
+/** Without what differs each time: numbers and names. */
+function errorsOf({ entries }: History): Record<string, number> {
+  const counts: Record<string, number> = {};
+  for (const entry of entries) {
+    if (entry.e !== "unknown") continue;
+    const words = entry.error.replaceAll(/[\d.:]+/g, "#").slice(0, 90);
+    counts[words] = (counts[words] ?? 0) + 1;
+  }
+  return counts;
 }

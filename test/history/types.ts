@@ -6,6 +6,7 @@ export type Moment = number;
 export interface SentMessage {
   readonly messageId: string;
   readonly toAgent: readonly string[];
+  readonly dedupeKey?: string | undefined;
   readonly messageType: string;
   readonly orderingKey?: string | undefined;
   readonly concurrencyKey?: string | undefined;

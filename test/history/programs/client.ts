@@ -26,11 +26,22 @@ const log = new FileLog(task.log);
 const recorder = new Recorder(queue, name, log);
 let stopping = false;
 const stopped = new Promise<void>((resolve) => {
-  process.on("message", () => {
+  process.on("message", (told: { stop?: true; fullForMs?: number }) => {
+    if (told.fullForMs !== undefined) void full(told.fullForMs);
+    if (!told.stop) return;
     stopping = true;
     resolve();
   });
 });
+
+/** SQLite: no room for another page, for so long. It has one connection, whose limit it is. */
+async function full(ms: number): Promise<void> {
+  const limit = (pages: number) => survived(() => knex.raw(`PRAGMA max_page_count = ${pages}`));
+  // Less than there is means: what there is.
+  await limit(1);
+  await sleep(ms);
+  while (!(await limit(4_294_967_294)));
+}
 
 const roles = { sender, poller, worker, operator };
 
