@@ -139,6 +139,7 @@ describe("the public names", () => {
         "DEFAULT_RETRY_POLICY",
         "DELIVERY_MODES",
         "ERROR_CODES",
+        "FileClaimCheckStore",
         "FileLogger",
         "LeaseLost",
         "MESSAGE_KINDS",

@@ -22,7 +22,16 @@ async function listed(store: FileClaimCheckStore, prefix = ""): Promise<string[]
   return keys.sort();
 }
 
-const IDS = ["order-17", "../../etc/passwd", "..", "CON", "a/b\\c:d*?", "é한🙂", "🙂".repeat(64), "한".repeat(128)];
+const IDS = [
+  "order-17",
+  "../../etc/passwd",
+  "..",
+  "CON",
+  "a/b\\c:d*?",
+  "é한🙂",
+  "🙂".repeat(64),
+  "한".repeat(128),
+];
 
 it("keeps contents under any message id, inside its folder", async () => {
   const parent = await folder();
