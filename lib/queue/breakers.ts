@@ -10,7 +10,7 @@ export const probeOf = (agentId: string) => `breaker:${agentId}`;
 /** Circuit breakers, one per mailbox that has one, shared by all processes. */
 export class Breakers {
   readonly #store: GateStore;
-  /** Whether the mailbox has a breaker, as of a second ago at most. */
+  /** Whether the mailbox has a breaker, as of three seconds ago at most. */
   readonly #has: (agentId: string) => Promise<boolean>;
 
   constructor(store: GateStore, has: (agentId: string) => Promise<boolean>) {

@@ -10,8 +10,11 @@ import { transaction, translated } from "../store/sql.ts";
 import { admit, breakerGate, type Gate, gateOf, laneShutUntil } from "./admission.ts";
 import { probeOf } from "./breakers.ts";
 
-/** How old what this process knows of the settings may be. Claims look at the tables themselves. */
-const FRESH_MS = 1_000;
+/**
+ * How old what this process knows of the settings may be. A mailbox that got a gate meanwhile gives nothing to a
+ * claim that does not go through it, so this costs time and never correctness; an idle process asks that often.
+ */
+const FRESH_MS = 3_000;
 
 /** A claim that meets only messages which belong into another lane moves them there and looks again so often. */
 const MOST_LOOKS = 5;
@@ -42,7 +45,7 @@ export class Gates {
     this.#settings = settings;
   }
 
-  /** What is set, as of a second ago at most. */
+  /** What is set, as of three seconds ago at most. */
   async known(db: Db): Promise<Known> {
     const known = this.#known;
     if (known !== undefined && performance.now() - known.at < FRESH_MS) return known;
@@ -56,10 +59,12 @@ export class Gates {
 
   async #look(db: Db): Promise<Known> {
     const at = performance.now();
-    const [mailboxes, limits] = await translated(this.#store.dialect, async () => [
-      await this.#store.configured(db),
-      await this.#store.limits(db),
-    ]);
+    const { mailboxes, limits } = await translated(this.#store.dialect, async () => {
+      const configured = await this.#store.configured(db);
+      // A limit is about a mailbox that has a gate, or about all.
+      const gated = configured.some((mailbox) => mailbox.gated === 1);
+      return { mailboxes: configured, limits: gated ? await this.#store.limits(db) : [] };
+    });
     const byId = new Map(mailboxes.map((mailbox) => [mailbox.agentId, mailbox]));
     this.#known = { at, mailboxes: byId, limits };
     return this.#known;

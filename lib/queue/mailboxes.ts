@@ -23,7 +23,7 @@ export class Mailboxes {
 
   /**
    * Changes the settings that are given and leaves the others; null takes one back to its default. Other processes
-   * know within a second or two; what waits already is brought into the new order before this returns.
+   * know within three seconds; what waits already is brought into the new order before this returns.
    */
   async set(agentId: string, settings: MailboxSettingsInput): Promise<MailboxInfo> {
     const agent = parse(id, agentId, "agentId");

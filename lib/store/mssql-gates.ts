@@ -44,41 +44,40 @@ export function mssqlGates(prefix: string, now: string): GateStatements {
 
   const OPEN = `
     ${READ_CLOCK}
-    DECLARE @heads TABLE (seq bigint PRIMARY KEY);
-    INSERT INTO @heads (seq)
-    SELECT h.seq FROM ${KEYS} CROSS APPLY (
-      SELECT TOP (1) m.seq, m.state FROM ${messages} m WHERE ${ORDERED} ORDER BY m.seq) h
-    WHERE j.kind = N'order' AND h.state = 2
-      AND NOT EXISTS (SELECT 1 FROM ${keys} k WHERE ${SAME} AND k.halted_by IS NOT NULL);
-    INSERT INTO @heads (seq)
-    SELECT s.seq FROM ${KEYS}
-    CROSS APPLY (SELECT ${LIMIT} AS most, ${ACTIVE} AS active) f
-    CROSS APPLY (
-      SELECT TOP (CASE WHEN f.most > f.active THEN f.most - f.active ELSE 0 END) m.seq FROM ${messages} m
-      WHERE ${SHARED} AND m.state = 2 ORDER BY m.rank, m.seq) s
-    WHERE j.kind = N'share';
+    UPDATE m SET ${MAKE_READY}
+    OUTPUT inserted.to_agent
+    FROM ${messages} m WITH (ROWLOCK), (
+      SELECT h.seq FROM ${KEYS} CROSS APPLY (
+        SELECT TOP (1) m.seq, m.state FROM ${messages} m WHERE ${ORDERED} ORDER BY m.seq) h
+      WHERE j.kind = N'order' AND h.state = 2
+        AND NOT EXISTS (SELECT 1 FROM ${keys} k WHERE ${SAME} AND k.halted_by IS NOT NULL)
+      UNION ALL
+      SELECT s.seq FROM ${KEYS}
+      CROSS APPLY (SELECT ${LIMIT} AS most, ${ACTIVE} AS active) f
+      CROSS APPLY (
+        SELECT TOP (CASE WHEN f.most > f.active THEN f.most - f.active ELSE 0 END) m.seq FROM ${messages} m
+        WHERE ${SHARED} AND m.state = 2 ORDER BY m.rank, m.seq) s
+      WHERE j.kind = N'share') heads
+    WHERE m.seq = heads.seq AND m.state = 2
+    OPTION (LOOP JOIN);
     DELETE k FROM ${KEYS} INNER LOOP JOIN ${keys} k ON ${SAME}
     WHERE k.halted_by IS NULL AND (
       (k.kind = N'order' AND NOT EXISTS (SELECT 1 FROM ${messages} m WHERE ${ORDERED}))
-      OR (k.kind = N'share' AND NOT EXISTS (SELECT 1 FROM ${messages} m WHERE ${SHARED})));
-    UPDATE m SET ${MAKE_READY}
-    OUTPUT inserted.to_agent
-    FROM ${messages} m WITH (ROWLOCK), @heads h WHERE m.seq = h.seq AND m.state = 2
-    OPTION (LOOP JOIN)`;
+      OR (k.kind = N'share' AND NOT EXISTS (SELECT 1 FROM ${messages} m WHERE ${SHARED})))`;
 
   const CLOSE = `
     ${READ_CLOCK}
-    DECLARE @surplus TABLE (seq bigint PRIMARY KEY);
-    INSERT INTO @surplus (seq)
-    SELECT s.seq FROM ${KEYS}
-    CROSS APPLY (SELECT ${LIMIT} AS most, ${ACTIVE} AS active) f
-    CROSS APPLY (
-      SELECT TOP (CASE WHEN f.active > f.most THEN f.active - f.most ELSE 0 END) m.seq
-      FROM ${messages} m WITH (UPDLOCK, READPAST, ROWLOCK, READCOMMITTEDLOCK)
-      WHERE ${SHARED} AND m.state = 0 AND m.visible_at <= @now ORDER BY m.rank DESC, m.seq DESC) s
-    WHERE j.kind = N'share';
-    UPDATE m SET state = 2, worker_id = NULL, failures = ${mssqlRuns.lapsed("m.")}
-    FROM @surplus s INNER LOOP JOIN ${messages} m WITH (ROWLOCK) ON m.seq = s.seq WHERE m.state = 0`;
+    UPDATE m SET state = 2, worker_id = NULL
+    FROM ${messages} m WITH (ROWLOCK), (
+      SELECT s.seq FROM ${KEYS}
+      CROSS APPLY (SELECT ${LIMIT} AS most, ${ACTIVE} AS active) f
+      CROSS APPLY (
+        SELECT TOP (CASE WHEN f.active > f.most THEN f.active - f.most ELSE 0 END) m.seq
+        FROM ${messages} m WITH (UPDLOCK, READPAST, ROWLOCK, READCOMMITTEDLOCK)
+        WHERE ${SHARED} AND m.state = 0 AND m.visible_at <= @now ORDER BY m.rank DESC, m.seq DESC) s
+      WHERE j.kind = N'share') surplus
+    WHERE m.seq = surplus.seq AND m.state = 0
+    OPTION (LOOP JOIN)`;
 
   const ANY_READY = `
     SELECT CASE WHEN EXISTS (SELECT 1 FROM ${messages} WITH (READPAST, ROWLOCK, READCOMMITTEDLOCK)
