@@ -30,21 +30,25 @@ export const postgresRuns: FailedRuns = {
       ELSE ${t}failures END`,
 };
 
-// Differs from PostgreSQL: JSON_MODIFY cannot take an element out, so the last ones are put together anew.
+// Differs from PostgreSQL: JSON_MODIFY cannot take an element out of an array, and would read and write the whole text
+// once per field. What is there is ours and ends with its bracket, so it is text that is put together.
 const mssqlKept = (t: string) =>
-  `CASE WHEN JSON_QUERY(${t}failures, '$[${MOST - 1}]') IS NULL THEN COALESCE(${t}failures, N'[]')
-        ELSE (SELECT N'[' + STRING_AGG(x.value, N',') WITHIN GROUP (ORDER BY CAST(x.[key] AS int)) + N']'
+  `CASE WHEN JSON_QUERY(${t}failures, '$[0]') IS NULL THEN N'['
+        WHEN JSON_QUERY(${t}failures, '$[${MOST - 1}]') IS NULL THEN SUBSTRING(${t}failures, 1, LEN(${t}failures) - 1) + N','
+        ELSE (SELECT N'[' + STRING_AGG(CAST(x.value AS nvarchar(max)), N',') WITHIN GROUP (ORDER BY CAST(x.[key] AS int)) + N','
               FROM OPENJSON(${t}failures) x WHERE x.[key] <> N'0') END`;
-const mssqlAppended = (t: string, run: string, at: string) =>
-  `JSON_MODIFY(${mssqlKept(t)}, 'append $', JSON_QUERY(
-        JSON_MODIFY(JSON_MODIFY(JSON_MODIFY(${run}, '$.attempt', ${t}attempt), '$.at', ${at}), '$.worker', ${t}worker_id)))`;
+/** `rest`: the text of an object whose first brace the fields of the row replace. */
+const mssqlAppended = (t: string, rest: string, at: string) =>
+  `${mssqlKept(t)} + N'{"attempt":' + CAST(${t}attempt AS nvarchar(12)) + N',"at":' + CAST(${at} AS nvarchar(20))
+        + N',"worker":"' + STRING_ESCAPE(${t}worker_id, 'json') + N'",' + ${rest} + N']'`;
 
 export const mssqlRuns: FailedRuns = {
   failed: (t, failure, now) =>
-    `CASE WHEN ${failure} IS NULL THEN ${t}failures ELSE ${mssqlAppended(t, failure, now)} END`,
+    `CASE WHEN ${failure} IS NULL THEN ${t}failures
+           ELSE ${mssqlAppended(t, `SUBSTRING(${failure}, 2, LEN(${failure}))`, now)} END`,
   lapsed: (t) =>
     // The space keeps knex from taking ":null" for a binding.
-    `CASE WHEN ${held(t)} THEN ${mssqlAppended(t, `N'{"durationMs": null,"error":${JSON.stringify(LAPSED)}}'`, `${t}visible_at`)}
+    `CASE WHEN ${held(t)} THEN ${mssqlAppended(t, `N'"durationMs": null,"error":${JSON.stringify(LAPSED)}}'`, `${t}visible_at`)}
       ELSE ${t}failures END`,
 };
 

@@ -165,7 +165,8 @@ eachDatabase("the history of failed runs", (database) => {
         await elapse(database.knex(), 30_001, messageId);
         continue;
       }
-      const error = new Error(`run ${run} "quoted" \0 😀${"x".repeat(50_000)}`);
+      const error = new Error(`run ${run} "quoted" \0 😀${"x".repeat(2_000)}`);
+      error.stack = `at ${"y".repeat(1_500)}`;
       expect(await claim.nack(error, { delayMs: 0 })).toBe("retried");
     }
     const kept = (await queue.getMessage(messageId))?.failures;
@@ -176,7 +177,8 @@ eachDatabase("the history of failed runs", (database) => {
         run === 12 ? "LEASE_EXPIRED" : "Error",
       ]),
     );
-    expect(kept?.at(-1)?.error.message).toMatch(/^run 13 "quoted" ␀ 😀x+$/);
+    expect(kept?.at(-1)?.error.message).toMatch(/^run 13 "quoted" ␀ 😀x{300,400}$/);
+    expect(kept?.at(-1)?.error.stack).toMatch(/^at y{700,800}$/);
     expect(JSON.stringify(kept).length).toBeLessThan(16_384);
     await (await claimed(queue, to, "last")).nack(new Error("end"));
     expect(briefly((await queue.deadLetters.get(messageId))?.failures)).toHaveLength(10);
