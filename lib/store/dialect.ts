@@ -34,8 +34,8 @@ export interface NewMessage {
   /** JSON text. */
   readonly trail: string | null;
   readonly content_encoding: string | null;
-  /** Where messages of a limited type wait; "" for all others. */
-  readonly lane: string;
+  /** Where messages of a limited type wait; null for all others. */
+  readonly lane: string | null;
   /** The place in the mailbox, where turns are fair; null: by priority, or by age. */
   readonly rank: number | null;
   /** Milliseconds that make up for ten points of priority; null: no aging. */

@@ -342,7 +342,7 @@ function rowsOf(messages: readonly EncodedMessage[], placing: Placing | undefine
       hops: message.hops ?? null,
       trail: null,
       content_encoding: message.contentEncoding ?? null,
-      lane: placing?.laneOf(message.messageType, to_agent) ?? "",
+      lane: placing?.laneOf(message.messageType, to_agent) || null,
       rank: null,
       aging_ms: placing?.agingMs(to_agent) ?? null,
       max_attempts: message.maxAttempts,

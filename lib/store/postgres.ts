@@ -58,7 +58,7 @@ export function postgres(prefix: string): Dialect {
   const INSERT = `
     INSERT INTO ${messages} (${list(GIVEN)}, created_at, expires_at, state, visible_at, due_at, receipt, attempt, max_attempts, redriven, lane, rank)
     SELECT ${list(GIVEN, "j")}, t.now, coalesce(j.expires_at, v.visible_at + j.ttl_ms), s.state, v.visible_at,
-           CASE WHEN s.state = 1 THEN v.visible_at END, 0, 0, j.max_attempts, 0, j.lane,
+           CASE WHEN s.state = 1 THEN v.visible_at END, 0, 0, j.max_attempts, 0, coalesce(j.lane, ''),
            coalesce(j.rank, CASE WHEN j.aging_ms IS NULL THEN 100 - j.priority
                                  ELSE v.visible_at - j.priority * j.aging_ms / 10 END)
     FROM (SELECT ${NOW} AS now) t

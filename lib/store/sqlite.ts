@@ -25,6 +25,20 @@ const CLAIM_KEYS =
 
 const PROMOTE = 500;
 
+/** Fields that few messages have. */
+const RARE = [
+  ...["ordering_key", "concurrency_key", "cost", "delivery", "retry", "hops", "trail"],
+  ...["content_encoding", "lane", "rank", "aging_ms"],
+  ...["delay_ms", "available_at", "ttl_ms", "expires_at"],
+] as const satisfies readonly (keyof NewMessage)[];
+
+const COMMON = GIVEN.filter((column) => !(RARE as readonly string[]).includes(column));
+
+/** Whether a message has a field that few have. */
+function says(message: NewMessage): boolean {
+  return RARE.some((field) => message[field] !== null && message[field] !== undefined);
+}
+
 export function sqlite(prefix: string): Dialect {
   const messages = `${prefix}messages`;
   const archive = `${prefix}archive`;
@@ -36,7 +50,7 @@ export function sqlite(prefix: string): Dialect {
   const INSERT = `
     INSERT INTO ${messages} (${list(GIVEN)}, created_at, expires_at, state, visible_at, due_at, receipt, attempt, max_attempts, redriven, lane, rank)
     SELECT ${given}, now, coalesce(value ->> '$.expires_at', visible_at + (value ->> '$.ttl_ms')), state, visible_at,
-           CASE WHEN state = 1 THEN visible_at END, 0, 0, value ->> '$.max_attempts', 0, value ->> '$.lane',
+           CASE WHEN state = 1 THEN visible_at END, 0, 0, value ->> '$.max_attempts', 0, coalesce(value ->> '$.lane', ''),
            coalesce(value ->> '$.rank', CASE WHEN value ->> '$.aging_ms' IS NULL THEN 100 - (value ->> '$.priority')
                                              ELSE visible_at - (value ->> '$.priority') * (value ->> '$.aging_ms') / 10 END)
     FROM (SELECT key, value, now, visible_at,
@@ -47,6 +61,13 @@ export function sqlite(prefix: string): Dialect {
                        coalesce(value ->> '$.available_at', ${NOW} + coalesce(value ->> '$.delay_ms', 0)) AS visible_at
                 FROM json_each(:items)))
     ORDER BY key`;
+
+  // A third of the work for messages that say nothing but themselves: SQLite reads every field by a call.
+  const PLAIN = `
+    INSERT INTO ${messages} (${list(COMMON)}, created_at, state, visible_at, receipt, attempt, max_attempts, redriven, rank)
+    SELECT ${COMMON.map((column) => `value ->> '$.${column}'`).join(", ")},
+           ${NOW}, 0, ${NOW}, 0, 0, value ->> '$.max_attempts', 0, 100 - (value ->> '$.priority')
+    FROM json_each(:items) ORDER BY key`;
 
   const HOLD = `
     INSERT INTO ${dedupe} AS d (dedupe_key, message_id, expires_at)
@@ -165,7 +186,8 @@ export function sqlite(prefix: string): Dialect {
 
     async insertMessages(db: Db, rows: readonly NewMessage[]) {
       // JSON columns travel as strings, so that the stored text is the sender's to the letter.
-      await query(db, INSERT, { items: JSON.stringify(rows) });
+      const text = rows.some(says) ? INSERT : PLAIN;
+      await query(db, text, { items: rowsAsJson(rows, []) });
     },
 
     async holdKeys(db: Db, keys: readonly DedupeKey[]) {
