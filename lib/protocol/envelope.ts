@@ -3,7 +3,7 @@ import type { z } from "zod";
 import { ValidationFailed } from "../errors.ts";
 import { AgentMessage } from "./agent-message.ts";
 import { messageSchema } from "./message-input.ts";
-import { knownChoice, type RetryPolicies, retryDocument, ruleOf } from "./retry.ts";
+import { portableChoice, type RetryPolicies, retryDocument, ruleOf } from "./retry.ts";
 import { DEFAULT_PRIORITY, kindOf, type MessageKind, normalType } from "./types.ts";
 import { jsonDocument, parse, shown } from "./validate.ts";
 
@@ -55,10 +55,7 @@ export function encode(input: unknown, defaults: EncodeDefaults, what = "message
   const { maxMessageBytes, maxContentBytes = maxMessageBytes } = defaults;
   const remedy = defaults.maxContentBytes === undefined ? NO_STORE : TOO_LARGE_FOR_STORE;
   const contentText = jsonDocument(content, `${what}.content`, maxContentBytes, remedy);
-  // A name of the sender's own means nothing to others: the policy itself travels.
-  knownChoice(retry, `${what}.retry`, defaults.retryPolicies);
-  const rule = ruleOf(retry, defaults.retryPolicies);
-  const standard = typeof retry === "string" && rule === ruleOf(retry);
+  const policy = portableChoice(retry, `${what}.retry`, defaults.retryPolicies);
   return {
     ...fields,
     ...normalType(fields.messageType),
@@ -67,11 +64,8 @@ export function encode(input: unknown, defaults: EncodeDefaults, what = "message
     ownId: fields.messageId !== undefined,
     fromAgent: fields.fromAgent ?? defaults.fromAgent,
     priority: fields.priority ?? DEFAULT_PRIORITY,
-    maxAttempts: fields.maxAttempts ?? rule?.maxAttempts ?? defaults.maxAttempts,
-    retryText: retryDocument({
-      policy: standard ? retry : rule,
-      fixed: fields.maxAttempts !== undefined,
-    }),
+    maxAttempts: fields.maxAttempts ?? ruleOf(policy)?.maxAttempts ?? defaults.maxAttempts,
+    retryText: retryDocument({ policy, fixed: fields.maxAttempts !== undefined }),
     contentText,
     headersText:
       head === undefined

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { type RetryPolicyInput, retryPolicySchema } from "./retry.ts";
+import { retryChoiceSchema } from "./retry.ts";
 import { durationMs, id, positiveInt } from "./validate.ts";
 
 /** What can be set for a mailbox, and for what goes through several of them. */
@@ -37,13 +37,11 @@ export const mailboxSettingsSchema = z.strictObject({
   breaker: breakerSchema.nullable().optional(),
   /** The most messages that may wait here; see `flow` for what a sender meets then. Default: no limit. */
   maxDepth: positiveInt(100_000_000).nullable().optional(),
-  /** For messages whose error, own policy and handler say nothing. Default: the queue's. */
-  retryPolicy: retryPolicySchema.nullable().optional(),
+  /** A policy or the name of one, for failures where error, message and handler say nothing. Default: the queue's. */
+  retryPolicy: retryChoiceSchema.nullable().optional(),
 });
 export type MailboxChanges = z.output<typeof mailboxSettingsSchema>;
-export type MailboxSettingsInput = Omit<z.input<typeof mailboxSettingsSchema>, "retryPolicy"> & {
-  retryPolicy?: RetryPolicyInput | null | undefined;
-};
+export type MailboxSettingsInput = z.input<typeof mailboxSettingsSchema>;
 
 const rateSchema = z.strictObject({
   /** How much may pass within `perMs`: messages, or the sum of their costs. */

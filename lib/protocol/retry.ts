@@ -33,8 +33,8 @@ const givenSchema = z
     jitter: z.number().min(0).max(1).default(0.2),
     /** Whether an error that says when to come back is believed (see retryAfterMsOf). Default false. */
     respectRetryAfter: z.boolean().default(false),
-    /** Whether such a failure counts for the circuit breaker of its mailbox. Default false. */
-    circuitBreaker: z.boolean().default(false),
+    /** Whether such a failure counts for the circuit breaker of its mailbox, if that has one. Default true. */
+    circuitBreaker: z.boolean().default(true),
     /** Codes or names of errors after which no run can succeed: dead-lettered at once. Default none. */
     nonRetryable: z
       .array(plainText(128).min(1, "expected the code or name of an error"))
@@ -104,12 +104,13 @@ const named = (policy: RetryPolicyInput): RetryPolicy =>
 export const RETRY_POLICIES = Object.freeze({
   /** A connection that was lost, an answer that was late. */
   transient_error: named({ maxAttempts: 3, delaysMs: [1_000, 2_000, 4_000] }),
-  /** Asked too often. With a retry-after, the run does not even count. */
+  /** Asked too often: whoever says so is there. With a retry-after, the run does not even count. */
   rate_limit: named({
     maxAttempts: 5,
     delaysMs: [5_000, 10_000, 30_000, 60_000, 120_000],
     jitter: 0,
     respectRetryAfter: true,
+    circuitBreaker: false,
   }),
   /** The other side is down. */
   service_unavailable: named({
@@ -184,6 +185,21 @@ export function knownChoice<C extends RetryChoice | undefined>(
   throw new ValidationFailed(
     `${what}: no retry policy is called so (got ${shown(choice)}); there are ${names.slice(0, 20).join(", ")}`,
   );
+}
+
+/**
+ * A choice that means the same wherever it is read: the name of a standard policy, or a policy.
+ *
+ * @throws ValidationFailed for a name that no policy has
+ */
+export function portableChoice(
+  choice: RetryChoice | undefined,
+  what: string,
+  own: RetryPolicies | undefined,
+): RetryChoice | undefined {
+  knownChoice(choice, what, own);
+  const rule = ruleOf(choice, own);
+  return typeof choice === "string" && rule === ruleOf(choice) ? choice : rule;
 }
 
 /** @throws ValidationFailed for a name in a map that no policy has */

@@ -183,7 +183,8 @@ export class QueueCore {
       ? await this.retries.verdict(db, claim, cause, options.delayMs)
       : REJECTED;
     if (verdict.end === "bury") {
-      const outcome = await this.bury(db, claim, verdict.reason, cause, durationMs);
+      const { reason, counts } = verdict;
+      const outcome = await this.bury(db, claim, reason, cause, { durationMs, counts });
       const buried = outcome === "done" ? "dead_lettered" : outcome;
       return { outcome: buried, delayMs: 0, parked: false };
     }
@@ -204,7 +205,8 @@ export class QueueCore {
       },
     ]);
     const reason = `${record.code}: ${record.message}`;
-    await this.#ended(db, [claim], [outcome], parked ? "released" : "retried", reason);
+    const event = parked ? "released" : "retried";
+    await this.#ended(db, [claim], [outcome], event, reason, !parked && verdict.counts);
     if (outcome === "done" && delayMs === 0) this.#wakeAfter(db, [claim]);
     return { outcome: outcome === "done" ? "retried" : outcome, delayMs, parked };
   }
@@ -259,7 +261,10 @@ export class QueueCore {
     claim: ClaimedMessage,
     reason: string,
     error: unknown,
-    durationMs: number | null = claim.heldMs,
+    {
+      durationMs = claim.heldMs,
+      counts = true,
+    }: { durationMs?: number | null; counts?: boolean } = {},
   ): Promise<Settled> {
     const named = REASON.test(reason);
     const record = error === undefined ? undefined : errorRecord(error);
@@ -273,7 +278,7 @@ export class QueueCore {
         fingerprint: fingerprint(claim.messageType, noted?.code ?? reason, noted?.message ?? ""),
       },
     ]);
-    await this.#ended(db, [claim], [outcome], "dead_lettered", reason);
+    await this.#ended(db, [claim], [outcome], "dead_lettered", reason, counts);
     return outcome;
   }
 
@@ -311,13 +316,17 @@ export class QueueCore {
     afterCommit(db, () => this.signal(new Set(claims.map(({ toAgent }) => toAgent))));
   }
 
-  /** What follows when claims have ended: others may be let through, and observers are told. */
+  /**
+   * What follows when claims have ended: others may be let through, and observers are told. Failures that do not
+   * count, like deferrals, say nothing of the destination.
+   */
   async #ended(
     db: Db,
     claims: readonly ClaimedMessage[],
     outcomes: readonly (Settled | "held")[],
     event: MessageEventName,
     reason?: string,
+    counts = event !== "released",
   ): Promise<void> {
     this.#tell(db, claims, outcomes, event, reason);
     const gated = claims.filter(
@@ -328,8 +337,7 @@ export class QueueCore {
     const follow = async () => {
       for (const agentId of new Set(gated.map(({ toAgent }) => toAgent))) {
         const ends = gated.filter(({ toAgent }) => toAgent === agentId);
-        // A deferred message says nothing of its destination.
-        if (event !== "released") await this.breakers.outcome(agentId, ends, failed);
+        if (counts) await this.breakers.outcome(agentId, ends, failed);
         this.signal(new Set([agentId]));
       }
     };

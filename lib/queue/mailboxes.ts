@@ -1,4 +1,5 @@
 import { type MailboxSettingsInput, mailboxSettingsSchema } from "../protocol/gates.ts";
+import { portableChoice } from "../protocol/retry.ts";
 import { id, parse } from "../protocol/validate.ts";
 import type { Mailbox } from "../store/gate-rows.ts";
 import { GateSettings } from "../store/gate-settings.ts";
@@ -28,6 +29,10 @@ export class Mailboxes {
   async set(agentId: string, settings: MailboxSettingsInput): Promise<MailboxInfo> {
     const agent = parse(id, agentId, "agentId");
     const changes = parse(mailboxSettingsSchema, settings, "settings");
+    const own = this.#core.options.retryPolicies;
+    if (typeof changes.retryPolicy === "string") {
+      changes.retryPolicy = portableChoice(changes.retryPolicy, "settings.retryPolicy", own);
+    }
     await this.#core.db();
     const columns = GateSettings.columns(changes);
     if (Object.keys(columns).length > 0) {
@@ -35,6 +40,7 @@ export class Mailboxes {
     }
     if (changes.breaker !== undefined) await this.#settings.regate(agent);
     this.#core.gates.forget();
+    this.#core.retries.forget();
     if (changes.agingMs !== undefined || changes.fair !== undefined) {
       await this.#settings.rerank(agent);
     }

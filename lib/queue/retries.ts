@@ -15,16 +15,26 @@ export type HandlerRetry = RetryLevel<RetryChoice | undefined>;
 
 /** What is to become of a message whose run failed. */
 export type Verdict =
-  | { readonly end: "bury"; readonly reason: "rejected" | "max_attempts" }
+  | {
+      readonly end: "bury";
+      readonly reason: "rejected" | "max_attempts";
+      /** For the circuit breaker of the mailbox. */
+      readonly counts: boolean;
+    }
   /** With `maxAttempts`, where it gets more runs than it had. */
-  | { readonly end: "retry"; readonly delayMs: number; readonly maxAttempts: number | undefined }
+  | {
+      readonly end: "retry";
+      readonly delayMs: number;
+      readonly maxAttempts: number | undefined;
+      readonly counts: boolean;
+    }
   /** Put off without counting the run. */
   | { readonly end: "park"; readonly delayMs: number };
 
 /** A run that does not count could be repeated for ever: not more often than this. */
 const LEAST_PARK_MS = 100;
 
-export const REJECTED: Verdict = { end: "bury", reason: "rejected" };
+export const REJECTED: Verdict = { end: "bury", reason: "rejected", counts: true };
 
 /**
  * The policies put to use. The number of runs is the sender's where he gave one, else that of the policy chosen;
@@ -38,14 +48,17 @@ export function verdictOn(
 ): Verdict {
   const { policy, by, errorClass, hopeless } = policyFor(error, levels);
   if (hopeless && delayMs === undefined) return REJECTED;
+  const counts = policy.circuitBreaker;
   const asked = policy.respectRetryAfter ? retryAfterMsOf(error) : undefined;
   if (asked !== undefined && delayMs === undefined && errorClass === "rate_limit") {
     return { end: "park", delayMs: Math.max(LEAST_PARK_MS, asked) };
   }
   const own = run.maxAttemptsFixed || by === "queue" ? undefined : policy.maxAttempts;
-  if (run.attempt >= (own ?? run.maxAttempts)) return { end: "bury", reason: "max_attempts" };
+  if (run.attempt >= (own ?? run.maxAttempts))
+    return { end: "bury", reason: "max_attempts", counts };
   return {
     end: "retry",
+    counts,
     delayMs: delayMs ?? asked ?? retryDelayMs(policy, run.attempt),
     maxAttempts: own !== undefined && own > run.maxAttempts ? own : undefined,
   };
@@ -70,6 +83,11 @@ export class Retries {
   /** Says under which handler a claim runs, also for what the handler settles itself. */
   under(claim: ClaimedMessage, handler: HandlerRetry): void {
     this.#handlers.set(claim, handler);
+  }
+
+  /** A mailbox was given another policy here: the next failure looks. */
+  forget(): void {
+    this.#mailboxes.clear();
   }
 
   /** What becomes of it. Who gives a delay wants a further run after it, if there is one left. */

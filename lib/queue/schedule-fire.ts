@@ -29,6 +29,7 @@ export function encoded({ options }: QueueCore, message: object): EncodedMessage
   return encode(message, {
     fromAgent: options.agentId,
     maxAttempts: options.retryPolicy.maxAttempts,
+    retryPolicies: options.retryPolicies,
     maxMessageBytes: options.maxMessageBytes,
     maxContentBytes: options.claimCheck?.maxBytes,
   });

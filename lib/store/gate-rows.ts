@@ -1,4 +1,5 @@
 import type { BreakerSettings, LimitDefinition } from "../protocol/gates.ts";
+import { ownRetry, type RetryChoice } from "../protocol/retry.ts";
 import { int, intOrNull, type Row } from "./sql.ts";
 
 export type BreakerState = "closed" | "open" | "half_open";
@@ -24,7 +25,7 @@ export interface Mailbox {
   /** The turn served last. */
   readonly virtualTime: number;
   readonly maxDepth: number | null;
-  readonly retryPolicy: unknown;
+  readonly retryPolicy: RetryChoice | null;
   readonly breaker: Breaker | null;
   /** Null: no gate. 0: its concurrency keys must be promoted. 1: claims go through the gate. */
   readonly gated: number | null;
@@ -55,7 +56,7 @@ export function mailboxOf(row: Row, parse: (value: unknown) => unknown): Mailbox
     fair: intOrNull(row.fair) === 1,
     virtualTime: intOrNull(row.virtual_time) ?? 0,
     maxDepth: intOrNull(row.max_depth),
-    retryPolicy: parse(row.retry),
+    retryPolicy: ownRetry(parse(row.retry)).policy ?? null,
     gated: intOrNull(row.gated),
     breaker:
       threshold === null

@@ -1,5 +1,6 @@
 import type { Knex } from "knex";
 import type { LimitDefinition, MailboxChanges } from "../protocol/gates.ts";
+import { retryDocument } from "../protocol/retry.ts";
 import { nextTurn, rankOfTurn } from "../protocol/turns.ts";
 import type { Db, Dialect, KeyRef } from "./dialect.ts";
 import { type Limit, limitOf, mailboxOf } from "./gate-rows.ts";
@@ -66,7 +67,7 @@ export class GateSettings {
       retry:
         retryPolicy === undefined || retryPolicy === null
           ? retryPolicy
-          : JSON.stringify(retryPolicy),
+          : retryDocument({ policy: retryPolicy, fixed: false }),
       ...(breaker === undefined
         ? {}
         : {

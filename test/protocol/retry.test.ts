@@ -38,7 +38,7 @@ describe("retry policy", () => {
       factor: 2,
       maxDelayMs: 30_000,
       respectRetryAfter: false,
-      circuitBreaker: false,
+      circuitBreaker: true,
       nonRetryable: [],
     });
     expect(pauses({}, [1, 2, 3, 4, 5, 6, 7, 500])).toEqual([
@@ -74,7 +74,11 @@ describe("retry policy", () => {
     expect(of("rate_limit")).toEqual([5_000, 10_000, 30_000, 60_000, 120_000, 120_000]);
     expect(of("service_unavailable")).toEqual([10_000, 30_000, 60_000, 60_000, 60_000, 60_000]);
     expect(RETRY_POLICIES.transient_error).toMatchObject({ maxAttempts: 3, jitter: 0.2 });
-    expect(RETRY_POLICIES.rate_limit).toMatchObject({ maxAttempts: 5, respectRetryAfter: true });
+    expect(RETRY_POLICIES.rate_limit).toMatchObject({
+      maxAttempts: 5,
+      respectRetryAfter: true,
+      circuitBreaker: false,
+    });
     expect(RETRY_POLICIES.service_unavailable).toMatchObject({
       maxAttempts: 3,
       circuitBreaker: true,

@@ -7,7 +7,6 @@ import {
   type RetryPolicyName,
   ServiceUnavailable,
 } from "../../lib/index.ts";
-import { retryDocument, retryPolicySchema } from "../../lib/protocol/retry.ts";
 import { eachDatabase, type TestDatabase } from "../support/databases.ts";
 import { until } from "../support/processes.ts";
 import { elapse, failure, mailbox, note, watched } from "../support/queue.ts";
@@ -72,11 +71,7 @@ eachDatabase("retry policies", (database) => {
       retryPolicies: { own_class: { delaysMs: [11_000], jitter: 0 }, E_MAPPED: "own_class" },
     });
     const [plain, set] = [mailbox(), mailbox()];
-    const ofMailbox = retryPolicySchema.parse({ delaysMs: [40_000], jitter: 0 });
-    await knex("outbox_mailboxes").insert({
-      agent_id: set,
-      retry: retryDocument({ policy: ofMailbox, fixed: false }),
-    });
+    await queue.mailboxes.set(set, { retryPolicy: { delaysMs: [40_000], jitter: 0 } });
     const message = { retry: { delaysMs: [20_000], jitter: 0 } };
     const handler = { retryPolicy: { delaysMs: [30_000], jitter: 0 } };
     const table = [
@@ -147,13 +142,18 @@ eachDatabase("retry policies", (database) => {
       return Number(stored?.visibleAt) - Number(stored?.failures[0]?.at);
     };
     expect(await pauseOf()).toBeLessThanOrEqual(1_000);
-    const policy = retryPolicySchema.parse({ delaysMs: [90_000], jitter: 0 });
-    // For all mailboxes, and for this one: its own word counts.
-    await knex("outbox_mailboxes").insert([
-      { agent_id: "", retry: JSON.stringify({ ...policy, delaysMs: [1] }) },
-      { agent_id: to, retry: JSON.stringify(policy) },
-    ]);
+    // By another process.
+    const { queue: other } = watched(knex);
+    await other.mailboxes.set(to, { retryPolicy: { delaysMs: [90_000], jitter: 0 } });
     await until(async () => (await pauseOf()) === 90_000);
+    // By this one, at once.
+    await queue.mailboxes.set(to, { retryPolicy: "service_unavailable" });
+    expect(await pauseOf()).toBe(10_000);
+    expect(await queue.mailboxes.get(to)).toMatchObject({ retryPolicy: "service_unavailable" });
+    await queue.mailboxes.set(to, { retryPolicy: null });
+    expect(await pauseOf()).toBeLessThanOrEqual(1_000);
+    const wrong = await failure(() => queue.mailboxes.set(to, { retryPolicy: "typo" }));
+    expect(wrong.message).toMatch(/settings\.retryPolicy: no retry policy is called so/);
   });
 
   it("a message sent with maxAttempts has as many runs under every policy", async () => {
@@ -298,30 +298,46 @@ eachDatabase("retry policies", (database) => {
 
   it("parks the bucket that the message passed, for all processes", async () => {
     const { knex } = await database.fresh();
-    const to = mailbox();
-    const bucket = { bucket_size: 10, refill: 10, refill_ms: 1_000 };
-    await knex("outbox_limits").insert([
-      { name: "ours", agent_id: to, ...bucket },
-      { name: "other", agent_id: "someone-else", ...bucket },
-      { name: "named", agent_id: "nobody", ...bucket },
-    ]);
+    const [to, other] = [mailbox(), mailbox()];
     const { queue } = watched(knex);
-    const parked = async () =>
-      (
-        (await knex("outbox_limits").whereNotNull("parked_until").orderBy("name")) as {
-          name: string;
-        }[]
-      ).map(({ name }) => name);
-    await queue.sendMessage(note(to));
+    const { queue: elsewhere } = watched(knex);
+    const rate = { amount: 1_000, perMs: 1_000 };
+    await queue.limits.set("ours", { agentId: to, rate });
+    await queue.limits.set("other", { agentId: other, rate });
+    const parked = async () => {
+      const all = await queue.limits.list();
+      return all.filter(({ parkedUntil }) => parkedUntil !== null).map(({ name }) => name);
+    };
+    await queue.sendMessages([note(to), note(to), note(other)]);
+    const [first] = await elsewhere.getMessages(to, { limit: 1 });
     const details = { retryAfterMs: 60_000 };
-    await (await claimed(queue, to)).nack(new RateLimited("slow", { details }));
+    expect(await first?.nack(new RateLimited("slow", { details }))).toBe("retried");
     expect(await parked()).toEqual(["ours"]);
-    await knex("outbox_limits").update({ parked_until: null });
-    await queue.sendMessage(note(to));
-    await (await claimed(queue, to)).nack(
-      new RateLimited("slow", { details: { ...details, limit: "named" } }),
-    );
-    expect(await parked()).toEqual(["named"]);
+    // The next message would only be told the same.
+    expect(await queue.getMessages(to)).toEqual([]);
+    const [second] = await queue.getMessages(other);
+    await second?.nack(new RateLimited("slow", { details: { ...details, limit: "nobody's" } }));
+    expect(await parked()).toEqual(["ours"]);
+    await knex("outbox_limits").update({ parked_until: 1 });
+    expect(await queue.getMessages(to)).toHaveLength(1);
+  });
+
+  it("counts failures for the circuit breaker, unless their policy says otherwise", async () => {
+    const { knex } = await database.fresh();
+    const to = mailbox();
+    const { queue } = watched(knex, { retryPolicies: { E_QUIET: { circuitBreaker: false } } });
+    await queue.mailboxes.set(to, { breaker: { failureThreshold: 2, recoveryTimeoutMs: 60_000 } });
+    const quiet = () => Object.assign(new Error("quiet"), { code: "E_QUIET" });
+    const failOne = async (error: unknown) => {
+      await queue.sendMessage({ ...note(to), maxAttempts: 2 });
+      await (await claimed(queue, to)).nack(error);
+      return (await queue.mailboxes.get(to)).breaker;
+    };
+    for (const error of [quiet(), new RateLimited("x"), quiet(), new RateLimited("y")]) {
+      expect(await failOne(error)).toMatchObject({ state: "closed", failures: 0 });
+    }
+    expect(await failOne(new ServiceUnavailable("down"))).toMatchObject({ failures: 1 });
+    expect(await failOne(new Error("down"))).toMatchObject({ state: "open" });
   });
 
   it("believes a retry-after only where the policy says so, and then counts the run", async () => {
