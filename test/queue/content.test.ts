@@ -165,6 +165,10 @@ eachDatabase("large contents", (database) => {
         const { content } = await row(knex, id);
         await set(knex, id, { ...content, bytes: content.bytes - 1 });
       },
+      "more than anyone unpacks": async (id) => {
+        const { content } = await row(knex, id);
+        await set(knex, id, { ...content, bytes: 900_000_000 });
+      },
       "no field": (id) => set(knex, id, { n: 1 }),
       "an unknown encoding": async (id) => {
         await knex("outbox_messages")
@@ -248,6 +252,36 @@ eachDatabase("large contents", (database) => {
       const [claim] = await queue.getMessages(to, { limit: 1 });
       expect(claim).toMatchObject({ messageId, attempt: 1, content: wordy(60_000) });
     }
+  });
+
+  it("G9: that come too late start no handler", async () => {
+    const knex = database.knex();
+    const files = new FileClaimCheckStore(await folder());
+    let loads = 0;
+    const slow = {
+      put: files.put.bind(files),
+      delete: files.delete.bind(files),
+      get: async (key: string) => {
+        loads++;
+        // Longer than the message lives.
+        await new Promise((resolve) => setTimeout(resolve, 1_000));
+        return files.get(key);
+      },
+    };
+    const { queue } = watched(knex, { claimCheck: { store: slow, aboveBytes: 20_000 } });
+    const to = mailbox();
+    let handled = 0;
+    const worker = queue.work(to, () => {
+      handled++;
+    });
+    const { messageId } = await queue.sendMessage({ ...note(to, wordy(30_000)), ttlMs: 700 });
+    await until(
+      async () => (await queue.deadLetters.list({ messageIds: [messageId] })).length === 1,
+    );
+    await worker.stop();
+    expect(await queue.deadLetters.get(messageId)).toMatchObject({ reason: "expired" });
+    expect(handled).toBe(0);
+    expect(loads).toBeGreaterThan(0);
   });
 
   it("that come slowly keep their lease", async () => {
