@@ -188,6 +188,15 @@ export interface GateStatements {
   openKeys(trx: Db, keys: readonly KeyRef[]): Promise<string[]>;
   /** Blocks ready messages of concurrency keys that are more than may be in flight, latest first. */
   closeKeys(trx: Db, keys: readonly KeyRef[]): Promise<void>;
+  /**
+   * Rows of a settings table, locked until the transaction ends, in the order of `by`. `idle` is a column that is
+   * no key: on SQL Server the lock is a write that changes nothing.
+   */
+  lockRows(
+    trx: Db,
+    table: string,
+    rows: { where: Knex.QueryCallback; by: string; idle: string },
+  ): Promise<Record<string, unknown>[]>;
   /** Inserts a message in the place that it had before. */
   insertInPlace(trx: Db, table: string, row: Record<string, unknown>): Promise<void>;
   /** Whether the mailbox has anything ready or due. */

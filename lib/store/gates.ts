@@ -63,9 +63,13 @@ export class GateStore {
 
   /** The row of a mailbox, locked until the transaction ends; undefined when nothing was ever set for it. */
   async lockMailbox(trx: Db, agentId: string): Promise<Mailbox | undefined> {
-    const row = (await trx(this.#mailboxes).where({ agent_id: agentId }).forUpdate().first()) as
-      | Row
-      | undefined;
+    const [row] = await this.dialect.gates.lockRows(trx, this.#mailboxes, {
+      ...{
+        where: (mailbox) => mailbox.where({ agent_id: agentId }),
+        by: "agent_id",
+        idle: "gated",
+      },
+    });
     return row === undefined ? undefined : mailboxOf(row, parseText);
   }
 
@@ -75,10 +79,10 @@ export class GateStore {
 
   /** The limits that are about a mailbox, or about all, locked in one order. */
   async lockLimits(trx: Db, agentId: string): Promise<Limit[]> {
-    const rows = (await trx(this.#limits)
-      .where((about) => about.where({ agent_id: agentId }).orWhereNull("agent_id"))
-      .orderBy("name")
-      .forUpdate()) as Row[];
+    const rows = await this.dialect.gates.lockRows(trx, this.#limits, {
+      where: (about) => about.where({ agent_id: agentId }).orWhereNull("agent_id"),
+      ...{ by: "name", idle: "tokens" },
+    });
     return rows.map(limitOf);
   }
 

@@ -32,7 +32,8 @@ export function mssqlGates(prefix: string, now: string): GateStatements {
     ORDER BY j.to_agent, j.kind, j.name`;
 
   const lockWith = (hints: string) => `
-    SELECT ${KEY} FROM ${KEYS} INNER LOOP JOIN ${keys} k WITH (${hints}) ON ${SAME} ORDER BY k.to_agent, k.kind, k.name`;
+    UPDATE k SET last_rank = k.last_rank OUTPUT ${KEY.replaceAll("k.", "inserted.")}
+    FROM ${KEYS} INNER LOOP JOIN ${keys} k WITH (${hints}) ON ${SAME}`;
   const LOCK = lockWith("UPDLOCK, ROWLOCK");
   const LOCK_FREE = lockWith("UPDLOCK, ROWLOCK, READPAST, READCOMMITTEDLOCK");
 
@@ -132,6 +133,14 @@ export function mssqlGates(prefix: string, now: string): GateStatements {
 
     async closeKeys(trx: Db, refs: readonly KeyRef[]) {
       await query(trx, CLOSE, { items: JSON.stringify(refs) });
+    },
+
+    // Differs from PostgreSQL: a write, because only its lock holds under every isolation that a server may have.
+    async lockRows(trx: Db, table: string, { where, idle }) {
+      return trx(table)
+        .where(where)
+        .update({ [idle]: trx.raw(idle) })
+        .returning("*");
     },
 
     async insertInPlace(trx: Db, table: string, row: Record<string, unknown>) {

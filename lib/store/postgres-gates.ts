@@ -122,6 +122,10 @@ export function postgresGates(prefix: string, now: string): GateStatements {
       await query(trx, CLOSE, { items: JSON.stringify(refs) });
     },
 
+    async lockRows(trx: Db, table: string, { where, by }) {
+      return trx(table).where(where).orderBy(by).forUpdate();
+    },
+
     async insertInPlace(trx: Db, table: string, row: Record<string, unknown>) {
       const { sql, bindings } = trx(table).insert(row).toSQL();
       await trx.raw(

@@ -125,6 +125,10 @@ export function sqliteGates(prefix: string, now: string): GateStatements {
       }
     },
 
+    async lockRows(trx: Db, table: string, { where, by }) {
+      return trx(table).where(where).orderBy(by).forUpdate();
+    },
+
     async insertInPlace(trx: Db, table: string, row: Record<string, unknown>) {
       await trx(table).insert(row);
     },
