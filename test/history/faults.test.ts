@@ -21,7 +21,6 @@ eachDatabase(`a history under faults (SEED=${seed})`, (database) => {
       await sleep(stage.random.int(0, 100));
     }
     const outcome = await stage.end();
-    console.log(outcome);
     expect(outcome.violations).toEqual([]);
     expect(outcome.messages).toBeGreaterThan(50);
   }, 90_000);
