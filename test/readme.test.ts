@@ -151,6 +151,7 @@ describe("the public names", () => {
         "Outbox",
         "PayloadTooLarge",
         "PermissionDenied",
+        "RETRY_POLICIES",
         "RateLimited",
         "ServiceUnavailable",
         "SignatureInvalid",

@@ -48,6 +48,11 @@ const send = defineCommand({
       min: 1,
       help: "Runs before it is dead-lettered; default AGENT_MAX_RETRIES, else 3",
     },
+    retry: {
+      type: "text",
+      value: "POLICY",
+      help: "The retry policy for errors of no class: transient_error, rate_limit or service_unavailable; default the receiver's",
+    },
     "dedupe-key": {
       type: "text",
       value: "KEY",
@@ -101,6 +106,7 @@ const send = defineCommand({
       delayMs: options["delay-ms"],
       ttlMs: options["ttl-ms"],
       maxAttempts: options["max-attempts"],
+      retry: options.retry,
       dedupeKey: options["dedupe-key"],
       dedupeWindowMs: options["dedupe-window-ms"],
       replyTo: options["reply-to"],

@@ -7,6 +7,7 @@ import {
   type RetryPolicyName,
   ServiceUnavailable,
 } from "../../lib/index.ts";
+import { runCli } from "../cli/support.ts";
 import { eachDatabase, type TestDatabase } from "../support/databases.ts";
 import { until } from "../support/processes.ts";
 import { elapse, failure, mailbox, note, watched } from "../support/queue.ts";
@@ -197,6 +198,29 @@ eachDatabase("retry policies", (database) => {
     expect(await dead(open.messageId)).toMatchObject({ attempt: 7, maxAttempts: 7 });
     expect(await dead(own.messageId)).toMatchObject({ attempt: 2 });
     expect(await dead(fixed.messageId)).toMatchObject({ attempt: 1 });
+  });
+
+  it("the number of runs that a person gives a dead letter is kept as well", async () => {
+    const { queue } = watched(database.knex());
+    const to = mailbox();
+    const { messageId } = await queue.sendMessage({ ...note(to), retry: "transient_error" });
+    await (await claimed(queue, to)).nack(new Error("x"), { retry: false });
+    await queue.deadLetters.edit(messageId, { maxAttempts: 2 }, { replay: true });
+    expect(await failAll(database, queue, to, () => named("rate_limit"))).toHaveLength(1);
+    expect(await queue.deadLetters.get(messageId)).toMatchObject({ attempt: 2, maxAttempts: 2 });
+  });
+
+  it("a policy is named on the command line too", async () => {
+    const to = mailbox();
+    const cli = (...argv: string[]) => runCli(argv, { database: database.url() });
+    expect(await cli("send", to, "--type", "NOTE", "--retry", "rate_limit")).toMatchObject({
+      code: 0,
+    });
+    const { queue } = watched(database.knex());
+    expect(await claimed(queue, to)).toMatchObject({ retry: "rate_limit", maxAttempts: 5 });
+    const typo = await cli("send", to, "--type", "NOTE", "--retry", "rate-limit");
+    expect(typo.code).not.toBe(0);
+    expect(typo.err).toContain("there are transient_error, rate_limit, service_unavailable");
   });
 
   it("a crash counts by the number of runs that the last failure gave", async () => {
