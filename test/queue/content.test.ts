@@ -264,7 +264,7 @@ eachDatabase("large contents", (database) => {
       get: async (key: string) => {
         loads++;
         // Longer than the message lives.
-        await new Promise((resolve) => setTimeout(resolve, 1_000));
+        await new Promise((resolve) => setTimeout(resolve, 2_100));
         return files.get(key);
       },
     };
@@ -274,7 +274,7 @@ eachDatabase("large contents", (database) => {
     const worker = queue.work(to, () => {
       handled++;
     });
-    const { messageId } = await queue.sendMessage({ ...note(to, wordy(30_000)), ttlMs: 700 });
+    const { messageId } = await queue.sendMessage({ ...note(to, wordy(30_000)), ttlMs: 2_000 });
     await until(
       async () => (await queue.deadLetters.list({ messageIds: [messageId] })).length === 1,
     );
@@ -286,27 +286,26 @@ eachDatabase("large contents", (database) => {
 
   it("that come slowly keep their lease", async () => {
     const knex = database.knex();
-    const dir = await folder();
-    const files = new FileClaimCheckStore(dir);
+    const files = new FileClaimCheckStore(await folder());
+    const to = mailbox();
+    const leaseEnd = async () => {
+      const [found] = await knex("outbox_messages").where({ to_agent: to });
+      return Number(found?.visible_at);
+    };
+    const ends = new Set<number>();
     const slow = {
       put: files.put.bind(files),
       delete: files.delete.bind(files),
+      // Until the lease was made longer twice.
       get: async (key: string) => {
-        await new Promise((resolve) => setTimeout(resolve, 1_500));
+        await until(async () => ends.add(await leaseEnd()).size > 2);
         return files.get(key);
       },
     };
     const { queue } = watched(knex, { claimCheck: { store: slow, aboveBytes: 20_000 } });
-    const to = mailbox();
     await queue.sendMessage(note(to, wordy(30_000)));
-    const claiming = queue.getMessages(to, { leaseMs: 900 });
-    await until(
-      async () =>
-        (await knex("outbox_messages").where({ to_agent: to }).whereNotNull("worker_id")).length >
-        0,
-    );
-    const [claim] = await claiming;
-    expect(claim?.attempt).toBe(1);
+    const [claim] = await queue.getMessages(to, { leaseMs: 3_000 });
+    expect(claim).toMatchObject({ attempt: 1, content: wordy(30_000) });
     expect(await claim?.ack()).toBe("acked");
   });
 });
