@@ -90,10 +90,17 @@ export type {
 } from "./queue/dead-letters.ts";
 export { MessageQueueManager } from "./queue/manager.ts";
 export type { SweepReport } from "./queue/payloads.ts";
+export type { Consumer } from "./queue/presence.ts";
 export type { Schedule, ScheduleOutcome, Schedules } from "./queue/schedules.ts";
 export type { QueueStats } from "./queue/stats.ts";
 export type { DeadLetter, MessageState, StoredMessage } from "./queue/stored.ts";
-export type { UpkeepReport } from "./queue/upkeep.ts";
+export type {
+  UpkeepCounts,
+  UpkeepFailure,
+  UpkeepLag,
+  UpkeepReport,
+  UpkeepStep,
+} from "./queue/upkeep.ts";
 export type { Explanation } from "./queue/why.ts";
 export type {
   WorkActivity,

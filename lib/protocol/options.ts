@@ -34,6 +34,8 @@ export const queueOptionsSchema = z.strictObject({
   archiveRetentionMs: durationMs().default(7 * DAY_MS),
   /** How long dead letters are kept, in milliseconds; 0: until someone redrives or discards them. Default 0. */
   deadLetterRetentionMs: durationMs().default(0),
+  /** How long a consumer's inbox knows what it has processed, in milliseconds; 0: for ever. Default 30 days. */
+  inboxRetentionMs: durationMs().default(30 * DAY_MS),
   /** How long a messageId of the sender's choosing is remembered, in milliseconds. Default seven days. */
   messageIdWindowMs: durationMs(1).default(7 * DAY_MS),
   /** PostgreSQL only: tell waiting workers of new messages by NOTIFY. Off: they find them by polling. Default true. */

@@ -44,6 +44,7 @@ import { findMessage, heldRow } from "./look-up.ts";
 import { Mailboxes } from "./mailboxes.ts";
 import { OrderingKeys } from "./ordering-keys.ts";
 import type { SweepReport } from "./payloads.ts";
+import { Callers, type Consumer, consumersOf } from "./presence.ts";
 import { Schedules } from "./schedules.ts";
 import { settlerOf, txOf } from "./settler.ts";
 import { type QueueStats, queueStats } from "./stats.ts";
@@ -70,6 +71,7 @@ export class MessageQueueManager {
   readonly #workers = new Set<Worker>();
   readonly #workerId = newWorkerId();
   readonly #settler: Settler;
+  readonly #callers: Callers;
   /** The messages that could not be delivered: list, get, redrive, purge. */
   readonly deadLetters: DeadLetters;
   /** What mailboxes are set to: keys, fairness, aging, breakers, depth. */
@@ -99,6 +101,7 @@ export class MessageQueueManager {
       checked,
       observers ?? new Observers(),
     );
+    this.#callers = new Callers(this.#core);
     this.deadLetters = new DeadLetters(this.#core);
     this.mailboxes = new Mailboxes(this.#core);
     this.limits = new Limits(this.#core);
@@ -151,6 +154,7 @@ export class MessageQueueManager {
     try {
       for (let pause = 5; ; pause = Math.min(pause * 2, LONGEST_LOOK_MS)) {
         const rows = await this.#core.claim(request);
+        this.#callers.seen(request);
         if (rows.length > 0) {
           const claims = rows.map((row) => new ClaimedMessage(row, asked.leaseMs, this.#settler));
           if (claims.every(({ packed }) => packed === null)) return claims;
@@ -283,7 +287,17 @@ export class MessageQueueManager {
     return explain(this.#core, parse(id, messageId, "messageId"));
   }
 
-  /** One bounded round of upkeep: expired messages, old archive rows and dedupe keys. Workers do it too. */
+  /** Who consumes a mailbox, or any; who was seen last first, at most 1,000. Those not seen for a day are forgotten. */
+  async consumers(agentId?: string): Promise<Consumer[]> {
+    const agent = agentId === undefined ? null : parse(id, agentId, "agentId");
+    await this.#core.db();
+    return consumersOf(this.#core, agent);
+  }
+
+  /**
+   * One bounded round of upkeep, as workers take it every few seconds: expired and due messages, what was kept long
+   * enough, keys that stand still, and more. A step that fails is in `failed` and stops no other.
+   */
   async maintain(): Promise<UpkeepReport> {
     await this.#core.db();
     return upkeep(this.#core);
@@ -325,6 +339,7 @@ export class MessageQueueManager {
   /** Stops this queue's workers and closes the database, unless it was the caller's knex. */
   async close(): Promise<void> {
     await Promise.all([...this.#workers].map((worker) => worker.stop()));
+    await this.#callers.close();
     await told();
     await this.#core.close();
     // A pool waits for every connection that is in use; one whose server is silent would keep it for ever.

@@ -1,5 +1,7 @@
 import type { Db } from "../store/dialect.ts";
 import type { QueueCore } from "./core.ts";
+import { consumersOf } from "./presence.ts";
+import { mailboxLag, type UpkeepLag, upkeepLag } from "./upkeep.ts";
 
 /** What `getQueueStats` tells of one mailbox, or of all together. */
 export interface QueueStats {
@@ -17,6 +19,10 @@ export interface QueueStats {
   /** Processed in the last minute, from the archive; 0 when it is switched off. */
   messagesPerMinute: number;
   paused: boolean;
+  /** Who consumes and was seen within the last 45 seconds; at most 1,000 are counted. */
+  consumers: number;
+  /** How far upkeep is behind. */
+  lag: UpkeepLag;
 }
 
 export async function queueStats(
@@ -24,12 +30,14 @@ export async function queueStats(
   db: Db,
   agentId: string | null,
 ): Promise<QueueStats> {
-  const { oldestCreatedAt, ...depth } = await core.upkeep.depth(agentId);
+  const { oldestCreatedAt, lapsedMs, ...depth } = await core.upkeep.depth(agentId);
   const now = await core.store.now();
   return {
     ...depth,
     oldestAgeMs: oldestCreatedAt === null ? null : Math.max(0, now - oldestCreatedAt),
     messagesPerMinute: await core.upkeep.throughput(agentId),
+    consumers: (await consumersOf(core, agentId)).filter(({ live }) => live).length,
+    lag: await (agentId === null ? upkeepLag(core, lapsedMs) : mailboxLag(core, agentId, lapsedMs)),
     paused: agentId !== null && (await core.upkeep.paused(db, agentId)) !== null,
   };
 }

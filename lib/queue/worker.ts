@@ -102,7 +102,8 @@ export class Worker {
       this.#ended.signal.addEventListener("abort", () => resolve(), { once: true });
     });
     this.#unsubscribe = core.listen(agentId, () => this.#intake.wake());
-    this.#upkeep = new UpkeepTimer(core);
+    const messageTypes = settings.messageTypes ?? null;
+    this.#upkeep = new UpkeepTimer(core, { agentId, workerId, messageTypes });
     this.#intake.start();
   }
 

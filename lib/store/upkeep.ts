@@ -1,6 +1,5 @@
 import type { Knex } from "knex";
 import type { Db, Dialect } from "./dialect.ts";
-import { REF } from "./payloads.ts";
 import { int, intOrNull, query, type Row, translated } from "./sql.ts";
 
 /** Beyond this many rows of one state, stats say "at least": their cost must not grow with the backlog. */
@@ -15,9 +14,11 @@ export interface Depth {
   /** True where a number stands for "at least": counting stops at COUNT_LIMIT rows. */
   readonly capped: boolean;
   readonly oldestCreatedAt: number | null;
+  /** For how long the lease is over that passed first of those that nobody claimed again; 0: none has. */
+  readonly lapsedMs: number;
 }
 
-/** Looking after the tables and telling about them: pause, depth, purge. Every step is bounded. */
+/** Looking after the tables and telling about them: pause, depth. Every step is bounded. */
 export class UpkeepStore {
   readonly #knex: Knex;
   readonly #dialect: Dialect;
@@ -106,6 +107,9 @@ export class UpkeepStore {
           this.#knex.raw(`COUNT(*) AS total`),
           this.#knex.raw(`SUM(CASE WHEN ${leased} THEN 1 ELSE 0 END) AS leased`),
           this.#knex.raw(`MIN(CASE WHEN ${leased} THEN NULL ELSE created_at END) AS oldest`),
+          this.#knex.raw(
+            `${now} - MIN(CASE WHEN worker_id IS NOT NULL AND visible_at <= ${now} THEN visible_at END) AS lapsed`,
+          ),
         )
         .first()) as unknown as Row;
       const count = async (source: unknown): Promise<number> => {
@@ -133,6 +137,7 @@ export class UpkeepStore {
         dead: most(dead),
         capped: [total, scheduled, blocked, dead].some((n) => n > COUNT_LIMIT),
         oldestCreatedAt: intOrNull(ready.oldest),
+        lapsedMs: Math.max(0, intOrNull(ready.lapsed) ?? 0),
       };
     });
   }
@@ -167,45 +172,22 @@ export class UpkeepStore {
     });
   }
 
-  /** Deletes at most `limit` finished messages older than the retention. */
-  async purgeArchive(
-    retentionMs: number,
-    limit: number,
-    gone: (rows: Row[]) => void,
-  ): Promise<number> {
-    return this.#purge("archive", "seq", "finished_at", retentionMs, limit, gone);
-  }
-
-  async purgeDedupe(limit: number): Promise<number> {
-    return this.#purge("dedupe", "dedupe_key", "expires_at", 0, limit);
-  }
-
-  async #purge(
-    name: string,
-    key: string,
-    column: string,
-    olderThanMs: number,
-    limit: number,
-    gone?: (rows: Row[]) => void,
-  ): Promise<number> {
-    const table = this.#table(name);
+  /** As `depth` tells it, of all mailboxes. */
+  async lapsedMs(): Promise<number> {
     return translated(this.#dialect, async () => {
-      const old = (await this.#knex(table)
-        .select(key, ...(gone === undefined ? [] : [this.#knex.raw(REF)]))
-        .whereRaw(`${column} <= ${this.#dialect.now} - CAST(? AS bigint)`, [olderThanMs])
-        .orderBy(column)
-        .limit(limit)) as Row[];
-      if (old.length === 0) return 0;
-      // The time is asked again: a dedupe key may have been taken anew since.
-      const deleted = await this.#knex(table)
-        .whereIn(
-          key,
-          old.map((row) => row[key] as string | number),
-        )
-        .whereRaw(`${column} <= ${this.#dialect.now} - CAST(? AS bigint)`, [olderThanMs])
-        .del();
-      gone?.(old);
-      return deleted;
+      const { now } = this.#dialect;
+      const inner = this.#knex(this.#table("messages"))
+        .select("visible_at", "worker_id")
+        .whereRaw("state = 0")
+        .limit(COUNT_LIMIT)
+        .as("x");
+      const row = (await this.#knex
+        .from(inner)
+        .select(this.#knex.raw(`${now} - MIN(visible_at) AS lapsed`))
+        .whereNotNull("worker_id")
+        .whereRaw(`visible_at <= ${now}`)
+        .first()) as Row | undefined;
+      return Math.max(0, intOrNull(row?.lapsed) ?? 0);
     });
   }
 
