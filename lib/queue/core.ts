@@ -4,7 +4,6 @@ import type { EncodedMessage } from "../protocol/envelope.ts";
 import type { MessageEventName, Observers } from "../protocol/events.ts";
 import type { QueueOptions } from "../protocol/options.ts";
 import { knownPolicies } from "../protocol/retry.ts";
-import { limitOf } from "../protocol/retry-class.ts";
 import { afterCommit } from "../store/after-commit.ts";
 import { DeadLetterStore } from "../store/dead-letters.ts";
 import type { ClaimedRow, Db, Dialect } from "../store/dialect.ts";
@@ -24,11 +23,12 @@ import type { ClaimedMessage } from "./claimed.ts";
 import { type ClaimOptions, Claims } from "./claims.ts";
 import { Contents } from "./content.ts";
 import { type EventFields, fieldsOf, messageEvent } from "./events.ts";
+import { type Failed, type FailOptions, fail } from "./fail.ts";
 import { failedRun, fingerprint, storedError } from "./failure.ts";
 import { Gates } from "./gates.ts";
 import { type Push, pushOf } from "./notify.ts";
 import { Payloads } from "./payloads.ts";
-import { REJECTED, Retries } from "./retries.ts";
+import { Retries } from "./retries.ts";
 import { send } from "./sends.ts";
 import { hubOf, type WakeHub } from "./wake.ts";
 
@@ -36,14 +36,6 @@ import { hubOf, type WakeHub } from "./wake.ts";
 const FETCH_AGAIN_MS = 10_000;
 
 const REASON = /^[a-z][a-z0-9_]{0,31}$/;
-
-/** How a failed run ended, and when the message is handed out again. */
-interface Failed {
-  readonly outcome: "retried" | "dead_lettered" | "stale" | "gone";
-  readonly delayMs: number;
-  /** The run does not count. */
-  readonly parked: boolean;
-}
 
 /** What the manager and the worker share: one database, its stores, the wake-up, and what observers are told. */
 export class QueueCore {
@@ -149,7 +141,7 @@ export class QueueCore {
   async ack(db: Db, claims: readonly ClaimedMessage[]): Promise<Settled[]> {
     const outcomes = await this.store.complete(db, claims.map(turnOf));
     this.#releaseContents(db, claims, outcomes);
-    await this.#ended(db, claims, outcomes, "processed");
+    await this.ended(db, claims, outcomes, "processed");
     return outcomes;
   }
 
@@ -157,7 +149,7 @@ export class QueueCore {
   async tryAck(claims: readonly ClaimedMessage[]): Promise<(Settled | "held")[]> {
     const outcomes = await this.store.tryComplete(this.knex, claims.map(turnOf), 0);
     this.#releaseContents(this.knex, claims, outcomes);
-    await this.#ended(this.knex, claims, outcomes, "processed");
+    await this.ended(this.knex, claims, outcomes, "processed");
     return outcomes;
   }
 
@@ -165,57 +157,14 @@ export class QueueCore {
     db: Db,
     claim: ClaimedMessage,
     error: unknown,
-    options: { delayMs?: number | undefined; retry: boolean },
+    options: FailOptions,
   ): Promise<Failed["outcome"]> {
     return (await this.fail(db, claim, error, options)).outcome;
   }
 
   /** Ends a run that failed as the retry policies say; a `delayMs` of the caller's is a further run in any case. */
-  async fail(
-    db: Db,
-    claim: ClaimedMessage,
-    error: unknown,
-    options: { delayMs?: number | undefined; retry: boolean; durationMs?: number },
-  ): Promise<Failed> {
-    const cause = error ?? new Error("no error was given");
-    const durationMs = options.durationMs ?? claim.heldMs;
-    const verdict = options.retry
-      ? await this.retries.verdict(db, claim, cause, options.delayMs)
-      : REJECTED;
-    if (verdict.end === "bury") {
-      const { reason, counts } = verdict;
-      const outcome = await this.bury(db, claim, reason, cause, { durationMs, counts });
-      const buried = outcome === "done" ? "dead_lettered" : outcome;
-      return { outcome: buried, delayMs: 0, parked: false };
-    }
-    const { delayMs } = verdict;
-    const parked = verdict.end === "park";
-    const record = errorRecord(cause);
-    if (parked) await this.#park(db, claim, delayMs, cause);
-    const [outcome = "gone"] = await this.store.release(db, [
-      {
-        ...turnOf(claim),
-        delay_ms: delayMs,
-        keep_attempt: parked,
-        error: storedError(record),
-        ...(parked ? {} : { failure: failedRun(record, durationMs) }),
-        ...(parked || verdict.maxAttempts === undefined
-          ? {}
-          : { max_attempts: verdict.maxAttempts }),
-      },
-    ]);
-    const reason = `${record.code}: ${record.message}`;
-    const event = parked ? "released" : "retried";
-    await this.#ended(db, [claim], [outcome], event, reason, !parked && verdict.counts);
-    if (outcome === "done" && delayMs === 0) this.#wakeAfter(db, [claim]);
-    return { outcome: outcome === "done" ? "retried" : outcome, delayMs, parked };
-  }
-
-  /** Before the message is given back: no other is to be told "too often" meanwhile. */
-  async #park(db: Db, claim: ClaimedMessage, forMs: number, error: unknown): Promise<void> {
-    const park = () => this.gates.park([claim], forMs, limitOf(error));
-    if (isTransaction(db)) afterCommit(db, () => void park().catch(() => undefined));
-    else await park();
+  fail(db: Db, claim: ClaimedMessage, error: unknown, options: FailOptions): Promise<Failed> {
+    return fail(this, db, claim, error, options);
   }
 
   /** Gives claims back without counting a run, now or after a delay. */
@@ -235,8 +184,8 @@ export class QueueCore {
         error: error === undefined ? null : storedError(errorRecord(error)),
       })),
     );
-    await this.#ended(db, claims, outcomes, "released", reason);
-    if (delayMs === 0) this.#wakeAfter(db, claims);
+    await this.ended(db, claims, outcomes, "released", reason);
+    if (delayMs === 0) this.wakeAfter(db, claims);
     return outcomes;
   }
 
@@ -278,7 +227,7 @@ export class QueueCore {
         fingerprint: fingerprint(claim.messageType, noted?.code ?? reason, noted?.message ?? ""),
       },
     ]);
-    await this.#ended(db, [claim], [outcome], "dead_lettered", reason, counts);
+    await this.ended(db, [claim], [outcome], "dead_lettered", reason, counts);
     return outcome;
   }
 
@@ -312,7 +261,8 @@ export class QueueCore {
     );
   }
 
-  #wakeAfter(db: Db, claims: readonly ClaimedMessage[]): void {
+  /** Once it has committed, the mailboxes of these have something to hand out. */
+  wakeAfter(db: Db, claims: readonly ClaimedMessage[]): void {
     afterCommit(db, () => this.signal(new Set(claims.map(({ toAgent }) => toAgent))));
   }
 
@@ -320,7 +270,7 @@ export class QueueCore {
    * What follows when claims have ended: others may be let through, and observers are told. Failures that do not
    * count, like deferrals, say nothing of the destination.
    */
-  async #ended(
+  async ended(
     db: Db,
     claims: readonly ClaimedMessage[],
     outcomes: readonly (Settled | "held")[],
