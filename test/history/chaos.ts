@@ -11,8 +11,9 @@ const seed = seedOfRun();
 const minutes = Number(process.env.CHAOS_MINUTES ?? 3);
 if (!(minutes > 0)) throw new Error("CHAOS_MINUTES is a number of minutes, more than 0");
 const FOR_MS = minutes * 60_000;
-/** A database and its clients are used for so long, then judged: a history is held in memory. */
-const ROUND_MS = 45_000;
+/** A database and its clients are used for about 45 seconds, then judged: a history is held in memory. */
+const ROUNDS = Math.ceil(FOR_MS / 45_000);
+const ROUND_MS = FOR_MS / ROUNDS;
 
 const CREW: readonly Role[] = [
   "sender",
@@ -48,17 +49,15 @@ eachDatabase("chaos", (database) => {
     ...{ faults: new Map(), errors: new Map(), violations: [] },
   };
   sums.set(database.dialect, sum);
-  const rounds = Math.ceil(FOR_MS / ROUND_MS);
-
-  it.each(Array.from({ length: rounds }, (_, n) => n))(
+  it.each(Array.from({ length: ROUNDS }, (_, n) => n))(
     "round %i",
     async (round) => {
       const world = await worldOf(database);
       const stage = new Stage(world.knex, seed + round);
       await stage.prepare();
       await Promise.all(CREW.map((role) => stage.start(role, world.url(), oddities(stage))));
-      say(`${database.dialect}: round ${round + 1} of ${rounds}, SEED=${seed}`);
-      const end = performance.now() + Math.min(ROUND_MS, FOR_MS);
+      say(`${database.dialect}: round ${round + 1} of ${ROUNDS}, SEED=${seed}`);
+      const end = performance.now() + ROUND_MS;
       while (performance.now() < end) {
         const fault = stage.random.pick(Object.keys(world.faults));
         say(`${database.dialect}: ${fault}`);

@@ -1,7 +1,8 @@
 import { expect, it } from "vitest";
 import { eachDatabase } from "../support/databases.ts";
 import { check } from "./checker.ts";
-import { type Draft, MUTATIONS } from "./mutations.ts";
+import type { Draft } from "./drafts.ts";
+import { MUTATIONS } from "./mutations.ts";
 import { Random, seedOfRun } from "./random.ts";
 import { recorded } from "./recorded.ts";
 import { RULES } from "./types.ts";

@@ -10,7 +10,7 @@ import type { Claim, Entry, SettleKind } from "./types.ts";
 type Unstamped<T> = T extends unknown ? Omit<T, "at"> : never;
 
 /** The machine's monotonic clock: one for all processes, and no test shifts it. */
-export function moment(): number {
+function moment(): number {
   return Number(process.hrtime.bigint()) / 1e6;
 }
 
