@@ -1,4 +1,4 @@
-import { expect, it } from "vitest";
+import { expect, it, onTestFinished } from "vitest";
 import type { ClaimedMessage } from "../../lib/index.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { elapse, mailbox, watched } from "../support/queue.ts";
@@ -130,6 +130,9 @@ eachDatabase("ordering keys", (database) => {
       const { knex } = await database.fresh();
       const { queue } = watched(knex);
       const slow = await knex.transaction();
+      onTestFinished(async () => {
+        if (!slow.isCompleted()) await slow.rollback();
+      });
       await queue.sendMessage(step("a", "k", 1), { tx: slow });
       const other = queue.sendMessage(step("a", "k", 2));
       const elsewhere = await queue.sendMessage(step("a", "another", 3));
@@ -154,6 +157,9 @@ eachDatabase("ordering keys", (database) => {
       const { queue } = watched(knex);
       await queue.sendMessages([step("a", "k", 1), step("a", "free", 2), step("a", undefined, 3)]);
       const slow = await knex.transaction();
+      onTestFinished(async () => {
+        if (!slow.isCompleted()) await slow.rollback();
+      });
       await queue.sendMessage(step("a", "k", 4), { tx: slow });
       const done: number[] = [];
       await using worker = queue.work(
