@@ -101,7 +101,7 @@ export type {
   UpkeepReport,
   UpkeepStep,
 } from "./queue/upkeep.ts";
-export type { Explanation } from "./queue/why.ts";
+export type { Explanation, WhyState } from "./queue/why.ts";
 export type {
   WorkActivity,
   WorkContext,

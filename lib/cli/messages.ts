@@ -147,12 +147,9 @@ const why = defineCommand({
       terminal.fields([
         ["message", answer.messageId],
         ["to", answer.toAgent],
-        [
-          "state",
-          answer.state,
-          answer.state === "dead" || answer.state === "unknown" ? "red" : "green",
-        ],
+        ["state", answer.state, STYLES[answer.state] ?? "green"],
         ["why", answer.reason],
+        ...answer.also.map((reason): [string, string] => ["also", reason]),
         ["until", answer.until === null ? null : relative(answer.until, now)],
         ["to do", answer.remedy],
         ...answer.failures.map(({ attempt, at, worker, durationMs, error }): [string, string] => [
@@ -168,6 +165,12 @@ const why = defineCommand({
     return answers.every(({ state }) => state === "unknown") ? EXIT.NOT_FOUND : EXIT.OK;
   },
 });
+
+/** What a person has to do something about is red, what holds it back for a while yellow. */
+const STYLES: Partial<Record<Explanation["state"], "red" | "yellow">> = {
+  ...{ dead: "red", unknown: "red", halted: "red", expired: "red", paused: "yellow" },
+  ...{ circuit_open: "yellow", limited: "yellow", blocked: "yellow" },
+};
 
 /** The instants of the runs in ISO 8601, like all others. */
 function withInstants(answer: Explanation) {

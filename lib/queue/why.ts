@@ -1,103 +1,28 @@
 import type { FailedRun } from "../protocol/dead-letters.ts";
+import { translated } from "../store/sql.ts";
+import { WhyStore } from "../store/why.ts";
 import type { QueueCore } from "./core.ts";
-import { isErrorOf } from "./failure.ts";
-import {
-  archivedMessage,
-  deadLetter,
-  liveMessage,
-  type MessageState,
-  type StoredMessage,
-} from "./stored.ts";
+import { archivedMessage, type DeadLetter, deadLetter, liveMessage } from "./stored.ts";
+import { obstacles } from "./why-live.ts";
+import { iso, lastFailure, type WhyState } from "./why-words.ts";
+
+export type { WhyState } from "./why-words.ts";
 
 /** What exactly keeps a message from being delivered to one recipient, and what to do about it. */
 export interface Explanation {
   readonly messageId: string;
   readonly toAgent: string | null;
-  readonly state: MessageState | "paused" | "expired" | "unknown";
-  /** One sentence with the facts. */
+  readonly state: WhyState;
+  /** One sentence with the facts: of what is decisive, where several things keep it back. */
   readonly reason: string;
   /** What to do, or that nothing needs to be done. */
   readonly remedy: string;
   /** When this will change by itself, in milliseconds since the epoch; null when it will not. */
   readonly until: number | null;
+  /** What else keeps it back, were it not for that. */
+  readonly also: readonly string[];
   /** Its last failed runs, at most ten, oldest first. */
   readonly failures: readonly FailedRun[];
-}
-
-const iso = (at: number | null): string => (at === null ? "never" : new Date(at).toISOString());
-
-/** The last run that failed, for people; nothing where none did. */
-function lastFailure({ failures, lastError, maxAttempts }: StoredMessage): string {
-  const run = failures.at(-1);
-  // Put off without counting the run: the error is newer than the failure.
-  if (lastError !== null && (run === undefined || !isErrorOf(run, lastError))) {
-    return `; the last error was ${lastError.code}: ${lastError.message}`;
-  }
-  if (run === undefined) return "";
-  const where = run.worker === null ? "" : ` on ${run.worker}`;
-  const took = run.durationMs === null ? "" : ` after ${run.durationMs} ms`;
-  const { code, message } = run.error;
-  return `; run ${run.attempt} of ${maxAttempts} failed at ${iso(run.at)}${where}${took}: ${code}: ${message}`;
-}
-
-function ofLive(
-  message: StoredMessage,
-  now: number,
-  paused: { pausedAt: number; reason: string | null } | null,
-): Explanation {
-  const { messageId, toAgent } = message;
-  const base = { messageId, toAgent, failures: message.failures };
-  if (message.state === "leased") {
-    return {
-      ...base,
-      state: "leased",
-      reason: `leased by ${message.workerId} until ${iso(message.visibleAt)}, run ${message.attempt} of ${message.maxAttempts}${lastFailure(message)}`,
-      remedy:
-        "Wait for the worker to finish. If it died, the message is handed out again when the lease ends.",
-      until: message.visibleAt,
-    };
-  }
-  if (message.expiresAt !== null && message.expiresAt <= now) {
-    return {
-      ...base,
-      state: "expired",
-      reason: `expired at ${iso(message.expiresAt)}; it moves to the dead letters with the next claim or upkeep`,
-      remedy: "Send it again with a longer ttlMs, or redrive it from the dead letters.",
-      until: null,
-    };
-  }
-  if (paused !== null) {
-    const why = paused.reason === null ? "" : ` (${paused.reason})`;
-    return {
-      ...base,
-      state: "paused",
-      reason: `the mailbox ${toAgent} is paused since ${iso(paused.pausedAt)}${why}`,
-      remedy: `Run \`agent-outbox resume ${toAgent}\`.`,
-      until: null,
-    };
-  }
-  if (message.state === "scheduled") {
-    const failed = message.lastError !== null || message.failures.length > 0;
-    return {
-      ...base,
-      state: "scheduled",
-      reason: failed
-        ? `waits until ${iso(message.visibleAt)} for run ${message.attempt + 1} of ${message.maxAttempts}${lastFailure(message)}`
-        : `not due before ${iso(message.visibleAt)}`,
-      remedy: "Nothing: it becomes ready by itself.",
-      until: message.visibleAt,
-    };
-  }
-  const lapsed = message.workerId !== null;
-  return {
-    ...base,
-    state: message.state,
-    reason: lapsed
-      ? `ready again: the lease of ${message.workerId} passed at ${iso(message.visibleAt)} (run ${message.attempt} of ${message.maxAttempts})${lastFailure(message)}`
-      : `ready since ${iso(message.visibleAt)}; no consumer of ${toAgent} has claimed it${lastFailure(message)}`,
-    remedy: `Check that a worker polls the mailbox ${toAgent} and has room (\`agent-outbox stats ${toAgent}\`).`,
-    until: null,
-  };
 }
 
 /** One explanation per recipient; a single "unknown" for a message that was never seen or is purged. */
@@ -108,7 +33,12 @@ export async function explain(core: QueueCore, messageId: string): Promise<Expla
   const answers: Explanation[] = [];
   for (const row of await core.store.live(db, messageId)) {
     const message = liveMessage(row, json, now);
-    answers.push(ofLive(message, now, await core.upkeep.paused(db, message.toAgent)));
+    const [first, ...others] = await translated(core.dialect, () =>
+      obstacles(core, row, message, now),
+    );
+    const { toAgent, failures } = message;
+    const also = others.map(({ reason }) => reason);
+    answers.push({ messageId, toAgent, ...first, also, failures });
   }
   for (const row of await core.dead.get(db, messageId)) {
     const letter = deadLetter(row, json);
@@ -119,6 +49,7 @@ export async function explain(core: QueueCore, messageId: string): Promise<Expla
       reason: `dead-lettered at ${iso(letter.failedAt)} with reason ${letter.reason} after ${letter.attempt} of ${letter.maxAttempts} runs${lastFailure(letter)}`,
       remedy: `Mend the cause, then run \`agent-outbox dlq redrive ${messageId}\`.`,
       until: null,
+      also: await halting(core, letter),
       failures: letter.failures,
     });
   }
@@ -131,6 +62,7 @@ export async function explain(core: QueueCore, messageId: string): Promise<Expla
       reason: `${message.state} at ${iso(message.finishedAt)}${message.workerId === null ? "" : ` by ${message.workerId}`} in run ${message.attempt}`,
       remedy: "Nothing: it is finished.",
       until: null,
+      also: [],
       failures: message.failures,
     });
   }
@@ -144,7 +76,22 @@ export async function explain(core: QueueCore, messageId: string): Promise<Expla
       remedy:
         "Check the id, and whether the sender's transaction committed; the audit log tells of finished ones.",
       until: null,
+      also: [],
       failures: [],
     },
+  ];
+}
+
+/** Whether others wait for what becomes of a dead letter. */
+async function halting(
+  core: QueueCore,
+  { toAgent, orderingKey, sequence }: DeadLetter,
+): Promise<string[]> {
+  if (orderingKey === null) return [];
+  const look = new WhyStore(core.knex, core.options.prefix);
+  const halt = await translated(core.dialect, () => look.halt(toAgent, orderingKey));
+  if (halt?.sequence !== sequence) return [];
+  return [
+    `it halts the ordering key ${orderingKey} since ${iso(halt.at)}: \`agent-outbox keys resume ${toAgent} ${orderingKey}\` goes on without it`,
   ];
 }
