@@ -117,7 +117,7 @@ eachDatabase("limits", (database) => {
     expect(await queue.getMessages("a")).toHaveLength(1);
   });
 
-  it("G3: are never exceeded by claimers at once", async () => {
+  it("are never exceeded by claimers at once", async () => {
     const { url, knex } = await database.fresh();
     const { queue } = watched(knex);
     await queue.limits.set("five", { agentId: "a", maxInFlight: 5 });
