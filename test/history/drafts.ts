@@ -13,7 +13,7 @@ export interface Draft {
 
 export type Written<E extends Entry["e"]> = Writable<EntryOf<E>>;
 
-export function all<E extends Entry["e"]>(draft: Draft, e: E): Written<E>[] {
+function all<E extends Entry["e"]>(draft: Draft, e: E): Written<E>[] {
   return draft.entries.filter((entry): entry is Written<E> => entry.e === e);
 }
 
@@ -90,7 +90,8 @@ export function inBatches(draft: Draft): ReturnType<typeof stored> {
 
 export function leases(draft: Draft): Writable<Change>[] {
   return draft.journal.filter(
-    ({ before, after }) => after?.worker != null && after.receipt > (before?.receipt ?? 0),
+    ({ now, before, after }) =>
+      after?.worker != null && after.receipt > (before?.receipt ?? 0) && after.visibleAt > now,
   );
 }
 

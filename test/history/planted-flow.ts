@@ -194,7 +194,13 @@ export const PLANTED_FLOW: readonly Planted[] = [
   {
     rule: "expired",
     title: "nothing is handed out at its expiry or later, by the journal",
-    holds: (s) => s.changes(1, {}).leases(1, 1, 10, { expiresAt: instant(3) }),
+    holds: (s) =>
+      s
+        .changes(1, {})
+        .leases(1, 1, 10, { expiresAt: instant(3) })
+        .passes(10)
+        // Makes the old claim void.
+        .changes(1, { receipt: 2 }, { expiresAt: instant(3) }),
     breaks: (s) => s.changes(1, {}).leases(1, 1, 10, { expiresAt: instant(2) }),
   },
 ];

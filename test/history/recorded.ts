@@ -4,23 +4,45 @@ import { createEffects, finalState, readEffects } from "./final-state.ts";
 import { createJournal, readJournal } from "./journal.ts";
 import { Random } from "./random.ts";
 import { MemoryLog, Recorder } from "./recorder.ts";
-import type { History } from "./types.ts";
+import type { Bucket, History, Limit } from "./types.ts";
 import { type Mailbox, pollOnce, randomMessage, randomWay } from "./workload.ts";
 
 export const MAILBOXES: readonly Mailbox[] = [
   { name: "plain", keys: "none" },
   { name: "keyed", keys: "ordering" },
   { name: "shared", keys: "concurrency" },
+  { name: "limited", keys: "none" },
+  { name: "metered", keys: "none", metered: true },
 ];
 
-/** By default one message of a concurrency key is in flight at a time. */
-export const LIMITS = [{ mailbox: "shared", perKey: true, max: 1 }];
+export const LIMITS: readonly Limit[] = [
+  // By default one message of a concurrency key is in flight at a time.
+  { mailbox: "shared", perKey: true, max: 1 },
+  { mailbox: "limited", max: 4 },
+  { mailbox: "limited", messageType: "ORDER", max: 2 },
+];
+
+const RATE = { amount: 60, perMs: 1_000, burst: 20 };
+
+export const BUCKET: Bucket = {
+  mailbox: "metered",
+  capacity: RATE.burst,
+  refillPerMs: RATE.amount / RATE.perMs,
+};
+
+/** Sets what LIMITS and BUCKET say. */
+export async function setLimits(queue: MessageQueueManager): Promise<void> {
+  await queue.limits.set("limited", { agentId: "limited", maxInFlight: 4 });
+  await queue.limits.set("orders", { agentId: "limited", messageType: "ORDER", maxInFlight: 2 });
+  await queue.limits.set("metered", { agentId: "metered", rate: RATE });
+}
 
 /** What clients of one process, each on its own, did to a real queue on an empty database. */
 export async function recorded(knex: Knex, seed: number, rounds: number): Promise<History> {
   await createJournal(knex);
   await createEffects(knex);
   const queue = new MessageQueueManager(knex);
+  await setLimits(queue);
   const log = new MemoryLog();
   const pace = { leaseMs: 40, delayMs: 20 };
   const client = async (name: string, run: (recorder: Recorder, random: Random) => Promise<void>) =>
@@ -50,5 +72,6 @@ export async function recorded(knex: Knex, seed: number, rounds: number): Promis
     journal: await readJournal(knex),
     effects: await readEffects(knex),
     limits: LIMITS,
+    buckets: [{ ...BUCKET, slackMs: 200 }],
   };
 }

@@ -148,6 +148,7 @@ export function* rate(
   let tokens = bucket.capacity;
   let last: number | undefined;
   for (const { at, cost } of [...taken].sort((a, b) => a.at - b.at)) {
+    if (at > (bucket.until ?? Number.POSITIVE_INFINITY)) break;
     tokens = Math.min(bucket.capacity, tokens + (at - (last ?? at)) * bucket.refillPerMs);
     last = at;
     tokens -= cost;

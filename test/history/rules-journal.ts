@@ -54,7 +54,9 @@ class Replay {
       if (key !== undefined) this.#keys.get(key)?.delete(seq);
       return false;
     }
-    const claimed = isHeld(after) && after.receipt > (before?.receipt ?? 0);
+    // A receipt that grows while the lease stays in the past makes an old claim void, and is no new one.
+    const claimed =
+      isHeld(after) && after.receipt > (before?.receipt ?? 0) && after.visibleAt > now;
     if (before !== null && after.receipt < before.receipt) {
       this.#report("receipt_order", change, `${before.receipt} became ${after.receipt}`);
     }

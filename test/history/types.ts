@@ -134,6 +134,8 @@ export interface Bucket {
   readonly refillPerMs: number;
   /** Between taking tokens and leasing lie two statements of one transaction. Default 25. */
   readonly slackMs?: number | undefined;
+  /** Somebody changed it at or after this instant of the database's clock: later claims are not judged. */
+  readonly until?: number | undefined;
 }
 
 export interface History {

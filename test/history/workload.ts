@@ -13,6 +13,8 @@ export interface Mailbox {
   readonly name: string;
   /** What its messages bear: none, an ordering key of a few, or a concurrency key of a few. */
   readonly keys: "none" | "ordering" | "concurrency";
+  /** Whether its messages have a cost. */
+  readonly metered?: boolean;
 }
 
 const TYPES = ["ORDER", "NOTE", "INVOICE"];
@@ -34,6 +36,7 @@ export function randomMessage(
     content: { text: "x".repeat(random.int(0, 200)) },
     priority: random.pick([10, 20, 30, 40, 55]),
     maxAttempts: random.pick([1, 2, 5, 1_000, 1_000]),
+    ...(mailbox.metered ? { cost: random.int(1, 3) } : {}),
     ...(random.chance(0.15) ? { delayMs: random.int(1, pace.delayMs) } : {}),
     ...(random.chance(0.1) ? { ttlMs: random.int(1, 4 * pace.leaseMs) } : {}),
     ...(random.chance(0.05) ? { dedupeKey: random.pick(KEYS), dedupeWindowMs: 500 } : {}),
