@@ -56,7 +56,7 @@ export class Claims {
     onHeldBack: ClaimOptions["onHeldBack"],
   ): Promise<ClaimedRow[]> {
     const { gates, store } = this.#core;
-    const way = await gates.wayOf(request.agentId);
+    const way = await gates.known.wayOf(request.agentId);
     if (way === "gated") {
       const { rows, retryInMs } = await gates.claim(request);
       if (retryInMs !== null) onHeldBack?.(retryInMs);

@@ -77,7 +77,7 @@ export class QueueCore {
     this.upkeep = new UpkeepStore(knex, dialect, options.prefix);
     const gateStore = new GateStore(knex, dialect, options.prefix);
     this.gates = new Gates(gateStore, new GateSettings(knex, dialect, options.prefix));
-    this.breakers = new Breakers(gateStore, (agentId) => this.gates.hasBreaker(agentId));
+    this.breakers = new Breakers(gateStore, (agentId) => this.gates.known.hasBreaker(agentId));
     const payloads = new PayloadStore(knex, dialect, options.prefix);
     this.contents = new Contents(options, payloads);
     const now = () => this.store.now();
@@ -280,7 +280,7 @@ export class QueueCore {
   ): Promise<void> {
     this.#tell(db, claims, outcomes, event, reason);
     const gated = claims.filter(
-      ({ toAgent }, n) => outcomes[n] === "done" && this.gates.guards(toAgent),
+      ({ toAgent }, n) => outcomes[n] === "done" && this.gates.known.guards(toAgent),
     );
     if (gated.length === 0) return;
     const failed = event === "retried" || (event === "dead_lettered" && reason === "max_attempts");

@@ -1,20 +1,14 @@
 import type { EncodedMessage } from "../protocol/envelope.ts";
 import { turnOfRank } from "../protocol/turns.ts";
 import type { Candidate, ClaimedRow, ClaimRequest, Db, KeyRef } from "../store/dialect.ts";
-import type { Breaker, Limit, Mailbox } from "../store/gate-rows.ts";
+import type { Breaker, Limit } from "../store/gate-rows.ts";
 import type { GateSettings } from "../store/gate-settings.ts";
-import { EVERY_MAILBOX, type GateStore, type Slot } from "../store/gates.ts";
+import type { GateStore, Slot } from "../store/gates.ts";
 import { distinct, nameOf } from "../store/keys.ts";
-import type { Placing } from "../store/messages.ts";
 import { transaction, translated } from "../store/sql.ts";
 import { admit, breakerGate, type Gate, gateOf, laneShutUntil } from "./admission.ts";
 import { probeOf } from "./breakers.ts";
-
-/**
- * How old what this process knows of the settings may be. A mailbox that got a gate meanwhile gives nothing to a
- * claim that does not go through it, so this costs time and never correctness; an idle process asks that often.
- */
-const FRESH_MS = 3_000;
+import { KnownSettings } from "./known-settings.ts";
 
 /** A claim that meets only messages which belong into another lane moves them there and looks again so often. */
 const MOST_LOOKS = 5;
@@ -26,120 +20,23 @@ export interface GatedClaim {
   readonly retryInMs: number | null;
 }
 
-interface Known {
-  readonly at: number;
-  readonly mailboxes: ReadonlyMap<string, Mailbox>;
-  readonly limits: readonly Limit[];
-}
-
 /** What stands between ready messages and consumers: limits, rates, breakers, and the keys' promotions. */
 export class Gates {
+  readonly known: KnownSettings;
   readonly #store: GateStore;
-  readonly #settings: GateSettings;
-  /** The last look, however old. */
-  #known: Known | undefined;
-  #looking: Promise<Known> | undefined;
 
   constructor(store: GateStore, settings: GateSettings) {
     this.#store = store;
-    this.#settings = settings;
-  }
-
-  /** What is set, as of three seconds ago at most. */
-  async known(db: Db): Promise<Known> {
-    const known = this.#known;
-    if (known !== undefined && performance.now() - known.at < FRESH_MS) return known;
-    // A transaction looks for itself: on SQLite it has the only connection.
-    if (db !== this.#store.knex) return this.#look(db);
-    this.#looking ??= this.#look(db).finally(() => {
-      this.#looking = undefined;
-    });
-    return this.#looking;
-  }
-
-  async #look(db: Db): Promise<Known> {
-    const at = performance.now();
-    const { mailboxes, limits } = await translated(this.#store.dialect, async () => {
-      const configured = await this.#store.configured(db);
-      // A limit is about a mailbox that has a gate, or about all.
-      const gated = configured.some((mailbox) => mailbox.gated === 1);
-      return { mailboxes: configured, limits: gated ? await this.#store.limits(db) : [] };
-    });
-    const byId = new Map(mailboxes.map((mailbox) => [mailbox.agentId, mailbox]));
-    this.#known = { at, mailboxes: byId, limits };
-    return this.#known;
-  }
-
-  /** Whether claims of a mailbox go through here, as far as is known without a look. */
-  guards(agentId: string): boolean {
-    const mailboxes = this.#known?.mailboxes;
-    return mailboxes?.get(EVERY_MAILBOX)?.gated === 1 || mailboxes?.get(agentId)?.gated === 1;
-  }
-
-  async hasBreaker(agentId: string): Promise<boolean> {
-    const { mailboxes } = await this.known(this.#store.knex);
-    return (mailboxes.get(agentId)?.breaker ?? null) !== null;
-  }
-
-  /** Mailboxes among the recipients that refuse messages while their breaker is open. */
-  async refusing(db: Db, messages: readonly EncodedMessage[]): Promise<string[]> {
-    const { mailboxes } = await this.known(db);
-    if (mailboxes.size === 0) return [];
-    const agents = new Set(messages.flatMap(({ toAgent }) => toAgent));
-    return [...agents].filter((agent) => mailboxes.get(agent)?.breaker?.whenOpen === "fail");
-  }
-
-  /** Where messages go within their mailboxes; undefined when nothing is set that a sender must know of. */
-  async placing(db: Db, messages: readonly EncodedMessage[]): Promise<Placing | undefined> {
-    const known = await this.known(db);
-    const { mailboxes } = known;
-    const shares = messages.some(({ concurrencyKey }) => concurrencyKey !== undefined);
-    if (mailboxes.size === 0 && known.limits.length === 0 && !shares) return undefined;
-    if (shares) await this.#promoting(db, messages, mailboxes);
-    return {
-      laneOf: (messageType, toAgent) => laneOf(known.limits, messageType, toAgent),
-      agingMs: (toAgent) => mailboxes.get(toAgent)?.agingMs ?? null,
-      fair: (toAgent) => mailboxes.get(toAgent)?.fair ?? false,
-    };
-  }
-
-  /** Notes, once per mailbox, that due messages of its concurrency keys are to be promoted. */
-  async #promoting(
-    db: Db,
-    messages: readonly EncodedMessage[],
-    mailboxes: ReadonlyMap<string, Mailbox>,
-  ): Promise<void> {
-    const agents = messages.flatMap(({ concurrencyKey, toAgent }) =>
-      concurrencyKey === undefined ? [] : toAgent,
-    );
-    for (const agentId of [...new Set(agents)].sort()) {
-      if ((mailboxes.get(agentId)?.gated ?? null) !== null) continue;
-      await this.#settings.notePromoting(db, agentId);
-      this.forget();
-    }
+    this.known = new KnownSettings(store, settings);
   }
 
   /** Notes how far a mailbox with fair turns was served. */
   async served(agentId: string, rows: readonly ClaimedRow[]): Promise<void> {
-    const { mailboxes } = await this.known(this.#store.knex);
-    if (mailboxes.get(agentId)?.fair !== true) return;
+    if (!(await this.known.isFair(agentId))) return;
     const turn = Math.max(...rows.map(({ rank }) => turnOfRank(rank)));
     await translated(this.#store.dialect, () =>
       this.#store.served(this.#store.knex, agentId, turn),
     );
-  }
-
-  /** Something was set here: the next call looks at the tables. */
-  forget(): void {
-    if (this.#known !== undefined) this.#known = { ...this.#known, at: Number.NEGATIVE_INFINITY };
-  }
-
-  /** Whether claims of a mailbox go through here: always, never, or only its concurrency keys' due messages. */
-  async wayOf(agentId: string): Promise<"plain" | "promote" | "gated"> {
-    const { mailboxes } = await this.known(this.#store.knex);
-    if (mailboxes.get(EVERY_MAILBOX)?.gated === 1) return "gated";
-    const gated = mailboxes.get(agentId)?.gated;
-    return gated === 1 ? "gated" : gated === 0 ? "promote" : "plain";
   }
 
   /** Lets due messages of concurrency keys wait for room, those whose keys nobody holds. */
@@ -311,7 +208,7 @@ export class Gates {
     forMs: number,
     name?: string,
   ): Promise<void> {
-    const { limits } = await this.known(this.#store.knex);
+    const { limits } = await this.known.all(this.#store.knex);
     const names = limits
       .filter((limit) => limit.rate !== undefined && limit.removedAt === null)
       .filter((limit) =>
@@ -322,17 +219,6 @@ export class Gates {
       .map((limit) => limit.name);
     await this.#store.park(this.#store.knex, names, forMs);
   }
-}
-
-/** The lane of a message: that of its type, where a limit is about the type. */
-function laneOf(limits: readonly Limit[], messageType: string, toAgent: string): string {
-  const limited = limits.some(
-    (limit) =>
-      limit.messageType === messageType &&
-      limit.removedAt === null &&
-      (limit.agentId === undefined || limit.agentId === toAgent),
-  );
-  return limited ? messageType : "";
 }
 
 /** Whether a limit is about a message. */

@@ -56,7 +56,7 @@ export class Limits {
       transaction(dialect, knex, (trx) => this.#settings.setLimit(trx, key, checked)),
     );
     await this.#settings.admitRunning(key, checked);
-    this.#core.gates.forget();
+    this.#core.gates.known.forget();
     this.#wake(checked.agentId);
     return (await this.get(key)) as LimitInfo;
   }
@@ -89,7 +89,7 @@ export class Limits {
     const removed = await translated(dialect, () =>
       transaction(dialect, knex, (trx) => this.#settings.removeLimit(trx, key)),
     );
-    this.#core.gates.forget();
+    this.#core.gates.known.forget();
     this.#wake(limit?.agentId);
     return removed;
   }

@@ -39,7 +39,7 @@ export class Mailboxes {
       await this.#settings.change(this.#core.knex, agent, columns);
     }
     if (changes.breaker !== undefined) await this.#settings.regate(agent);
-    this.#core.gates.forget();
+    this.#core.gates.known.forget();
     this.#core.retries.forget();
     if (changes.agingMs !== undefined || changes.fair !== undefined) {
       await this.#settings.rerank(agent);

@@ -12,12 +12,12 @@ export async function send(
   db: Db,
   given: readonly EncodedMessage[],
 ): Promise<Sent[]> {
-  for (const agentId of await core.gates.refusing(db, given)) {
+  for (const agentId of await core.gates.known.refusing(db, given)) {
     await core.breakers.refuse(db, agentId);
   }
   const packs = core.contents.needsPacking(given);
   const messages = packs ? await core.contents.pack(db, given) : given;
-  const placing = await core.gates.placing(db, messages);
+  const placing = await core.gates.known.placing(db, messages);
   const sent = await core.store.send(db, messages, placing);
   const stored = messages.filter((_, n) => sent[n]?.duplicate === false);
   if (packs && stored.length < messages.length) {

@@ -219,7 +219,7 @@ async function limits(core: QueueCore): Promise<StepResult> {
     await settings.regate(limit.agentId ?? EVERY_MAILBOX);
     forgotten += 1;
   }
-  if (forgotten > 0) core.gates.forget();
+  if (forgotten > 0) core.gates.known.forget();
   return { counts: { limitsForgotten: forgotten }, more: false };
 }
 
