@@ -43,8 +43,9 @@ export function complete(
   to: string,
   wanted: readonly ModelMessage[],
   taken: readonly ModelMessage[],
-  limit: number,
+  most: number,
 ): void {
+  expect(taken.length).toBeLessThanOrEqual(Math.max(0, most));
   expect([...taken].sort(inOrder)).toEqual(taken);
   const leased = model.live(to).filter((one) => model.leased(one));
   const busy = [...leased, ...taken].flatMap(({ concurrencyKey }) => concurrencyKey ?? []);
@@ -55,7 +56,7 @@ export function complete(
       (one.concurrencyKey === undefined || !busy.includes(one.concurrencyKey)),
   );
   const doomed = model.candidates(to).some((one) => model.doom(one) !== null);
-  if (taken.length < limit) {
+  if (taken.length < most) {
     if (!doomed)
       expect(
         left.map(({ id }) => id),
@@ -64,7 +65,8 @@ export function complete(
     return;
   }
   // Of a concurrency key the one goes first that came first when the key was free.
-  const last = taken.at(-1) as ModelMessage;
+  const last = taken.at(-1);
+  if (last === undefined) return;
   const better = left.filter((one) => one.concurrencyKey === undefined && inOrder(one, last) < 0);
   if (!doomed)
     expect(

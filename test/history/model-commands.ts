@@ -18,7 +18,10 @@ type Run = (model: Model, real: Real) => Promise<void>;
 type Act = fc.AsyncCommand<Model, Real>;
 
 const MINUTE_MS = 60_000;
-const MAILBOXES = ["plain", "keyed", "shared"] as const;
+const MAILBOXES = ["plain", "keyed", "shared", "limited"] as const;
+
+/** The most in flight at once, by mailbox. */
+export const LIMITS = { limited: 2 };
 
 function command(name: string, run: Run, check: (model: Model) => boolean = () => true): Act {
   return { check: (model) => check(model as Model), run, toString: () => name };
@@ -99,13 +102,15 @@ const claim = fc.tuple(mailbox, fc.integer({ min: 1, max: 6 }), minutes(3)).map(
   command(`claim ${limit} of ${to} for ${ms + MINUTE_MS}`, async (model, { queue, claims }) => {
     const leaseMs = ms + MINUTE_MS;
     const got = await queue.getMessages(to, { limit, leaseMs });
-    await buried(model, queue, to, got.length < limit);
+    const most = Math.min(limit, model.room(to));
+    await buried(model, queue, to, got.length < most);
     const wanted = model.candidates(to).filter((one) => model.doom(one) === null);
     const taken = got.map(({ messageId }) => {
       const message = wanted.find(({ id }) => id === messageId);
       return message ?? expect.fail(`${messageId} was not to be handed out`);
     });
-    complete(model, to, wanted, taken, limit);
+    complete(model, to, wanted, taken, most);
+    model.voidLapsed(to);
     got.forEach((one, n) => {
       const message = taken[n] as ModelMessage;
       model.claim(message, leaseMs);

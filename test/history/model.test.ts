@@ -4,14 +4,18 @@ import { MessageQueueManager } from "../../lib/index.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { finalState } from "./final-state.ts";
 import { Model } from "./model.ts";
-import { COMMANDS } from "./model-commands.ts";
+import { COMMANDS, LIMITS } from "./model-commands.ts";
 import { seedOfRun } from "./random.ts";
 
 const seed = seedOfRun();
 /** A run ends where it is then; on a busy machine fewer sequences are tried. */
 const MOST_MS = 6_000;
 const SEQUENCES = 120;
-const TABLES = ["messages", "archive", "dead_letters", "dedupe", "keys", "mailboxes", "slots"];
+const TABLES = ["messages", "archive", "dead_letters", "dedupe", "keys"].concat([
+  "mailboxes",
+  "limits",
+  "slots",
+]);
 
 eachDatabase(`a queue beside its model (SEED=${seed})`, (database) => {
   it("answers every call as the model does, and ends in the same state", async () => {
@@ -21,7 +25,11 @@ eachDatabase(`a queue beside its model (SEED=${seed})`, (database) => {
     await fc.assert(
       fc.asyncProperty(sequences, async (commands) => {
         for (const table of TABLES) await knex(`outbox_${table}`).del();
-        const model = new Model();
+        // Also makes this queue forget what it knows of settings that are gone.
+        for (const [agentId, maxInFlight] of Object.entries(LIMITS)) {
+          await queue.limits.set(agentId, { agentId, maxInFlight });
+        }
+        const model = new Model(LIMITS);
         await fc.asyncModelRun(() => ({ model, real: { queue, knex, claims: [] } }), commands);
         await sameEnd(model);
       }),

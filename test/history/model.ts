@@ -45,7 +45,13 @@ export class Model {
   readonly claims: ModelClaim[] = [];
   readonly paused = new Set<string>();
   readonly #dedupe = new Map<string, string>();
+  readonly #limits: Readonly<Record<string, number>>;
   #orders = 0;
+
+  /** `limits`: the most in flight at once, by mailbox. */
+  constructor(limits: Readonly<Record<string, number>>) {
+    this.#limits = limits;
+  }
 
   /** Returns the id under which it is stored, and whether it was before. */
   send(input: ModelInput): { messageId: string; duplicate: boolean } {
@@ -93,6 +99,19 @@ export class Model {
         (one.orderingKey === undefined ||
           !live.some((other) => other.orderingKey === one.orderingKey && other.order < one.order)),
     );
+  }
+
+  /** How many more of a mailbox may be in flight. */
+  room(to: string): number {
+    const limit = this.#limits[to];
+    if (limit === undefined) return Number.POSITIVE_INFINITY;
+    return limit - this.live(to).filter((one) => this.leased(one)).length;
+  }
+
+  /** Whoever asks for messages under a limit ends the leases that have passed for good: their places are taken. */
+  voidLapsed(to: string): void {
+    if (this.#limits[to] === undefined || this.paused.has(to)) return;
+    for (const message of this.live(to)) if (!this.leased(message)) message.claim = null;
   }
 
   claim(message: ModelMessage, leaseMs: number): ModelClaim {

@@ -215,6 +215,18 @@ export const MUTATIONS: readonly Mutation[] = [
       ),
   },
   {
+    name: "the journal saw more tokens taken than there were",
+    rule: "bucket",
+    spoil: (draft, random) =>
+      some(
+        random,
+        doomless(draft).filter(({ mailbox }) => mailbox === "metered"),
+        (change) => {
+          change.cost += 1_000;
+        },
+      ),
+  },
+  {
     name: "the journal saw two of one concurrency key in flight",
     rule: "limit",
     spoil: (draft, random) =>
