@@ -5,7 +5,11 @@ import { deadLetterCommands } from "./dead-letters.ts";
 import { demoCommands } from "./demo.ts";
 import { doctorCommands } from "./doctor.ts";
 import type { CommandGroup } from "./help.ts";
+import { keyCommands } from "./keys.ts";
+import { limitCommands } from "./limits.ts";
 import { logCommands } from "./logs.ts";
+import { mailboxCommands } from "./mailboxes.ts";
+import { maintainCommands } from "./maintain.ts";
 import { sendCommands, whyCommands } from "./messages.ts";
 import { healthCommands, operateCommands } from "./operate.ts";
 import { payloadCommands } from "./payloads.ts";
@@ -25,7 +29,14 @@ export const GROUPS: readonly CommandGroup[] = [
     commands: [...sendCommands, ...claimCommands, ...workCommands, ...whyCommands],
   },
   { title: "Schedules", commands: scheduleCommands },
-  { title: "Watch and steer", commands: [...operateCommands, ...payloadCommands] },
+  {
+    title: "Watch and steer",
+    commands: [...operateCommands, ...maintainCommands, ...payloadCommands],
+  },
+  {
+    title: "Mailboxes and limits",
+    commands: [...mailboxCommands, ...limitCommands, ...keyCommands],
+  },
   { title: "Dead letters", commands: deadLetterCommands },
   { title: "Agents", commands: agentCommands },
   { title: "Tasks", commands: taskCommands },

@@ -198,6 +198,12 @@ function lines(
       ["leased", count(queue.leased), queue.leased > 0 ? "green" : undefined],
       ["dead", count(queue.dead), queue.dead > 0 ? "red" : undefined],
       ["processed", `${queue.messagesPerMinute} in the last minute`],
+      [
+        "consumers",
+        queue.consumers === 0 ? "none is live" : `${queue.consumers} live`,
+        queue.consumers === 0 && queue.pending > 0 ? "yellow" : undefined,
+      ],
+      ["overdue", overdue(queue), "yellow"],
     ]),
     ...(agents === null
       ? []
@@ -213,6 +219,27 @@ function lines(
         ]),
   ];
 }
+
+/** What upkeep should have done; it takes a moment, so that only what is late for longer is shown. */
+function overdue({ lag }: QueueStats): string {
+  return Object.entries(lag)
+    .flatMap(([name, ms]) =>
+      ms === null || ms < 10_000 ? [] : `${OVERDUE[name as keyof typeof lag]} for ${duration(ms)}`,
+    )
+    .join(", ");
+}
+
+const OVERDUE: Readonly<Record<keyof QueueStats["lag"], string>> = {
+  expiredMs: "expired messages",
+  dueMs: "due messages",
+  leaseMs: "leases that passed",
+  schedulesMs: "schedules",
+  archiveMs: "the archive's purge",
+  dedupeMs: "the dedupe keys' purge",
+  inboxMs: "the inbox's purge",
+  deadLettersMs: "the dead letters' purge",
+  conversationsMs: "the conversations' purge",
+};
 
 function short(queue: QueueStats): string {
   return `pending ${queue.pending}, scheduled ${queue.scheduled}, leased ${queue.leased}, ${plural(queue.dead, "dead letter")}, ${queue.messagesPerMinute} per minute`;
