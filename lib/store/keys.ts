@@ -153,16 +153,22 @@ export class KeyStore {
    * comes back in its old place, before all that waited for it.
    */
   async putBack(trx: Db, messages: string, rows: readonly Row[], step: number): Promise<void> {
-    const plain = rows.filter((row) => keyOfRow(row) === undefined);
-    for (let n = 0; n < plain.length; n += step) {
-      await trx(messages).insert(plain.slice(n, n + step).map(withoutSeq));
-    }
-    const keyed = rows.filter((row) => keyOfRow(row) !== undefined);
-    if (keyed.length === 0) return;
-    const keys = distinct(keyed.map(keyOfRow));
-    const locked = await this.#dialect.gates.lockKeys(trx, keys, true);
-    for (const row of keyed) {
-      const scheduled = int(row.state) === 1 && keyOfRow(row)?.kind === "share";
+    const keys = distinct(rows.map(keyOfRow));
+    const locked = keys.length > 0 ? await this.#dialect.gates.lockKeys(trx, keys, true) : [];
+    // In their order: that of arrival is the order of the sequence that they get.
+    let plain: Row[] = [];
+    const flush = async () => {
+      if (plain.length > 0) await trx(messages).insert(plain.map(withoutSeq));
+      plain = [];
+    };
+    for (const row of rows) {
+      const key = keyOfRow(row);
+      if (key === undefined) {
+        if (plain.push(row) >= step) await flush();
+        continue;
+      }
+      await flush();
+      const scheduled = int(row.state) === 1 && key.kind === "share";
       const waiting = scheduled ? row : { ...row, state: 2, due_at: null };
       const halted = KeyStore.halts(row, locked);
       if (halted === undefined) await trx(messages).insert(withoutSeq(waiting));
@@ -171,6 +177,8 @@ export class KeyStore {
         await this.release(trx, halted);
       }
     }
+    await flush();
+    if (keys.length === 0) return;
     await this.#dialect.gates.openKeys(trx, keys);
   }
 

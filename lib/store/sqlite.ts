@@ -257,8 +257,16 @@ export function sqlite(prefix: string): Dialect {
       // Differs from PostgreSQL: beginWrite holds the file's only write lock already.
     },
 
-    async stillOpen() {
-      return true;
+    async stillOpen(trx: Db) {
+      // Where the disk was full, SQLite has rolled back and commits each statement from then on. Only a BEGIN tells:
+      // inside a transaction it is refused.
+      try {
+        await query(trx, "BEGIN");
+      } catch {
+        return true;
+      }
+      await query(trx, "ROLLBACK");
+      return false;
     },
 
     async beginWrite(trx: Db) {

@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
 import { eachDatabase } from "../support/databases.ts";
-import { mailbox, note, watched } from "../support/queue.ts";
+import { elapse, mailbox, note, watched } from "../support/queue.ts";
 
 eachDatabase("dead letters", (database) => {
   it("list, page, get and purge by filter", async () => {
@@ -90,4 +90,23 @@ eachDatabase("dead letters", (database) => {
     expect(await queue.getQueueStats(to)).toMatchObject({ pending: 120, dead: 0 });
     expect(done.reduce((sum, { redriven }) => sum + redriven, 0)).toBe(120);
   }, 60_000);
+});
+
+eachDatabase("redriving what bears keys", (database) => {
+  it("G4: keeps the order of messages with keys and without", async () => {
+    const { knex } = await database.fresh();
+    const { queue } = watched(knex);
+    const sent = await queue.sendMessages(
+      [{ orderingKey: "k" }, {}, { concurrencyKey: "c" }, {}].map((key, n) => ({
+        ...note("a", { n }),
+        ttlMs: 60_000,
+        ...key,
+      })),
+    );
+    await elapse(knex, 60_000);
+    await queue.maintain();
+    await queue.deadLetters.redrive({ agentId: "a" });
+    const order = (await queue.getMessages("a")).map(({ messageId }) => messageId);
+    expect(order).toEqual(sent.map(({ messageId }) => messageId));
+  });
 });

@@ -1,5 +1,5 @@
-import { expect, it } from "vitest";
-import { AgentMessage } from "../../lib/index.ts";
+import { expect, it, onTestFinished } from "vitest";
+import { AgentMessage, MessageQueueManager, migrate } from "../../lib/index.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { elapse, failure, mailbox, note, watched } from "../support/queue.ts";
 
@@ -275,4 +275,29 @@ eachDatabase("sending", (database) => {
     await tx.rollback();
     expect((await queue.sendMessage(message)).duplicate).toBe(false);
   });
+});
+
+it("G2: what is sent after SQLite gave the transaction up is refused, not committed by itself (SQLite)", async () => {
+  const database = new MessageQueueManager("sqlite::memory:");
+  onTestFinished(() => database.close());
+  const { knex } = database;
+  await migrate(knex);
+  await knex.raw("CREATE TABLE mine (x TEXT)");
+  const pages = (await knex.raw("PRAGMA page_count"))[0].page_count as number;
+  await knex.raw(`PRAGMA max_page_count = ${pages}`);
+  let refused: unknown;
+  await knex
+    .transaction(async (tx) => {
+      // A full disk ends the whole transaction, and whoever catches the error does not learn of it.
+      await tx("mine")
+        .insert({ x: "y".repeat(900_000) })
+        .catch(() => undefined);
+      refused = await failure(() =>
+        database.sendMessage({ ...note("a"), messageId: "after" }, { tx }),
+      );
+    })
+    .catch(() => "there is nothing to commit");
+  expect(refused).toMatchObject({ code: "FOREIGN_TRANSACTION" });
+  await knex.raw("PRAGMA max_page_count = 100000");
+  expect(await database.getMessage("after")).toBeNull();
 });
