@@ -204,16 +204,9 @@ const redrive = fc
       const wanted = model.dead(to).slice(0, limit);
       const { messageIds } = await queue.deadLetters.redrive({ agentId: to, limit, delayMs });
       expect(messageIds).toEqual(wanted.map(({ id }) => id));
-      // What bears a key arrives after what bears none.
-      for (const keys of [false, true]) {
-        for (const message of wanted) if (keyed(message) === keys) model.redrive(message, delayMs);
-      }
+      for (const message of wanted) model.redrive(message, delayMs);
     }),
   );
-
-function keyed({ orderingKey, concurrencyKey }: ModelMessage): boolean {
-  return (orderingKey ?? concurrencyKey) !== undefined;
-}
 
 const passing = minutes(2).map((ms) =>
   command(`${ms + MINUTE_MS} pass`, async (model, { knex }) => {
