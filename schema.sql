@@ -102,6 +102,11 @@ CREATE INDEX outbox_schedules_due ON outbox_schedules (due_at) WHERE due_at IS N
 -- 006_dead_letters
 CREATE INDEX outbox_dead_letters_cause ON outbox_dead_letters (fingerprint, seq);
 
+-- 007_flow
+alter table "outbox_keys" add column "room" integer;
+alter table "outbox_keys" add column "room_at" bigint;
+CREATE INDEX outbox_messages_blocked ON outbox_messages (to_agent, seq) WHERE state = 2;
+
 -- what was applied
 create table "outbox_migrations" ("id" serial primary key, "name" varchar(255), "batch" integer, "migration_time" timestamptz);
 INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('001_messages', 1, CURRENT_TIMESTAMP);
@@ -110,3 +115,4 @@ INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('003_tasks',
 INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('004_queue_depth', 1, CURRENT_TIMESTAMP);
 INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('005_schedules', 1, CURRENT_TIMESTAMP);
 INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('006_dead_letters', 1, CURRENT_TIMESTAMP);
+INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('007_flow', 1, CURRENT_TIMESTAMP);

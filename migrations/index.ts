@@ -5,6 +5,7 @@ import * as tasks from "./003_tasks.ts";
 import * as queueDepth from "./004_queue_depth.ts";
 import * as schedules from "./005_schedules.ts";
 import * as deadLetters from "./006_dead_letters.ts";
+import * as flow from "./007_flow.ts";
 import type { MigrationContext } from "./columns.ts";
 
 export type { MigrationContext } from "./columns.ts";
@@ -24,6 +25,7 @@ export const migrations: readonly Migration[] = [
   { name: "004_queue_depth", ...queueDepth },
   { name: "005_schedules", ...schedules },
   { name: "006_dead_letters", ...deadLetters },
+  { name: "007_flow", ...flow },
 ];
 
 export const DEFAULT_PREFIX = "outbox_";
