@@ -206,25 +206,30 @@ async function slots(core: QueueCore): Promise<StepResult> {
   return { counts: { slotsFreed: freed }, more };
 }
 
-/** Forgets a removed limit when its lane is empty; then claims need not go through its gate any more. */
+/**
+ * Forgets a removed limit when its lane is empty; then claims need not go through its gate any more. Those that have
+ * to and do not are led back to it.
+ */
 async function limits(core: QueueCore): Promise<StepResult> {
   const tidy = tidyOf(core);
   const settings = new GateSettings(core.knex, core.dialect, core.options.prefix);
   const { removed, others } = await tidy.removedLimits(DAY_MS);
   let forgotten = 0;
   for (const limit of removed) {
-    const emptied = await emptied500(tidy, limit, others);
-    if (emptied >= STEP) return { counts: { limitsForgotten: forgotten }, more: true };
+    const moved = await emptied(tidy, limit, others);
+    if (moved >= STEP) return { counts: { limitsForgotten: forgotten }, more: true };
     await settings.forgetLimit(limit.name);
     await settings.regate(limit.agentId ?? EVERY_MAILBOX);
     forgotten += 1;
   }
-  if (forgotten > 0) core.gates.known.forget();
+  const ungated = await tidy.ungated();
+  for (const agentId of ungated) await settings.gate(agentId);
+  if (forgotten + ungated.length > 0) core.gates.known.forget();
   return { counts: { limitsForgotten: forgotten }, more: false };
 }
 
 /** Messages of mailboxes that have another limit of the type stay in its lane. */
-async function emptied500(tidy: TidyStore, limit: Limit, others: readonly Limit[]) {
+async function emptied(tidy: TidyStore, limit: Limit, others: readonly Limit[]) {
   const { messageType, agentId } = limit;
   if (messageType === undefined) return 0;
   const same = others.filter((other) => other.messageType === messageType);

@@ -207,6 +207,19 @@ export class TidyStore {
     });
   }
 
+  /** Mailboxes whose claims should ask limits and do not: their rows were deleted, or a removal crossed a new limit. */
+  async ungated(): Promise<string[]> {
+    return translated(this.#dialect, async () => {
+      const rows = (await this.#knex(`${this.#limits} as l`)
+        .joinRaw(`LEFT JOIN ${this.#mailboxes} b ON b.agent_id = COALESCE(l.agent_id, '')`)
+        .whereNull("l.removed_at")
+        .whereRaw("COALESCE(b.gated, 0) <> 1")
+        .distinct("l.agent_id")
+        .limit(STEP)) as Row[];
+      return rows.map((row) => String(row.agent_id ?? ""));
+    });
+  }
+
   /** Brings messages of a lane back among the others, but for these mailboxes. Returns how many, at most 500. */
   async emptyLane(lane: string, agentId: string | undefined, except: string[]): Promise<number> {
     return translated(this.#dialect, () =>

@@ -246,6 +246,18 @@ eachDatabase("upkeep", (database) => {
     expect(await queue.getMessages("a")).toHaveLength(2);
   });
 
+  it("leads claims back to limits that they pass by, because an outsider deleted the mailbox", async () => {
+    const { knex } = await database.fresh();
+    const { queue } = watched(knex);
+    await queue.limits.set("few", { agentId: "a", maxInFlight: 1 });
+    await queue.limits.set("all", { maxInFlight: 5 });
+    await knex("outbox_mailboxes").del();
+    expect((await queue.maintain()).failed).toEqual([]);
+    expect(await rows(knex, "mailboxes", { gated: 1 })).toBe(2);
+    await queue.sendMessages([note("a"), note("a")]);
+    expect(await queue.getMessages("a")).toHaveLength(1);
+  });
+
   it("leaves a lane to the limits that still need it", async () => {
     const { knex } = await database.fresh();
     const { queue } = watched(knex);
