@@ -1,4 +1,6 @@
 import type { Knex } from "knex";
+import type { ConversationStatements } from "./conversations.ts";
+import type { InboxStatements } from "./inbox.ts";
 
 export type DialectName = "postgres" | "mssql" | "sqlite";
 
@@ -244,6 +246,8 @@ export interface Dialect {
   buryExpired(db: Db, limit: number): Promise<Record<string, unknown>[]>;
 
   readonly gates: GateStatements;
+  readonly inbox: InboxStatements;
+  readonly conversations: ConversationStatements;
 
   /** Deletes rows of a table by `seq` and returns those that were there, in no order; all columns unless told. */
   takeOut(

@@ -1,3 +1,4 @@
+import { mssqlConversations } from "./conversations.ts";
 import type {
   Burial,
   ClaimKey,
@@ -23,6 +24,7 @@ import {
 import { envelopeWith, mssqlRuns } from "./failed-runs.ts";
 import { faultOfMssql } from "./faults.ts";
 import { holdKeys } from "./hold-keys.ts";
+import { mssqlInbox } from "./inbox.ts";
 import { mssqlGates } from "./mssql-gates.ts";
 import { stillOpen } from "./mssql-knex.ts";
 import { claimedRow, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
@@ -217,6 +219,8 @@ export function mssql(prefix: string): Dialect {
     name: "mssql",
     now: NOW,
     gates: mssqlGates(prefix, NOW),
+    inbox: mssqlInbox(prefix, NOW),
+    conversations: mssqlConversations(prefix, NOW),
     jsonText: (column, field) =>
       `(JSON_VALUE(${column}, '$.${field}') COLLATE Latin1_General_100_BIN2)`,
 

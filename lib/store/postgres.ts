@@ -1,3 +1,4 @@
+import { postgresConversations } from "./conversations.ts";
 import type {
   Burial,
   ClaimKey,
@@ -23,6 +24,7 @@ import {
 import { envelopeWith, postgresRuns } from "./failed-runs.ts";
 import { faultOfPostgres } from "./faults.ts";
 import { holdKeys } from "./hold-keys.ts";
+import { postgresInbox } from "./inbox.ts";
 import { postgresGates } from "./postgres-gates.ts";
 import { claimedRow, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
 import { query } from "./sql.ts";
@@ -189,6 +191,8 @@ export function postgres(prefix: string): Dialect {
     name: "postgres",
     now: NOW,
     gates: postgresGates(prefix, NOW),
+    inbox: postgresInbox(prefix, NOW),
+    conversations: postgresConversations(prefix, NOW),
     jsonText: (column, field) => `(${column} ->> '${field}')`,
 
     async insertMessages(db: Db, rows: readonly NewMessage[]) {

@@ -1,3 +1,4 @@
+import { sqliteConversations } from "./conversations.ts";
 import type {
   Burial,
   ClaimKey,
@@ -13,6 +14,7 @@ import { CLAIMED, DEAD, ENVELOPE, GIVEN, list, SHUT, TOLD, UNKEYED } from "./env
 import { envelopeWith, sqliteRuns } from "./failed-runs.ts";
 import { faultOfSqlite } from "./faults.ts";
 import { holdKeys } from "./hold-keys.ts";
+import { sqliteInbox } from "./inbox.ts";
 import { claimedRow, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
 import { query, transaction } from "./sql.ts";
 import { sqliteGates } from "./sqlite-gates.ts";
@@ -182,6 +184,8 @@ export function sqlite(prefix: string): Dialect {
     name: "sqlite",
     now: NOW,
     gates: sqliteGates(prefix, NOW),
+    inbox: sqliteInbox(prefix, NOW),
+    conversations: sqliteConversations(prefix, NOW),
     jsonText: (column, field) => `(${column} ->> '$.${field}')`,
 
     async insertMessages(db: Db, rows: readonly NewMessage[]) {
