@@ -22,6 +22,8 @@ import { int, isTransaction, query, type Row, retried, transaction, translated }
 export interface Sent {
   readonly messageId: string;
   readonly duplicate: boolean;
+  /** True where there was no room for it yet, in all mailboxes or some: it is scheduled there. */
+  readonly spilled?: true;
 }
 
 /** Where messages go within their mailboxes, as far as the mailboxes' settings say. */
@@ -30,6 +32,22 @@ export interface Placing {
   agingMs(toAgent: string): number | null;
   /** Whether contexts take turns there. */
   fair(toAgent: string): boolean;
+}
+
+/** Whether there is room for messages, decided under the locks of what they are counted in. */
+export interface Admission {
+  keysOf(row: NewMessage): readonly KeyRef[];
+  /** @throws QueueFull */
+  admit(trx: Db, rows: readonly NewMessage[]): Promise<Admitted>;
+}
+
+export interface Admitted {
+  /** As they are to be stored: what has no room yet is delayed. */
+  readonly rows: readonly NewMessage[];
+  /** The ids of those. */
+  readonly spilled: ReadonlySet<string>;
+  /** Writes down what is stored now. */
+  stored(trx: Db): Promise<void>;
 }
 
 export interface MessageStoreOptions {
@@ -41,6 +59,9 @@ export interface MessageStoreOptions {
   /** Told, before `db` may have committed, of mailboxes where a message became ready because another ended. */
   readonly opened: (db: Db, agentIds: ReadonlySet<string>) => void;
 }
+
+/** What else belongs into the transaction that completes claims, given the sequences of those that were valid. */
+export type AlsoCompleted = (trx: Db, done: readonly number[]) => Promise<void>;
 
 /** One statement takes at most this many messages; the rest follow in the same transaction. */
 const BATCH = 1_000;
@@ -79,9 +100,15 @@ export class MessageStore {
   }
 
   /** Stores messages in order, all or none. One statement, where no message bears a key and all fit one batch. */
-  async send(db: Db, messages: readonly EncodedMessage[], placing?: Placing): Promise<Sent[]> {
+  async send(
+    db: Db,
+    messages: readonly EncodedMessage[],
+    placing?: Placing,
+    admission?: Admission,
+  ): Promise<Sent[]> {
     const plain = messages.every(
       (message) =>
+        admission === undefined &&
         !message.ownId &&
         message.dedupeKey === undefined &&
         message.orderingKey === undefined &&
@@ -95,24 +122,34 @@ export class MessageStore {
       return messages.map(({ messageId }) => ({ messageId, duplicate: false }));
     }
     return translated(this.dialect, () =>
-      transaction(this.dialect, db, async (trx) => {
+      undoable(this.dialect, db, admission, async (trx) => {
         const duplicates = await this.#dedupe.duplicates(trx, messages);
         const fresh = messages.filter((message) => !duplicates.has(message));
         // Held until the transaction ends: the order of the sequence is the order in which senders commit.
         const rows = rowsOf(fresh, placing);
-        const keys = distinct(rows.flatMap((row) => [keyOfRow({ ...row }), turnKey(row, placing)]));
+        const keys = distinct(
+          rows.flatMap((row) => [
+            ...[keyOfRow({ ...row }), turnKey(row, placing)],
+            ...(admission?.keysOf(row) ?? []),
+          ]),
+        );
         const locked = keys.length > 0 ? await this.dialect.gates.lockKeys(trx, keys, true) : [];
-        const ranked = await this.keys.giveTurns(trx, rows, locked, (row) => turnKey(row, placing));
+        const admitted = await admission?.admit(trx, rows);
+        const ranked = await this.keys.giveTurns(trx, admitted?.rows ?? rows, locked, (row) =>
+          turnKey(row, placing),
+        );
         for (let n = 0; n < ranked.length; n += BATCH) {
           await this.#insert(trx, ranked.slice(n, n + BATCH));
         }
-        const waiting = keys.filter(({ kind }) => kind !== "turn");
+        await admitted?.stored(trx);
+        const waiting = keys.filter(({ kind }) => kind === "order" || kind === "share");
         if (waiting.length > 0) await this.dialect.gates.openKeys(trx, waiting);
         return messages.map((message) => {
           const first = duplicates.get(message);
-          return first === undefined
-            ? { messageId: message.messageId, duplicate: false }
-            : { messageId: first, duplicate: true };
+          if (first !== undefined) return { messageId: first, duplicate: true };
+          const { messageId } = message;
+          const spilled = admitted?.spilled.has(messageId) ?? false;
+          return { messageId, duplicate: false, ...(spilled ? { spilled } : {}) };
         });
       }),
     );
@@ -127,8 +164,13 @@ export class MessageStore {
     );
   }
 
-  async complete(db: Db, claims: readonly Turn<ClaimKey>[]): Promise<Settled[]> {
-    return this.#settling.surely(db, claims, this.#completion());
+  /** Ends claims as processed; `also` is told in the same transaction which of them were valid. */
+  async complete(
+    db: Db,
+    claims: readonly Turn<ClaimKey>[],
+    also?: AlsoCompleted,
+  ): Promise<Settled[]> {
+    return this.#settling.surely(db, claims, this.#completion(also));
   }
 
   /** As `complete`; claims whose key a sender holds longer than `patienceMs` are `held`. */
@@ -136,15 +178,23 @@ export class MessageStore {
     db: Db,
     claims: readonly Turn<ClaimKey>[],
     patienceMs: number,
+    also?: AlsoCompleted,
   ): Promise<(Settled | "held")[]> {
-    return this.#settling.settle(db, claims, this.#completion(), patienceMs);
+    return this.#settling.settle(db, claims, this.#completion(also), patienceMs);
   }
 
-  #completion() {
+  #completion(also: AlsoCompleted | undefined) {
     const { archive } = this.#options;
-    return {
-      run: (db: Db, valid: readonly ClaimKey[]) => this.dialect.complete(db, valid, archive),
-    };
+    const complete = (db: Db, valid: readonly ClaimKey[]) =>
+      this.dialect.complete(db, valid, archive);
+    if (also === undefined) return { run: complete };
+    const run = (db: Db, valid: readonly ClaimKey[]) =>
+      transaction(this.dialect, db, async (trx) => {
+        const done = await complete(trx, valid);
+        await also(trx, done);
+        return done;
+      });
+    return { run };
   }
 
   async release(db: Db, releases: readonly Turn<Release>[]): Promise<Settled[]> {
@@ -308,6 +358,17 @@ export class MessageStore {
 export function asText(value: unknown): string | null {
   if (value === null || value === undefined) return null;
   return typeof value === "string" ? value : JSON.stringify(value);
+}
+
+/** A caller's transaction may go on after a refusal, which must leave nothing behind in it. */
+function undoable<T>(
+  dialect: Dialect,
+  db: Db,
+  admission: Admission | undefined,
+  run: (trx: Db) => Promise<T>,
+): Promise<T> {
+  if (admission !== undefined && isTransaction(db)) return db.transaction(run);
+  return transaction(dialect, db, run);
 }
 
 function retriedUnlessIn<T>(dialect: Dialect, db: Db, run: () => Promise<T>): Promise<T> {
