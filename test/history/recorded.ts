@@ -5,7 +5,7 @@ import { createJournal, readJournal } from "./journal.ts";
 import { Random } from "./random.ts";
 import { MemoryLog, Recorder } from "./recorder.ts";
 import type { Bucket, History, Limit } from "./types.ts";
-import { type Mailbox, pollOnce, randomMessage, randomWay } from "./workload.ts";
+import { type Mailbox, type Pace, pollOnce, randomMessage, randomWay } from "./workload.ts";
 
 export const MAILBOXES: readonly Mailbox[] = [
   { name: "plain", keys: "none" },
@@ -38,13 +38,16 @@ export async function setLimits(queue: MessageQueueManager): Promise<void> {
 }
 
 /** What clients of one process, each on its own, did to a real queue on an empty database. */
-export async function recorded(knex: Knex, seed: number, rounds: number): Promise<History> {
+export async function recorded(
+  knex: Knex,
+  seed: number,
+  { rounds, pace }: { rounds: number; pace: Pace },
+): Promise<History> {
   await createJournal(knex);
   await createEffects(knex);
   const queue = new MessageQueueManager(knex);
   await setLimits(queue);
   const log = new MemoryLog();
-  const pace = { leaseMs: 40, delayMs: 20 };
   const client = async (name: string, run: (recorder: Recorder, random: Random) => Promise<void>) =>
     run(new Recorder(queue, name, log), new Random(seed + name.length));
   const sender = (name: string) =>

@@ -48,7 +48,7 @@ export interface Outcome {
 /** A crew of client processes on one database, and the faults that befall them. */
 export class Stage {
   readonly random: Random;
-  readonly pace: Pace = { leaseMs: 400, delayMs: 100 };
+  readonly pace: Pace;
   readonly clients: Client[] = [];
   /** Clients that ended without being told or killed, with their last words. */
   readonly crashed: string[] = [];
@@ -61,6 +61,9 @@ export class Stage {
   constructor(knex: Knex, seed: number) {
     this.#knex = knex;
     this.random = new Random(seed);
+    // A SQL Server may be far away.
+    const far = knex.client.dialect === "mssql";
+    this.pace = { leaseMs: far ? 3_000 : 400, delayMs: 100 };
     this.#folder = mkdtempSync(join(tmpdir(), "outbox-history-"));
     onTestFinished(() => rmSync(this.#folder, { recursive: true, force: true }));
   }
@@ -93,7 +96,7 @@ export class Stage {
     void script.exited.then(({ code, signal }) => {
       if (code !== 0 && signal !== "SIGKILL") this.crashed.push(`${name}: ${script.output()}`);
     });
-    await script.message();
+    await script.message({ timeoutMs: 60_000 });
     return client;
   }
 
