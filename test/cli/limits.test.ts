@@ -19,24 +19,24 @@ eachDatabase("the limits commands", (database) => {
     expect((await cli("limits", "ls", "--json")).json()).toEqual([]);
     const made = await cli(
       ...["limits", "set", "gpt", "--agent", "writer", "--type", "NOTE"],
-      ...["--rate", "90000/min", "--burst", "5000", "--max-in-flight", "2"],
+      ...["--rate", "90/min", "--burst", "5000", "--max-in-flight", "2"],
     );
     expect(made).toMatchObject({ code: 0, err: "" });
     expect(made.out).toBe(
-      "Made gpt for writer, NOTE: at most 2 in flight; 90000/min, at once 5000.\n",
+      "Made gpt for writer, NOTE: at most 2 in flight; 90/min, at once 5000.\n",
     );
     expect(await queue.limits.get("gpt")).toMatchObject({
       ...{ agentId: "writer", messageType: "NOTE", maxInFlight: 2 },
-      rate: { amount: 90_000, perMs: 60_000, burst: 5_000 },
+      rate: { amount: 90, perMs: 60_000, burst: 5_000 },
     });
     // What is not given stays as it is.
     const more = await cli("limits", "set", "gpt", "--max-in-flight", "3");
-    expect(more.out).toMatch(/^Changed gpt for writer, NOTE: at most 3 in flight; 90000\/min, at/);
+    expect(more.out).toMatch(/^Changed gpt for writer, NOTE: at most 3 in flight; 90\/min, at/);
     await queue.sendMessage({ ...note("writer"), cost: 1_000 });
     await queue.getMessages("writer");
     const { out } = await cli("limits", "ls");
     expect(out).toMatch(/^NAME +ABOUT +IN FLIGHT +RATE +BUCKET +PARKED\n/);
-    expect(out).toMatch(/\ngpt +writer, NOTE +1 of 3 +90000\/min +4\d\d\d(\.\d+)? of 5000 +–\n$/);
+    expect(out).toMatch(/\ngpt +writer, NOTE +1 of 3 +90\/min +4\d\d\d(\.\d+)? of 5000 +–\n$/);
     expect((await cli("limits", "park", "gpt", "10min")).out).toMatch(
       /^Parked gpt; it goes on in (9|10) min\.\n$/,
     );
@@ -140,7 +140,7 @@ describe("spans and rates", () => {
   });
 
   it.each([
-    ["90000/min", { amount: 90_000, perMs: 60_000 }, "90000/min"],
+    ["90/min", { amount: 90, perMs: 60_000 }, "90/min"],
     ["10/s", { amount: 10, perMs: 1_000 }, "10/s"],
     ["0.5/hour", { amount: 0.5, perMs: 3_600_000 }, "0.5/h"],
     ["1_000/15min", { amount: 1_000, perMs: 900_000 }, "1000/15min"],

@@ -174,14 +174,14 @@ eachDatabase("upkeep", (database) => {
       ...note(`a${n % 3}`, { n }),
       orderingKey: `k${Math.floor(n / 2)}`,
     });
-    await queue.sendMessages(Array.from({ length: 900 }, (_, n) => keyed(n)));
+    await queue.sendMessages(Array.from({ length: 500 }, (_, n) => keyed(n)));
     const [head] = await queue.sendMessages([{ ...note("zz", { n: 1 }), orderingKey: "z" }]);
     await queue.sendMessage({ ...note("zz", { n: 2 }), orderingKey: "z" });
     await knex("outbox_messages").where({ message_id: head?.messageId }).del();
     expect(await queue.maintain()).toMatchObject({ keysRepaired: 0, more: true });
     expect((await allOf(queue)).keysRepaired).toBe(1);
     expect(numbers(await queue.getMessages("zz"))).toEqual([2]);
-  });
+  }, 60_000);
 
   it("goes on with a key whose dead letter an outsider deleted", async () => {
     const { knex } = await database.fresh();
@@ -278,7 +278,7 @@ eachDatabase("upkeep", (database) => {
     const { queue, events } = watched(knex);
     await queue.sendMessage({ ...note("a"), ttlMs: 1_000 });
     await elapse(knex, 5_000);
-    await knex.schema.renameTable("outbox_inbox", "outbox_away");
+    await knex.schema.dropTable("outbox_inbox");
     const errors = () => events.filter(({ type }) => type === "error");
     const report = await queue.maintain();
     expect(report).toMatchObject({ expired: 1, more: false, lag: null });
@@ -287,12 +287,14 @@ eachDatabase("upkeep", (database) => {
     await queue.maintain();
     expect(errors()).toHaveLength(1);
     expect(errors()[0]).toMatchObject({ errorType: "NOT_MIGRATED", data: { step: "inbox" } });
-    await knex.schema.renameTable("outbox_away", "outbox_inbox");
+    await knex.schema.createTable("outbox_inbox", (table) => {
+      for (const name of ["consumer", "from_agent", "message_id"]) table.string(name, 100);
+      table.bigInteger("processed_at");
+    });
     expect((await queue.maintain()).failed).toEqual([]);
-    await knex.schema.renameTable("outbox_inbox", "outbox_away");
+    await knex.schema.dropTable("outbox_inbox");
     await queue.maintain();
     expect(errors()).toHaveLength(2);
-    await knex.schema.renameTable("outbox_away", "outbox_inbox");
   });
 
   it("ten at once do each thing once", async () => {
