@@ -151,6 +151,12 @@ export const ERROR_CODES = {
     remedy:
       "Check that the claim-check store answers and is the one that the senders use; messages wait until it does.",
   },
+  QUEUE_FULL: {
+    retryable: true,
+    severity: "warning",
+    remedy:
+      'The destination does not keep up: send again later, let the send wait (`flow: { whenFull: "wait" }`), add workers, or raise the window or the mailbox\'s maxDepth; nothing was stored.',
+  },
 } as const satisfies Record<string, CodeFacts>;
 
 export type ErrorCode = keyof typeof ERROR_CODES;
@@ -218,6 +224,7 @@ export class RateLimited extends errorOf("RateLimited", "RATE_LIMITED") {}
 export class CircuitOpen extends errorOf("CircuitOpen", "CIRCUIT_OPEN") {}
 export class UnknownCommandError extends errorOf("UnknownCommandError", "UNKNOWN_COMMAND") {}
 export class SignatureInvalid extends errorOf("SignatureInvalid", "SIGNATURE_INVALID") {}
+export class QueueFull extends errorOf("QueueFull", "QUEUE_FULL") {}
 
 /** Both names are in use for one thing. */
 export { MessageTimeout as TimeoutError };

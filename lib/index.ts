@@ -48,6 +48,7 @@ export type * from "./protocol/dead-letters.ts";
 export { DEAD_LETTER_REASONS } from "./protocol/dead-letters.ts";
 export type * from "./protocol/events.ts";
 export { Observers } from "./protocol/events.ts";
+export type { BatcherOptions, FlowInput } from "./protocol/flow.ts";
 export type { LimitInput, MailboxSettingsInput } from "./protocol/gates.ts";
 export type { Content, Headers, MessageInput } from "./protocol/message-input.ts";
 export type * from "./protocol/options.ts";
@@ -80,6 +81,7 @@ export type {
 } from "./protocol/tasks.ts";
 export * from "./protocol/types.ts";
 export type { StopOptions } from "./protocol/work-options.ts";
+export type { Batcher } from "./queue/batcher.ts";
 export * from "./queue/claimed.ts";
 export type {
   DeadLetterGroup,
@@ -88,7 +90,7 @@ export type {
   DiscardResult,
   RedriveResult,
 } from "./queue/dead-letters.ts";
-export { MessageQueueManager } from "./queue/manager.ts";
+export { MessageQueueManager, type SendOptions } from "./queue/manager.ts";
 export type { SweepReport } from "./queue/payloads.ts";
 export type { Consumer } from "./queue/presence.ts";
 export type { Schedule, ScheduleOutcome, Schedules } from "./queue/schedules.ts";

@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { claimCheckSchema, compressSchema } from "./claim-check.ts";
+import { flowSchema } from "./flow.ts";
 import {
   type RetryPoliciesInput,
   type RetryPolicyInput,
@@ -40,6 +41,8 @@ export const queueOptionsSchema = z.strictObject({
   messageIdWindowMs: durationMs(1).default(7 * DAY_MS),
   /** PostgreSQL only: tell waiting workers of new messages by NOTIFY. Off: they find them by polling. Default true. */
   notify: z.boolean().default(true),
+  /** How senders are kept from sending more than their destinations get done. Default: by `maxDepth` of mailboxes only. */
+  flow: flowSchema.optional(),
 });
 export type QueueOptions = z.output<typeof queueOptionsSchema>;
 export type QueueOptionsInput = Omit<

@@ -2,6 +2,7 @@ import type { Knex } from "knex";
 import { AgentCommunicationError, errorRecord } from "../errors.ts";
 import type { EncodedMessage } from "../protocol/envelope.ts";
 import type { MessageEventName, Observers } from "../protocol/events.ts";
+import type { Flow } from "../protocol/flow.ts";
 import type { QueueOptions } from "../protocol/options.ts";
 import { knownPolicies } from "../protocol/retry.ts";
 import { afterCommit } from "../store/after-commit.ts";
@@ -22,9 +23,11 @@ import { Breakers } from "./breakers.ts";
 import type { ClaimedMessage } from "./claimed.ts";
 import { type ClaimOptions, Claims } from "./claims.ts";
 import { Contents } from "./content.ts";
+import { Delivery } from "./delivery.ts";
 import { type EventFields, fieldsOf, messageEvent } from "./events.ts";
 import { type Failed, type FailOptions, fail } from "./fail.ts";
 import { failedRun, fingerprint, storedError } from "./failure.ts";
+import { FlowControl } from "./flow.ts";
 import { Gates } from "./gates.ts";
 import { type Push, pushOf } from "./notify.ts";
 import { Payloads } from "./payloads.ts";
@@ -47,6 +50,8 @@ export class QueueCore {
   readonly upkeep: UpkeepStore;
   readonly gates: Gates;
   readonly breakers: Breakers;
+  readonly delivery = new Delivery(this);
+  readonly flow: FlowControl;
   readonly contents: Contents;
   readonly payloads: Payloads;
   readonly observers: Observers;
@@ -78,6 +83,7 @@ export class QueueCore {
     const gateStore = new GateStore(knex, dialect, options.prefix);
     this.gates = new Gates(gateStore, new GateSettings(knex, dialect, options.prefix));
     this.breakers = new Breakers(gateStore, (agentId) => this.gates.known.hasBreaker(agentId));
+    this.flow = new FlowControl(this);
     const payloads = new PayloadStore(knex, dialect, options.prefix);
     this.contents = new Contents(options, payloads);
     const now = () => this.store.now();
@@ -104,9 +110,9 @@ export class QueueCore {
     return db;
   }
 
-  /** Stores messages; undefined settings of mailboxes cost it nothing. */
-  send(db: Db, messages: readonly EncodedMessage[]): Promise<Sent[]> {
-    return send(this, db, messages);
+  /** Stores messages; undefined settings of mailboxes cost it nothing. `flow`: as the caller chose. */
+  send(db: Db, messages: readonly EncodedMessage[], flow?: Flow): Promise<Sent[]> {
+    return send(this, db, messages, flow);
   }
 
   /** Wakes consumers of these mailboxes, here at once and in other processes where the database can tell them. */
@@ -138,19 +144,13 @@ export class QueueCore {
     return this.#claims.claim(request);
   }
 
-  async ack(db: Db, claims: readonly ClaimedMessage[]): Promise<Settled[]> {
-    const outcomes = await this.store.complete(db, claims.map(turnOf));
-    this.#releaseContents(db, claims, outcomes);
-    await this.ended(db, claims, outcomes, "processed");
-    return outcomes;
+  ack(db: Db, claims: readonly ClaimedMessage[]): Promise<Settled[]> {
+    return this.delivery.ack(db, claims);
   }
 
   /** As `ack`, but claims whose key a sender holds in an open transaction are `held`: to be tried again. */
-  async tryAck(claims: readonly ClaimedMessage[]): Promise<(Settled | "held")[]> {
-    const outcomes = await this.store.tryComplete(this.knex, claims.map(turnOf), 0);
-    this.#releaseContents(this.knex, claims, outcomes);
-    await this.ended(this.knex, claims, outcomes, "processed");
-    return outcomes;
+  tryAck(claims: readonly ClaimedMessage[]): Promise<(Settled | "held")[]> {
+    return this.delivery.tryAck(claims);
   }
 
   async nack(
@@ -248,7 +248,7 @@ export class QueueCore {
   }
 
   /** Where nothing is archived, a content ends with its message. */
-  #releaseContents(
+  releaseContents(
     db: Db,
     claims: readonly ClaimedMessage[],
     outcomes: readonly (Settled | "held")[],
@@ -279,6 +279,7 @@ export class QueueCore {
     counts = event !== "released",
   ): Promise<void> {
     this.#tell(db, claims, outcomes, event, reason);
+    this.flow.ended(db, claims);
     const gated = claims.filter(
       ({ toAgent }, n) => outcomes[n] === "done" && this.gates.known.guards(toAgent),
     );
@@ -334,6 +335,7 @@ export class QueueCore {
 
   /** Tells observers of something that happened to rows outside a claim. */
   tell(db: Db, event: MessageEventName, messages: readonly EventFields[], reason?: string): void {
+    this.flow.ended(db, messages);
     if (!this.observers.active) return;
     afterCommit(db, () => {
       const at = Date.now();

@@ -3,6 +3,13 @@ import { ValidationFailed } from "../errors.ts";
 import type { AgentMessage } from "../protocol/agent-message.ts";
 import { encode } from "../protocol/envelope.ts";
 import { Observers } from "../protocol/events.ts";
+import {
+  type BatcherOptions,
+  batcherSchema,
+  type FlowInput,
+  flowOf,
+  sendOptionsSchema,
+} from "../protocol/flow.ts";
 import { given } from "../protocol/given.ts";
 import type { MessageInput } from "../protocol/message-input.ts";
 import {
@@ -24,10 +31,9 @@ import { id, parse, shown } from "../protocol/validate.ts";
 import { told } from "../store/after-commit.ts";
 import { connect, type DatabaseInput } from "../store/connect.ts";
 import { dialectFor } from "../store/dialects.ts";
-import { keyOfRow } from "../store/keys.ts";
 import type { Sent } from "../store/messages.ts";
 import { claimedRow } from "../store/rows.ts";
-import { int } from "../store/sql.ts";
+import { Batcher } from "./batcher.ts";
 import {
   type AckOutcome,
   ClaimedMessage,
@@ -61,6 +67,11 @@ const LONGEST_DESTROY_MS = 5_000;
 /** Longest pause between two looks while `getMessages` waits, in milliseconds. */
 const LONGEST_LOOK_MS = 500;
 
+export interface SendOptions extends TxOption {
+  /** What it names replaces the queue's `flow` for this call; false: none. Default: the queue's. */
+  flow?: FlowInput | false | undefined;
+}
+
 /**
  * The durable queue: mailboxes of agents in SQL tables. Every call checks its input before SQL sees it, and
  * every write joins the caller's transaction where `tx` is given.
@@ -69,6 +80,7 @@ export class MessageQueueManager {
   readonly #core: QueueCore;
   readonly #owned: boolean;
   readonly #workers = new Set<Worker>();
+  readonly #batchers = new Set<Batcher>();
   readonly #workerId = newWorkerId();
   readonly #settler: Settler;
   readonly #callers: Callers;
@@ -116,23 +128,43 @@ export class MessageQueueManager {
   }
 
   /** Stores one message; it exists if and only if the transaction commits. */
-  async sendMessage(message: MessageInput | AgentMessage, options: TxOption = {}): Promise<Sent> {
+  async sendMessage(
+    message: MessageInput | AgentMessage,
+    options: SendOptions = {},
+  ): Promise<Sent> {
     const encoded = encode(message, this.#defaults());
-    const db = await this.#core.db(txOf(options));
-    const [sent] = await this.#core.send(db, [encoded]);
+    const { tx, flow } = this.#sendOptions(options);
+    const [sent] = await this.#core.send(await this.#core.db(tx), [encoded], flow);
     return sent as Sent;
   }
 
   /** Stores many messages in order, all or none, with a result per message. */
   async sendMessages(
     messages: readonly (MessageInput | AgentMessage)[],
-    options: TxOption = {},
+    options: SendOptions = {},
   ): Promise<Sent[]> {
     const list = parse(messageListSchema, messages, "messages");
     const defaults = this.#defaults();
     const encoded = list.map((message, n) => encode(message, defaults, `messages.${n}`));
-    const db = await this.#core.db(txOf(options));
-    return encoded.length === 0 ? [] : this.#core.send(db, encoded);
+    const { tx, flow } = this.#sendOptions(options);
+    const db = await this.#core.db(tx);
+    return encoded.length === 0 ? [] : this.#core.send(db, encoded, flow);
+  }
+
+  /**
+   * Collects single sends of this process into one statement and one commit: many times the throughput of as many
+   * calls of `sendMessage`, each with its own result. Closed with the queue.
+   */
+  batcher(options: BatcherOptions = {}): Batcher {
+    const checked = parse(batcherSchema, options, "options");
+    const batcher = new Batcher(checked, {
+      encode: (message) => encode(message, this.#defaults()),
+      send: async (messages, flow) => this.#core.send(await this.#core.db(), messages, flow),
+      flow: flowOf(this.#core.options.flow, checked.flow),
+    });
+    this.#batchers.add(batcher);
+    void batcher.closed.then(() => this.#batchers.delete(batcher));
+    return batcher;
   }
 
   /** Claims messages of a mailbox: highest priority first, then order of arrival. Unsettled ones come back. */
@@ -157,9 +189,11 @@ export class MessageQueueManager {
         this.#callers.seen(request);
         if (rows.length > 0) {
           const claims = rows.map((row) => new ClaimedMessage(row, asked.leaseMs, this.#settler));
-          if (claims.every(({ packed }) => packed === null)) return claims;
-          const loaded = await loadAll(this.#core, claims, asked.leaseMs);
-          if (loaded.length > 0) return loaded;
+          const loaded = claims.every(({ packed }) => packed === null)
+            ? claims
+            : await loadAll(this.#core, claims, asked.leaseMs);
+          const handedOut = await this.#core.delivery.handOut(loaded);
+          if (handedOut.length > 0) return handedOut;
         }
         const left = deadline - performance.now();
         if (left <= 0 || this.#core.closed) return [];
@@ -173,7 +207,8 @@ export class MessageQueueManager {
 
   /**
    * Finishes a message by its id. True when this agent held it (with that receipt, where one is given); false
-   * when it did not, and nothing was changed.
+   * when it did not, and nothing was changed, or when its inbox says that it was processed before (EXACTLY_ONCE),
+   * and it was dropped.
    */
   async markProcessed(
     messageId: string,
@@ -187,12 +222,7 @@ export class MessageQueueManager {
     const db = await this.#core.db(tx);
     const row = await heldRow(this.#core, db, message, agent, receipt);
     if (row === undefined) return false;
-    const claim = { seq: int(row.seq), receipt: int(row.receipt), key: keyOfRow(row) };
-    const [outcome] = await this.#core.store.complete(db, [claim]);
-    if (outcome === "done") {
-      this.#core.tell(db, "processed", [fieldsOf(row as Parameters<typeof fieldsOf>[0])]);
-    }
-    return outcome === "done";
+    return this.#core.delivery.markProcessed(db, row);
   }
 
   /**
@@ -339,6 +369,7 @@ export class MessageQueueManager {
   /** Stops this queue's workers and closes the database, unless it was the caller's knex. */
   async close(): Promise<void> {
     await Promise.all([...this.#workers].map((worker) => worker.stop()));
+    await Promise.all([...this.#batchers].map((batcher) => batcher.close()));
     await this.#callers.close();
     await told();
     await this.#core.close();
@@ -348,6 +379,12 @@ export class MessageQueueManager {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
+  }
+
+  #sendOptions(options: SendOptions) {
+    const { tx, ...rest } = given(options);
+    const { flow } = parse(sendOptionsSchema, rest, "options");
+    return { tx, flow: flowOf(this.#core.options.flow, flow) };
   }
 
   #defaults() {

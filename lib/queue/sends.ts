@@ -1,4 +1,6 @@
+import { QueueFull } from "../errors.ts";
 import type { EncodedMessage } from "../protocol/envelope.ts";
+import { type Flow, flowOf } from "../protocol/flow.ts";
 import { afterCommit } from "../store/after-commit.ts";
 import type { Db } from "../store/dialect.ts";
 import type { Sent } from "../store/messages.ts";
@@ -11,6 +13,7 @@ export async function send(
   core: QueueCore,
   db: Db,
   given: readonly EncodedMessage[],
+  flow?: Flow,
 ): Promise<Sent[]> {
   for (const agentId of await core.gates.known.refusing(db, given)) {
     await core.breakers.refuse(db, agentId);
@@ -18,7 +21,14 @@ export async function send(
   const packs = core.contents.needsPacking(given);
   const messages = packs ? await core.contents.pack(db, given) : given;
   const placing = await core.gates.known.placing(db, messages);
-  const sent = await core.store.send(db, messages, placing);
+  const admission = await core.flow.admission(db, messages, flow ?? flowOf(undefined, false));
+  const sent = await (admission === undefined
+    ? core.store.send(db, messages, placing)
+    : core.flow.send(db, messages, placing, admission)
+  ).catch((error: unknown) => {
+    if (packs && error instanceof QueueFull) core.payloads.discard(messages.flatMap(keyOfContent));
+    throw error;
+  });
   const stored = messages.filter((_, n) => sent[n]?.duplicate === false);
   if (packs && stored.length < messages.length) {
     const twice = messages.filter((_, n) => sent[n]?.duplicate === true);

@@ -102,7 +102,7 @@ export interface ClaimedRow {
  */
 export interface KeyRef {
   readonly to_agent: string;
-  readonly kind: "order" | "share" | "turn";
+  readonly kind: "order" | "share" | "turn" | "window" | "depth";
   readonly name: string;
 }
 
