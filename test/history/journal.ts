@@ -18,7 +18,9 @@ export async function createJournal(knex: Knex): Promise<boolean> {
   return true;
 }
 
+/** Empty where the database keeps none. */
 export async function readJournal(knex: Knex): Promise<Change[]> {
+  if (!(await knex.schema.hasTable("history_journal"))) return [];
   const rows = (await knex("history_journal").select("*").orderBy("id")) as Record<
     string,
     unknown

@@ -195,7 +195,7 @@ export class Stage {
         .filter((file) => file.endsWith(".jsonl"))
         .flatMap((file) => readLog(join(this.#folder, file))),
       final: await finalState(knex),
-      journal: (await knex.schema.hasTable("history_journal")) ? await readJournal(knex) : [],
+      journal: await readJournal(knex),
       effects: await readEffects(knex),
       limits: LIMITS,
       // A claimer may be frozen between taking tokens and leasing.
