@@ -1,5 +1,6 @@
 import type { Knex } from "knex";
 import type { Db, Dialect, KeyRef } from "./dialect.ts";
+import { WHILE_IT_LIVES } from "./flow.ts";
 import type { Limit } from "./gate-rows.ts";
 import { limitOf } from "./gate-rows.ts";
 import { distinct, KeyStore } from "./keys.ts";
@@ -172,7 +173,11 @@ export class TidyStore {
           .limit(STEP - seen.length);
         seen.push(...((await range(found)) as Row[]));
       }
-      const orphans = seen.filter((row) => intOrNull(row.current) !== int(row.receipt));
+      const orphans = seen.filter((row) =>
+        int(row.receipt) === WHILE_IT_LIVES
+          ? row.current === null
+          : intOrNull(row.current) !== int(row.receipt),
+      );
       let freed = 0;
       for (const name of new Set(orphans.map((row) => String(row.name)))) {
         const seqs = orphans.filter((row) => row.name === name).map((row) => int(row.seq));
@@ -180,7 +185,7 @@ export class TidyStore {
           .where({ name })
           .whereIn("seq", seqs)
           .whereRaw(
-            `NOT EXISTS (SELECT 1 FROM ${this.#messages} m WHERE m.seq = ${this.#slots}.seq AND m.receipt = ${this.#slots}.receipt)`,
+            `NOT EXISTS (SELECT 1 FROM ${this.#messages} m WHERE m.seq = ${this.#slots}.seq AND ${this.#slots}.receipt IN (m.receipt, ${WHILE_IT_LIVES}))`,
           )
           .del();
       }
