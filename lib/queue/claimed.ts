@@ -10,6 +10,7 @@ import type { ClaimedRow } from "../store/dialect.ts";
 import type { Sent } from "../store/messages.ts";
 import { refOf } from "../store/payloads.ts";
 import type { Packed } from "./content.ts";
+import { idempotencyKey } from "./delivery.ts";
 
 /** Writes join this transaction of the caller's, where one is given. */
 export interface TxOption {
@@ -73,6 +74,7 @@ export class ClaimedMessage extends AgentMessage {
   readonly #settler: Settler;
   #packed: Packed | null;
   #contentKey: string | null = null;
+  #finished = false;
 
   constructor(row: ClaimedRow, leaseMs: number, settler: Settler) {
     super({
@@ -117,6 +119,21 @@ export class ClaimedMessage extends AgentMessage {
       row.content_encoding === null
         ? null
         : { messageId: row.message_id, encoding: row.content_encoding, stored: row.content };
+  }
+
+  /** The same for every delivery of the message, in every mailbox: for effects outside of the database. */
+  get idempotencyKey(): string {
+    return idempotencyKey(this.fromAgent, this.messageId);
+  }
+
+  /** @internal Whether it was acknowledged before it was handed out: AT_MOST_ONCE. */
+  get finished(): boolean {
+    return this.#finished;
+  }
+
+  /** @internal */
+  noteFinished(): void {
+    this.#finished = true;
   }
 
   /** @internal How long this process has had it, in milliseconds; null for a claim that was taken up by its id. */

@@ -34,9 +34,12 @@ export class Claims {
       const limit = request.limit - claimed.length;
       const rows = limit > 0 ? await this.#ready({ ...request, limit }, onHeldBack) : [];
       const doomed = rows.filter((row) => row.doom !== null);
-      claimed.push(...rows.filter((row) => row.doom === null));
-      if (doomed.length === 0) break;
-      await this.#bury(doomed);
+      const live = rows.filter((row) => row.doom === null);
+      const fresh = await core.delivery.fresh(live);
+      claimed.push(...fresh);
+      // Where all that was left out is what was processed before, others may wait behind it.
+      if (doomed.length === 0 && fresh.length === live.length) break;
+      if (doomed.length > 0) await this.#bury(doomed);
       // More of them may lie before the first live one than a claim of a few would ever get through.
       const backlog = rows.length === limit && doomed.some(({ doom }) => doom === "expired");
       const swept = backlog ? await core.buryExpired(500).catch(() => 0) : 0;

@@ -1,11 +1,13 @@
 import { LeaseLost } from "../errors.ts";
 import type { QueueCore } from "./core.ts";
+import { endsFirst } from "./delivery.ts";
 import { load } from "./load.ts";
 import type { HandlerRetry } from "./retries.ts";
 import type { LeaseKeeper } from "./worker-leases.ts";
 import type { Reports } from "./worker-reports.ts";
 import type { Run, WorkHandler } from "./worker-run.ts";
 import type { Settlement } from "./worker-settlement.ts";
+import { Starts } from "./worker-starts.ts";
 
 /** One statement gives back at most this many: on SQL Server more would lock the whole table. */
 const MOST_AT_ONCE = 500;
@@ -26,7 +28,7 @@ export interface CrewOptions {
 
 interface Failure {
   readonly error: unknown;
-  /** The handler was not called: the content could not be fetched, or it took too long. */
+  /** The handler was not called: the content could not be fetched, or it may not start (any more). */
   readonly before?: "loaded" | "started";
 }
 
@@ -42,9 +44,11 @@ export class Crew {
   readonly counts = { processed: 0, failed: 0, lost: 0, released: 0 };
   #averageMs: number | undefined;
   #closed = false;
+  readonly #starts: Starts;
 
   constructor(options: CrewOptions) {
     this.#options = options;
+    this.#starts = new Starts(options.core, options.leases.leaseMs);
   }
 
   get running(): number {
@@ -156,6 +160,7 @@ export class Crew {
     await undefined;
     try {
       if (run.message.packed !== null) failure = await this.#load(run);
+      if (failure === undefined && endsFirst(run.message)) failure = await this.#finish(run);
       if (failure === undefined) await this.#options.handler(run.message, run.context);
     } catch (error) {
       failure = { error };
@@ -180,6 +185,21 @@ export class Crew {
     return run.lost || run.signal.aborted || run.expired
       ? { error: undefined, before: "started" }
       : undefined;
+  }
+
+  /** Acknowledges a message before its run. What keeps the handler from being called: that is not confirmed. */
+  async #finish(run: Run): Promise<Failure | undefined> {
+    // From here on an extension that finds nothing is no loss.
+    run.settled = true;
+    try {
+      const outcome = await this.#starts.finish(run.message);
+      if (outcome === "done") return undefined;
+      if (outcome !== "held") run.lose();
+    } catch (error) {
+      this.#options.reports.tell(error, "settle", run.message);
+    }
+    run.settled = false;
+    return { error: undefined, before: "started" };
   }
 
   /** Waited for by a stop. `settled` must not reject. */
@@ -220,11 +240,12 @@ export class Crew {
     // A rolled back nack or deferral is nothing that returning could make up for: its lease will pass.
     const unsure = run.settledInTransaction && (failure !== undefined || run.ackedInTransaction);
     if (run.settled && !unsure) {
-      this.counts.processed++;
+      this.counts[message.finished && failure !== undefined ? "failed" : "processed"]++;
       if (failure !== undefined) reports.tell(failure.error, "handle", message);
+      if (message.finished) await core.delivery.ran(message, failure).catch(() => undefined);
       return;
     }
-    if (failure === undefined) {
+    if (failure === undefined || run.twice) {
       const outcome = await settlement.ack(message);
       const done = outcome === "done" || (outcome === "gone" && run.settled);
       this.counts[done ? "processed" : "lost"]++;

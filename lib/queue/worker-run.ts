@@ -6,9 +6,15 @@ import type { Settled } from "../store/settling.ts";
 import { translated } from "../store/sql.ts";
 import { ClaimedMessage, type Settler } from "./claimed.ts";
 import type { QueueCore } from "./core.ts";
+import { ProcessedBefore } from "./delivery.ts";
 
 /** What a handler gets beside its message. */
 export interface WorkContext {
+  /**
+   * The same for every run of the message, and for one that its sender sent again under its id: for effects outside
+   * of the database (a payment, a mail) whose receiver takes such a key. 64 hexadecimal digits.
+   */
+  readonly idempotencyKey: string;
   /**
    * Aborts when this run is not worth going on with: its reason is a `LeaseLost` (someone else may have the
    * message), or a `CLOSED` error (the worker stops and its deadline is near).
@@ -56,6 +62,8 @@ export class Run {
   inTransaction = false;
   /** True when the message was settled by the handler itself: nothing is left to be done. */
   settled = false;
+  /** True when its mailbox had processed the message before, so that what this run wrote was rolled back. */
+  twice = false;
   /** That settling was part of a transaction of the handler's, which may have been rolled back. */
   settledInTransaction = false;
   /** And it was an acknowledgement: what returning means as well. */
@@ -82,6 +90,7 @@ export class Run {
     this.message = new ClaimedMessage(row, extender.leaseMs, this.#watched(settler));
     // Handlers take these apart, so they must work without `this`.
     this.context = {
+      idempotencyKey: this.message.idempotencyKey,
       signal: this.signal,
       tx: (run) => this.#tx(run),
       progress: (data) => this.#progress(data),
@@ -161,6 +170,9 @@ export class Run {
       const value = await (worked as unknown as Promise<T>);
       this.settled = true;
       return value;
+    } catch (error) {
+      this.twice ||= error instanceof ProcessedBefore;
+      throw error;
     } finally {
       this.inTransaction = false;
     }
@@ -170,6 +182,8 @@ export class Run {
     const document = data !== null && typeof data === "object" ? data : { value: data ?? null };
     const text = jsonText(document, "progress", this.#core.options.maxMessageBytes);
     this.#mustHold();
+    // There is no next run to keep it for.
+    if (this.message.finished) return;
     if (this.inTransaction) {
       // The transaction may hold the only connection (SQLite), or the last free one: waiting here for another
       // would wait for itself.
@@ -186,7 +200,7 @@ export class Run {
   }
 
   #mustHold(): void {
-    if (this.settled) {
+    if (this.settled && !this.message.finished) {
       throw new LeaseLost(`message ${this.message.messageId} was settled already`, {
         recoverySuggestion: "Settle a message once, as the last thing that its handler does.",
       });
@@ -208,6 +222,7 @@ export class Run {
       call: Promise<O>,
       acks = false,
     ): Promise<O> => {
+      if (this.message.finished) return call;
       // From here on an extension that finds nothing is no loss.
       this.settled = true;
       this.settledInTransaction = tx !== undefined;
@@ -220,6 +235,7 @@ export class Run {
         return outcome;
       } catch (error) {
         this.settled = false;
+        this.twice ||= error instanceof ProcessedBefore;
         throw error;
       }
     };
