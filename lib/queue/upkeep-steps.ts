@@ -189,6 +189,7 @@ async function keys(core: QueueCore): Promise<StepResult> {
   if (halted.length > 0) await tidy.freeHalted(halted);
   const agents = seen.keys.flatMap((key) => (key.haltedByNothing === null ? [] : key.to_agent));
   if (opened.length + agents.length > 0) core.signal(new Set([...opened, ...agents]));
+  await core.flow.forget(seen.keys.filter(({ kind }) => kind === "window" || kind === "depth"));
   const turns = idle.filter(({ kind }) => kind === "turn");
   return {
     counts: {

@@ -155,19 +155,28 @@ export class FlowStore {
 
   /** Forgets windows without messages, and mailboxes whose depth is limited no more; one in use is left alone. */
   async forget(knex: Knex, keys: readonly KeyRef[]): Promise<void> {
-    await translated(this.#dialect, () =>
-      transaction(this.#dialect, knex, async (trx) => {
-        for (const key of await this.#dialect.gates.lockKeys(trx, keys, false)) {
+    await translated(this.#dialect, async () => {
+      // Nobody waits for those that are in use: they are not even locked.
+      const idle: KeyRef[] = [];
+      for (const key of keys) if (await this.#idle(knex, key)) idle.push(key);
+      if (idle.length === 0) return;
+      await transaction(this.#dialect, knex, async (trx) => {
+        for (const key of await this.#dialect.gates.lockKeys(trx, idle, false)) {
           const { to_agent, kind, name } = key;
-          const needed =
-            kind === "window"
-              ? trx(this.#slots).where({ name: windowName({ to_agent, from_agent: name }) })
-              : trx(this.#mailboxes).where({ agent_id: to_agent }).whereNotNull("max_depth");
-          if ((await needed.first(trx.raw("1 AS one"))) !== undefined) continue;
-          await trx(this.#keys).where({ to_agent, kind, name }).del();
+          if (await this.#idle(trx, key)) {
+            await trx(this.#keys).where({ to_agent, kind, name }).del();
+          }
         }
-      }),
-    );
+      });
+    });
+  }
+
+  async #idle(db: Db, { to_agent, kind, name }: KeyRef): Promise<boolean> {
+    const used =
+      kind === "window"
+        ? db(this.#slots).where({ name: windowName({ to_agent, from_agent: name }) })
+        : db(this.#mailboxes).where({ agent_id: to_agent }).whereNotNull("max_depth");
+    return (await used.first(db.raw("1 AS one"))) === undefined;
   }
 
   async #count(trx: Db, found: Knex.QueryBuilder): Promise<number> {
