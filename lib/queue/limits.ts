@@ -50,10 +50,11 @@ export class Limits {
         recoverySuggestion: "Give the new limit another name, or remove this one first.",
       });
     }
-    // Claims that do not go through the gate end before the limit counts; later ones ask it.
-    await this.#settings.gate(checked.agentId ?? EVERY_MAILBOX);
     await translated(dialect, () =>
-      transaction(dialect, knex, (trx) => this.#settings.setLimit(trx, key, checked)),
+      transaction(dialect, knex, async (trx) => {
+        await this.#settings.gate(trx, checked.agentId ?? EVERY_MAILBOX);
+        await this.#settings.setLimit(trx, key, checked);
+      }),
     );
     await this.#settings.admitRunning(key, checked);
     this.#core.gates.known.forget();

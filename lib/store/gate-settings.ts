@@ -140,9 +140,14 @@ export class GateSettings {
     );
   }
 
-  /** From now on claims of this mailbox (of all: the empty id) go through its gate. */
-  async gate(agentId: string): Promise<void> {
-    await this.change(this.#knex, agentId, { gated: 1 });
+  /**
+   * From now on claims of this mailbox (of all: the empty id) go through its gate. Within the transaction that sets
+   * what the gate is for, so that nobody opens it in between.
+   */
+  async gate(trx: Db, agentId: string): Promise<void> {
+    const gated = await trx(this.#mailboxes).where({ agent_id: agentId }).update({ gated: 1 });
+    // Someone else may make it at once: then the transaction is tried again.
+    if (gated === 0) await trx(this.#mailboxes).insert({ agent_id: agentId, gated: 1 });
   }
 
   /** Through the gate or not, as its breaker and the limits about it say. */

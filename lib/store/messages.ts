@@ -63,6 +63,9 @@ export interface MessageStoreOptions {
 /** What else belongs into the transaction that completes claims, given the sequences of those that were valid. */
 export type AlsoCompleted = (trx: Db, done: readonly number[]) => Promise<void>;
 
+/** How long an expired message of a key stays with whoever was about to bury it, in milliseconds. */
+const CONDEMNED_MS = 3_000;
+
 /** One statement takes at most this many messages; the rest follow in the same transaction. */
 const BATCH = 1_000;
 
@@ -257,7 +260,7 @@ export class MessageStore {
           .update({
             worker_id: `${DOOM_PREFIX}expired`,
             receipt: int(row.receipt) + 1,
-            visible_at: this.knex.raw(`${now} + 30000`),
+            visible_at: this.knex.raw(`${now} + ${CONDEMNED_MS}`),
           });
         if (taken > 0) condemned.push(row);
       }

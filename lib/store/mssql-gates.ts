@@ -2,10 +2,13 @@ import type { Knex } from "knex";
 import type { Db, GateStatements, KeyRef } from "./dialect.ts";
 import { CLAIMED, ENVELOPE, list } from "./envelope-columns.ts";
 import { mssqlRuns } from "./failed-runs.ts";
+import { faultOfMssql } from "./faults.ts";
 import { candidate, claimedRow, inOrder, lockedKey, parseText } from "./rows.ts";
 import { query } from "./sql.ts";
 
 const PROMOTE = 500;
+
+const MOST_TRIES = 5;
 
 const KEYS =
   "OPENJSON(:items) WITH (to_agent nvarchar(128) '$.to_agent', kind nvarchar(8) '$.kind', name nvarchar(128) '$.name') j";
@@ -122,7 +125,16 @@ export function mssqlGates(prefix: string, now: string): GateStatements {
   return {
     async lockKeys(trx: Db, refs: readonly KeyRef[], wait: boolean) {
       const items = JSON.stringify(refs);
-      if (wait) await query(trx, MAKE, { items });
+      // Who loses the race for a new key meets its row at the next try; in a caller's transaction only the statement
+      // was undone.
+      for (let tries = 1; wait; tries++) {
+        try {
+          await query(trx, MAKE, { items });
+          break;
+        } catch (error) {
+          if (faultOfMssql(error) !== "unique" || tries >= MOST_TRIES) throw error;
+        }
+      }
       return (await query(trx, wait ? LOCK : LOCK_FREE, { items })).map(lockedKey);
     },
 
