@@ -224,7 +224,9 @@ async function limits(core: QueueCore): Promise<StepResult> {
     forgotten += 1;
   }
   const ungated = await tidy.ungated();
-  for (const agentId of ungated) await settings.gate(agentId);
+  for (const agentId of ungated) {
+    await transaction(core.dialect, core.knex, (trx) => settings.gate(trx, agentId));
+  }
   if (forgotten + ungated.length > 0) core.gates.known.forget();
   return { counts: { limitsForgotten: forgotten }, more: false };
 }
