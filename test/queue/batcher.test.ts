@@ -1,7 +1,6 @@
 import { expect, it } from "vitest";
 import { type AgentCommunicationError, MessageQueueManager } from "../../lib/index.ts";
 import { eachDatabase } from "../support/databases.ts";
-import { until } from "../support/processes.ts";
 import { failure, mailbox, note, watched } from "../support/queue.ts";
 
 const LONG = { maxWaitMs: 60_000 };
@@ -152,20 +151,28 @@ eachDatabase("the batcher", (database) => {
     expect(await contents(to)).toHaveLength(2);
   });
 
-  it("lets only those wait that have no room", async () => {
+  it("lets only those wait that have no room, in their order, and holds up nobody else", async () => {
     const queue = opened();
     const [to, slow] = [mailbox(), mailbox()];
-    const batcher = queue.batcher({ ...LONG, maxSize: 4, flow: { window: 1 } });
-    const calls = [to, slow, slow, to].map((toAgent, n) => batcher.send(note(toAgent, { n })));
-    await Promise.all(calls.slice(0, 2));
-    const [claim] = await until(async () => {
-      const claims = await queue.getMessages(slow);
-      return claims.length > 0 && claims;
-    });
-    await claim?.ack();
-    const [other] = await queue.getMessages(to);
-    await other?.ack();
-    await Promise.all(calls);
+    await queue.mailboxes.set(slow, { maxDepth: 1 });
+    const waiting = queue.batcher({ ...LONG, maxSize: 8, flow: { window: false } });
+    const calls = [to, slow, slow, slow, to, slow, slow, to].map((toAgent, n) =>
+      waiting.send(note(toAgent, { n })),
+    );
+    await Promise.all([0, 1, 4, 7].map((n) => calls[n]));
+    expect(await contents(to)).toEqual([{ n: 0 }, { n: 4 }, { n: 7 }]);
+    // Also later ones go behind those that wait, and past them to other mailboxes.
+    const late = [slow, to].map((toAgent) => waiting.send(note(toAgent, { n: "late" })));
+    void waiting.flush();
+    await late[1];
+    const seen: unknown[] = [];
+    while (seen.length < 6) {
+      const [claim] = await queue.getMessages(slow, { waitMs: 10_000 });
+      seen.push((claim?.content as { n: unknown } | undefined)?.n);
+      await claim?.ack();
+    }
+    await Promise.all([...calls, ...late]);
+    expect(seen).toEqual([1, 2, 3, 5, 6, "late"]);
   });
 
   it("passes on that the database failed, to each", async () => {
