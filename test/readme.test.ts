@@ -2,13 +2,17 @@ import { execFile } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { mkdtemp, readdir, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
 import * as library from "../lib/index.ts";
 import { JQ_RECIPES } from "./observability/jq-recipes.ts";
 import { spawnScript } from "./support/processes.ts";
 
 const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
+
+/** A block that imports what it uses stands alone, but for the database that it opens. */
+const declared = (code: string): string =>
+  /\bdatabase,$/m.test(code) ? `declare const database: string;\n${code}` : code;
 
 const section = (marker: string): string =>
   readme.split(`<!-- ${marker} -->`)[1]?.split("\n## ")[0] ?? "";
@@ -74,8 +78,13 @@ describe("README", () => {
   });
 
   it("shows code that compiles under strict", async () => {
-    const blocks = [...readme.matchAll(/^```ts\n([\s\S]*?)^```/gm)].map(([, code]) => code ?? "");
-    expect(blocks.length).toBe(5);
+    const documents = await Promise.all(
+      (await readdir("docs")).sort().map((file) => readFile(join("docs", file), "utf8")),
+    );
+    const blocks = [readme, ...documents].flatMap((text) =>
+      [...text.matchAll(/^```ts\n([\s\S]*?)^```/gm)].map(([, code]) => code ?? ""),
+    );
+    expect(blocks.length).toBeGreaterThan(10);
     const folder = await mkdtemp(join(tmpdir(), "outbox-readme-"));
     onTestFinished(() => rm(folder, { recursive: true, force: true }));
     await symlink(resolve("node_modules"), join(folder, "node_modules"));
@@ -84,8 +93,8 @@ describe("README", () => {
       // What a block takes from those before it, unless it declares a name of its own.
       const free =
         'import { type Outbox, openOutbox } from "agent-outbox";\n' +
-        'export async function block(outbox: Outbox, knex: Outbox["knex"], database: string) {';
-      const whole = code.includes("import ") ? code : `${free} {\n${code}\n} }\n`;
+        'export async function block(outbox: Outbox, knex: Outbox["knex"], database: string, queue: Outbox["queue"]) {';
+      const whole = code.includes("openOutbox }") ? declared(code) : `${free} {\n${code}\n} }\n`;
       await writeFile(join(folder, `block-${n + 1}.ts`), whole);
     }
     const config = {
@@ -113,10 +122,12 @@ describe("README", () => {
       "DEPLOYMENT.md",
       "CONTRIBUTING.md",
       "CHANGELOG.md",
+      ...(await readdir("docs")).map((file) => join("docs", file)),
     ]) {
       const text = await readFile(document, "utf8");
       for (const [, link] of text.matchAll(/\]\((?!https?:|#)([^)#]+)/g)) {
-        await expect(readFile(String(link)), `${document}: ${link}`).resolves.toBeTruthy();
+        const target = join(dirname(document), String(link));
+        await expect(readFile(target), `${document}: ${link}`).resolves.toBeTruthy();
       }
     }
   });
