@@ -2,6 +2,7 @@ import { v7 as uuid } from "uuid";
 import type { z } from "zod";
 import { ValidationFailed } from "../errors.ts";
 import { AgentMessage } from "./agent-message.ts";
+import { type Cause, descent, type LoopLimits } from "./loops.ts";
 import { messageSchema } from "./message-input.ts";
 import { portableChoice, type RetryPolicies, retryDocument, ruleOf } from "./retry.ts";
 import { DEFAULT_PRIORITY, kindOf, type MessageKind, normalType } from "./types.ts";
@@ -15,6 +16,9 @@ export interface EncodeDefaults {
   readonly maxMessageBytes: number;
   /** Of the content alone, where there is a claim-check store for it. */
   readonly maxContentBytes?: number | undefined;
+  /** The message that led to this one. */
+  readonly cause?: Cause | undefined;
+  readonly loops?: LoopLimits | undefined;
 }
 
 /** A message checked and completed: ready for the store, which adds only the database's time. */
@@ -33,6 +37,8 @@ export interface EncodedMessage
   readonly contentEncoding?: "gzip" | "ref";
   readonly headersText: string | null;
   readonly retryText: string | null;
+  /** The senders of the messages that led to it, oldest first. */
+  readonly trail?: readonly string[] | undefined;
 }
 
 const NO_STORE =
@@ -58,6 +64,7 @@ export function encode(input: unknown, defaults: EncodeDefaults, what = "message
   const policy = portableChoice(retry, `${what}.retry`, defaults.retryPolicies);
   return {
     ...fields,
+    ...descent(fields, defaults.cause, defaults.loops),
     ...normalType(fields.messageType),
     kind: fields.kind ?? kindOf(normalType(fields.messageType).messageType),
     messageId: fields.messageId ?? uuid(),

@@ -35,8 +35,27 @@ export const queueOptionsSchema = z.strictObject({
   archiveRetentionMs: durationMs().default(7 * DAY_MS),
   /** How long dead letters are kept, in milliseconds; 0: until someone redrives or discards them. Default 0. */
   deadLetterRetentionMs: durationMs().default(0),
-  /** How long a consumer's inbox knows what it has processed, in milliseconds; 0: for ever. Default 30 days. */
-  inboxRetentionMs: durationMs().default(30 * DAY_MS),
+  /**
+   * How long a mailbox knows which messages of EXACTLY_ONCE it has processed, in milliseconds; 0: for ever. Default
+   * 90 days: longer than a message comes back from a sender that repeats itself, a dead letter or a restored backup,
+   * at about 200 bytes a message.
+   */
+  inboxRetentionMs: durationMs().default(90 * DAY_MS),
+  /**
+   * How many messages may lead to one, each sent by the handler of the one before; one more becomes a dead letter.
+   * 0: no limit. Default 32.
+   */
+  maxHops: z.number().int().min(0).max(1_000_000).default(32),
+  /**
+   * How many round trips two agents may answer each other in one chain; one more message becomes a dead letter.
+   * 0 to 100; 0: no limit. Default 10.
+   */
+  maxPingPong: z.number().int().min(0).max(100).default(10),
+  /**
+   * How many messages may be sent under one contextId, in all mailboxes; further ones become dead letters. Where it
+   * is set, senders of one conversation wait for each other's transactions. 0: no limit. Default 0.
+   */
+  maxConversationMessages: z.number().int().min(0).max(1_000_000_000).default(0),
   /** How long a messageId of the sender's choosing is remembered, in milliseconds. Default seven days. */
   messageIdWindowMs: durationMs(1).default(7 * DAY_MS),
   /** PostgreSQL only: tell waiting workers of new messages by NOTIFY. Off: they find them by polling. Default true. */

@@ -63,6 +63,8 @@ export class ClaimedMessage extends AgentMessage {
   readonly failures: readonly FailedRun[];
   /** What an earlier run noted with `progress`, or null. */
   readonly progress: unknown;
+  /** The senders of the messages that led to this one, oldest first; of a long chain the last ones. */
+  readonly trail: readonly string[];
   /** How often it came back from the dead letters. */
   readonly redriven: number;
   /** When this process got it, by its own clock: for measuring durations only. */
@@ -110,6 +112,7 @@ export class ClaimedMessage extends AgentMessage {
     this.retry = policy ?? null;
     this.failures = (row.failures ?? []) as readonly FailedRun[];
     this.progress = row.progress;
+    this.trail = (row.trail ?? []) as readonly string[];
     this.redriven = row.redriven;
     this.#leaseExpiresAt = row.visible_at;
     this.#claimedAt = row.visible_at - leaseMs;

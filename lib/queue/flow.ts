@@ -6,6 +6,7 @@ import type { Db, KeyRef, NewMessage } from "../store/dialect.ts";
 import { depthKey, FlowStore, type Member, windowKey, windowName } from "../store/flow.ts";
 import type { Admission, Admitted, Placing, Sent } from "../store/messages.ts";
 import { isTransaction } from "../store/sql.ts";
+import type { Brakes } from "../store/stopped.ts";
 import type { QueueCore } from "./core.ts";
 import { Bell, settledWithin } from "./worker-pace.ts";
 
@@ -53,8 +54,9 @@ export class FlowControl {
     messages: readonly EncodedMessage[],
     placing: Placing | undefined,
     admission: FlowAdmission,
+    brakes?: Brakes,
   ): Promise<Sent[]> {
-    const attempt = () => this.#core.store.send(db, messages, placing, admission);
+    const attempt = () => this.#core.store.send(db, messages, placing, admission, brakes);
     const { whenFull, waitMs } = admission.flow;
     if (whenFull !== "wait" || isTransaction(db)) return attempt();
     const deadline = performance.now() + waitMs;

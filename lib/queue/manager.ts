@@ -45,6 +45,7 @@ import { QueueCore } from "./core.ts";
 import { DeadLetters } from "./dead-letters.ts";
 import { fieldsOf } from "./events.ts";
 import { Limits } from "./limits.ts";
+import { causeOf } from "./lineage.ts";
 import { loadAll } from "./load.ts";
 import { findMessage, heldRow } from "./look-up.ts";
 import { Mailboxes } from "./mailboxes.ts";
@@ -70,6 +71,8 @@ const LONGEST_LOOK_MS = 500;
 export interface SendOptions extends TxOption {
   /** What it names replaces the queue's `flow` for this call; false: none. Default: the queue's. */
   flow?: FlowInput | false | undefined;
+  /** The message that led to this one. Default: the one whose handler sends it, in this process. */
+  causedBy?: ClaimedMessage | undefined;
 }
 
 /**
@@ -132,8 +135,8 @@ export class MessageQueueManager {
     message: MessageInput | AgentMessage,
     options: SendOptions = {},
   ): Promise<Sent> {
-    const encoded = encode(message, this.#defaults());
-    const { tx, flow } = this.#sendOptions(options);
+    const { tx, flow, causedBy } = this.#sendOptions(options);
+    const encoded = encode(message, this.#defaults(causedBy));
     const [sent] = await this.#core.send(await this.#core.db(tx), [encoded], flow);
     return sent as Sent;
   }
@@ -144,9 +147,9 @@ export class MessageQueueManager {
     options: SendOptions = {},
   ): Promise<Sent[]> {
     const list = parse(messageListSchema, messages, "messages");
-    const defaults = this.#defaults();
+    const { tx, flow, causedBy } = this.#sendOptions(options);
+    const defaults = this.#defaults(causedBy);
     const encoded = list.map((message, n) => encode(message, defaults, `messages.${n}`));
-    const { tx, flow } = this.#sendOptions(options);
     const db = await this.#core.db(tx);
     return encoded.length === 0 ? [] : this.#core.send(db, encoded, flow);
   }
@@ -382,14 +385,17 @@ export class MessageQueueManager {
   }
 
   #sendOptions(options: SendOptions) {
-    const { tx, ...rest } = given(options);
+    const { tx, causedBy, ...rest } = given(options);
     const { flow } = parse(sendOptionsSchema, rest, "options");
-    return { tx, flow: flowOf(this.#core.options.flow, flow) };
+    return { tx, causedBy, flow: flowOf(this.#core.options.flow, flow) };
   }
 
-  #defaults() {
-    const { agentId, retryPolicy, retryPolicies, maxMessageBytes, claimCheck } = this.#core.options;
+  #defaults(causedBy?: ClaimedMessage) {
+    const { options } = this.#core;
+    const { agentId, retryPolicy, retryPolicies, maxMessageBytes, claimCheck } = options;
     return {
+      cause: causeOf(causedBy),
+      loops: options,
       fromAgent: agentId,
       maxAttempts: retryPolicy.maxAttempts,
       retryPolicies,

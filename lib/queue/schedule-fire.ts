@@ -32,6 +32,7 @@ export function encoded({ options }: QueueCore, message: object): EncodedMessage
     retryPolicies: options.retryPolicies,
     maxMessageBytes: options.maxMessageBytes,
     maxContentBytes: options.claimCheck?.maxBytes,
+    loops: options,
   });
 }
 

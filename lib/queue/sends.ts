@@ -5,6 +5,7 @@ import { afterCommit } from "../store/after-commit.ts";
 import type { Db } from "../store/dialect.ts";
 import type { Sent } from "../store/messages.ts";
 import { refOf } from "../store/payloads.ts";
+import { brakesFor } from "./brakes.ts";
 import type { QueueCore } from "./core.ts";
 import { messageEvent } from "./events.ts";
 
@@ -22,9 +23,10 @@ export async function send(
   const messages = packs ? await core.contents.pack(db, given) : given;
   const placing = await core.gates.known.placing(db, messages);
   const admission = await core.flow.admission(db, messages, flow ?? flowOf(undefined, false));
+  const brakes = brakesFor(core.dialect, core.options, messages);
   const sent = await (admission === undefined
-    ? core.store.send(db, messages, placing)
-    : core.flow.send(db, messages, placing, admission)
+    ? core.store.send(db, messages, placing, undefined, brakes)
+    : core.flow.send(db, messages, placing, admission, brakes)
   ).catch((error: unknown) => {
     if (packs && error instanceof QueueFull) core.payloads.discard(messages.flatMap(keyOfContent));
     throw error;
@@ -40,12 +42,23 @@ export async function send(
       const due = stored.filter(
         ({ delayMs, availableAt }) => !delayMs && availableAt === undefined,
       );
+      const stopped = messages.flatMap((message, n) => {
+        const reason = sent[n]?.deadLettered;
+        return reason === undefined ? [] : [{ message, reason }];
+      });
       core.signal(new Set(due.flatMap(({ toAgent }) => toAgent)));
       if (!core.observers.active) return;
       const at = Date.now();
       core.observers.emit(
         stored.flatMap((message) =>
           message.toAgent.map((toAgent) => messageEvent("sent", { ...message, toAgent }, { at })),
+        ),
+      );
+      core.observers.emit(
+        stopped.flatMap(({ message, reason }) =>
+          message.toAgent.map((toAgent) =>
+            messageEvent("dead_lettered", { ...message, toAgent }, { at, reason }),
+          ),
         ),
       );
     });

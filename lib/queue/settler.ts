@@ -9,7 +9,10 @@ import type { Sent } from "../store/messages.ts";
 import type { ClaimedMessage, Settler, TxOption } from "./claimed.ts";
 import type { QueueCore } from "./core.ts";
 
-type Send = (message: MessageInput, options: TxOption) => Promise<Sent>;
+type Send = (
+  message: MessageInput,
+  options: TxOption & { causedBy: ClaimedMessage },
+) => Promise<Sent>;
 
 /** What claimed messages settle through: checks what the caller gives, and answers in the words of the API. */
 export function settlerOf(core: QueueCore, send: Send): Settler {
@@ -59,7 +62,7 @@ export function settlerOf(core: QueueCore, send: Send): Settler {
           toAgent: claim.replyTo ?? claim.fromAgent,
           content,
         },
-        { tx },
+        { tx, causedBy: claim },
       );
       replies.set(claim, nth);
       return sent;

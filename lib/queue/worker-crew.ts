@@ -1,6 +1,7 @@
 import { LeaseLost } from "../errors.ts";
 import type { QueueCore } from "./core.ts";
 import { endsFirst } from "./delivery.ts";
+import { causing } from "./lineage.ts";
 import { load } from "./load.ts";
 import type { HandlerRetry } from "./retries.ts";
 import type { LeaseKeeper } from "./worker-leases.ts";
@@ -161,7 +162,9 @@ export class Crew {
     try {
       if (run.message.packed !== null) failure = await this.#load(run);
       if (failure === undefined && endsFirst(run.message)) failure = await this.#finish(run);
-      if (failure === undefined) await this.#options.handler(run.message, run.context);
+      if (failure === undefined) {
+        await causing(run.message, () => this.#options.handler(run.message, run.context));
+      }
     } catch (error) {
       failure = { error };
     }

@@ -1,5 +1,6 @@
 import type { Knex } from "knex";
 import type { EncodedMessage } from "../protocol/envelope.ts";
+import type { BrakeReason } from "../protocol/loops.ts";
 import { DedupeKeys } from "./dedupe.ts";
 import type {
   Burial,
@@ -17,6 +18,7 @@ import { distinct, KeyStore, keyOfRow } from "./keys.ts";
 import { type ParseJson, parseText } from "./rows.ts";
 import { type Settled, Settling, type Turn } from "./settling.ts";
 import { int, isTransaction, query, type Row, retried, transaction, translated } from "./sql.ts";
+import { type Brakes, type Stop, storeStopped } from "./stopped.ts";
 
 /** What became of one message of a batch. */
 export interface Sent {
@@ -24,6 +26,8 @@ export interface Sent {
   readonly duplicate: boolean;
   /** True where there was no room for it yet, in all mailboxes or some: it is scheduled there. */
   readonly spilled?: true;
+  /** Why it was not delivered but stored as a dead letter: what it is part of does not end by itself. */
+  readonly deadLettered?: BrakeReason;
 }
 
 /** Where messages go within their mailboxes, as far as the mailboxes' settings say. */
@@ -108,10 +112,12 @@ export class MessageStore {
     messages: readonly EncodedMessage[],
     placing?: Placing,
     admission?: Admission,
+    brakes?: Brakes,
   ): Promise<Sent[]> {
     const plain = messages.every(
       (message) =>
         admission === undefined &&
+        brakes === undefined &&
         !message.ownId &&
         message.dedupeKey === undefined &&
         message.orderingKey === undefined &&
@@ -128,8 +134,17 @@ export class MessageStore {
       undoable(this.dialect, db, admission, async (trx) => {
         const duplicates = await this.#dedupe.duplicates(trx, messages);
         const fresh = messages.filter((message) => !duplicates.has(message));
+        const stopped = (await brakes?.stop(trx, fresh)) ?? NONE_STOPPED;
+        await storeStopped(
+          this.dialect,
+          this.#options.prefix,
+          trx,
+          [...stopped].flatMap(([message, stop]) =>
+            rowsOf([message], placing).map((row) => ({ row, stop })),
+          ),
+        );
         // Held until the transaction ends: the order of the sequence is the order in which senders commit.
-        const rows = rowsOf(fresh, placing);
+        const rows = rowsOf(stopped.size === 0 ? fresh : fresh.filter(isNotIn(stopped)), placing);
         const keys = distinct(
           rows.flatMap((row) => [
             ...[keyOfRow({ ...row }), turnKey(row, placing)],
@@ -152,7 +167,12 @@ export class MessageStore {
           if (first !== undefined) return { messageId: first, duplicate: true };
           const { messageId } = message;
           const spilled = admitted?.spilled.has(messageId) ?? false;
-          return { messageId, duplicate: false, ...(spilled ? { spilled } : {}) };
+          const deadLettered = stopped.get(message)?.reason;
+          return {
+            ...{ messageId, duplicate: false },
+            ...(spilled ? { spilled } : {}),
+            ...(deadLettered === undefined ? {} : { deadLettered }),
+          };
         });
       }),
     );
@@ -378,6 +398,11 @@ function retriedUnlessIn<T>(dialect: Dialect, db: Db, run: () => Promise<T>): Pr
   return isTransaction(db) ? run() : retried(dialect, run);
 }
 
+const NONE_STOPPED: ReadonlyMap<EncodedMessage, Stop> = new Map();
+
+const isNotIn = (stopped: ReadonlyMap<EncodedMessage, Stop>) => (message: EncodedMessage) =>
+  !stopped.has(message);
+
 /** One row per message and recipient. */
 function rowsOf(messages: readonly EncodedMessage[], placing: Placing | undefined): NewMessage[] {
   return messages.flatMap((message) =>
@@ -404,7 +429,7 @@ function rowsOf(messages: readonly EncodedMessage[], placing: Placing | undefine
       delivery: message.delivery ?? null,
       retry: message.retryText,
       hops: message.hops ?? null,
-      trail: null,
+      trail: message.trail === undefined ? null : JSON.stringify(message.trail),
       content_encoding: message.contentEncoding ?? null,
       lane: placing?.laneOf(message.messageType, to_agent) || null,
       rank: null,
