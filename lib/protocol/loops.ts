@@ -75,13 +75,13 @@ export function brakeOn(message: Chained, { maxHops, maxPingPong }: LoopLimits):
   if (partner !== undefined) {
     return {
       reason: "ping_pong",
-      message: `${fromAgent} and ${partner} have answered each other for more than maxPingPong (${maxPingPong}) round trips: ${shownChain(message)}. Let one of them not answer an answer; or, if it is meant, raise maxPingPong (0: no limit) or begin a new chain with hops: 0.`,
+      message: `${fromAgent} and ${partner} have answered each other for more than maxPingPong (${maxPingPong}) round trips: ${shownChain(message)}. Let one of them not answer an answer; or, if it is meant, raise maxPingPong (0: no limit) or begin a new chain with hops: 0, as a redrive of this one does.`,
     };
   }
   if (maxHops === 0 || hops <= maxHops) return undefined;
   return {
     reason: "hop_limit",
-    message: `${hops} messages led to this one, more than maxHops (${maxHops}): ${shownChain(message)}. Find out why these agents go on causing messages of each other; or, if it is meant, raise maxHops (0: no limit) or begin a new chain with hops: 0.`,
+    message: `${hops} messages led to this one, more than maxHops (${maxHops}): ${shownChain(message)}. Find out why these agents go on causing messages of each other; or, if it is meant, raise maxHops (0: no limit) or begin a new chain with hops: 0, as a redrive of this one does.`,
   };
 }
 

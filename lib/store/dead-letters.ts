@@ -174,6 +174,7 @@ export class DeadLetterStore {
         ...Object.fromEntries(ENVELOPE.map((column) => [column, row[column]])),
         ...Object.fromEntries(DOCUMENTS.map((column) => [column, asText(row[column])])),
         headers: asText(withOrigin(row, toAgent)),
+        ...(isBrakeReason(row.reason) ? { hops: null, trail: null } : {}),
         last_error: asText(row.last_error),
         to_agent: toAgent ?? row.to_agent,
         created_at: int(row.created_at),
@@ -279,6 +280,11 @@ export class DeadLetterStore {
       return deleted;
     });
   }
+}
+
+/** What was stopped as part of a loop begins a new chain: an operator has decided that it goes on. */
+function isBrakeReason(reason: unknown): boolean {
+  return reason === "hop_limit" || reason === "ping_pong";
 }
 
 function withOrigin(row: Row, toAgent: string | undefined): unknown {
