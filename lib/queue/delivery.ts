@@ -125,11 +125,13 @@ export class Delivery {
         return mark === undefined ? [] : [{ seq, mark }];
       });
       if (wanted.length === 0) return;
-      const { inbox } = this.#core.dialect;
-      const written = await inbox.remember(
-        trx,
-        wanted.map(({ mark }) => mark),
-      );
+      const { dialect } = this.#core;
+      const given = wanted.map(({ mark }) => mark);
+      const written = await dialect.inbox.remember(trx, given).catch((error: unknown) => {
+        // A server that keeps no place for what is missing says so only when the other one has committed.
+        const late = isTransaction(db) && dialect.classify(error) === "unique";
+        throw late ? new ProcessedBefore(given.map((mark) => mark.message_id).join(", ")) : error;
+      });
       const fresh = new Set(written.map(markName));
       for (const { seq, mark } of wanted) {
         // Of two in one batch the first has it.

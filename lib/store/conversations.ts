@@ -1,5 +1,5 @@
 import type { Db } from "./dialect.ts";
-import { int, query, type Row } from "./sql.ts";
+import { int, query } from "./sql.ts";
 
 /** How many more messages a conversation has got. */
 export interface More {
@@ -16,22 +16,21 @@ export interface ConversationStatements {
   count(trx: Db, more: readonly More[]): Promise<ReadonlyMap<string, number>>;
 }
 
-/** One statement takes at most this many; on SQL Server more would lock the whole table. */
+/** One statement takes at most this many. */
 const STEP = 500;
 
-/** Statements that together touch each row once and return it. */
-function statements(...texts: readonly string[]): ConversationStatements {
+const inOrder = (more: readonly More[]) =>
+  [...more].sort((a, b) => (a.context_id < b.context_id ? -1 : 1));
+
+function upserting(text: string): ConversationStatements {
   return {
     async count(trx, more) {
-      const sorted = [...more].sort((a, b) => (a.context_id < b.context_id ? -1 : 1));
+      const sorted = inOrder(more);
       const counts = new Map<string, number>();
       for (let n = 0; n < sorted.length; n += STEP) {
-        let left: readonly More[] = sorted.slice(n, n + STEP);
-        for (const text of texts) {
-          if (left.length === 0) break;
-          const rows = (await query(trx, text, { items: JSON.stringify(left) })) as Row[];
-          for (const row of rows) counts.set(String(row.context_id), int(row.messages));
-          left = left.filter(({ context_id }) => !counts.has(context_id));
+        const items = JSON.stringify(sorted.slice(n, n + STEP));
+        for (const row of await query(trx, text, { items })) {
+          counts.set(String(row.context_id), int(row.messages));
         }
       }
       return counts;
@@ -48,31 +47,42 @@ const UPSERT = (table: string, now: string, items: string) => `
 export function postgresConversations(prefix: string, now: string): ConversationStatements {
   const items =
     "jsonb_to_recordset(CAST(:items AS jsonb)) AS j(context_id text, n bigint) ORDER BY j.context_id";
-  return statements(UPSERT(`${prefix}conversations`, now, items));
+  return upserting(UPSERT(`${prefix}conversations`, now, items));
 }
 
 export function mssqlConversations(prefix: string, now: string): ConversationStatements {
   const table = `${prefix}conversations`;
-  const items = "OPENJSON(:items) WITH (context_id nvarchar(128) '$.context_id', n bigint '$.n') j";
-  const same = "c.context_id = j.context_id COLLATE Latin1_General_100_BIN2";
-  // Differs from PostgreSQL: no ON CONFLICT. HOLDLOCK keeps the place of a missing row, so that the insert after it
-  // finds what it found; both are in one transaction. A comma join, as in the other updates.
-  const update = `
-    UPDATE c SET messages = c.messages + j.n, updated_at = ${now}
-    OUTPUT inserted.context_id, inserted.messages
-    FROM ${table} c WITH (UPDLOCK, HOLDLOCK, ROWLOCK), ${items}
-    WHERE ${same}
-    OPTION (LOOP JOIN)`;
-  const insert = `
+  // Differs from PostgreSQL: no ON CONFLICT, and one after the other, so that they are locked in their order. HOLDLOCK
+  // keeps the place of a missing row, so that the insert after it finds what it found.
+  const add = `
+    UPDATE ${table} WITH (UPDLOCK, HOLDLOCK, ROWLOCK) SET messages = messages + :n, updated_at = ${now}
+    WHERE context_id = :context;
+    DECLARE @found int = @@ROWCOUNT;
+    SELECT messages FROM ${table} WHERE context_id = :context AND @found > 0`;
+  const begin = `
     INSERT INTO ${table} (context_id, messages, updated_at)
-    OUTPUT inserted.context_id, inserted.messages
-    SELECT j.context_id, j.n, ${now} FROM ${items}
-    WHERE NOT EXISTS (SELECT 1 FROM ${table} c WITH (UPDLOCK, HOLDLOCK, ROWLOCK) WHERE ${same})`;
-  return statements(update, insert);
+    OUTPUT inserted.messages
+    SELECT :context, :n, ${now}
+    WHERE NOT EXISTS (SELECT 1 FROM ${table} WITH (UPDLOCK, HOLDLOCK, ROWLOCK) WHERE context_id = :context)`;
+  return {
+    async count(trx, more) {
+      const counts = new Map<string, number>();
+      for (const { context_id: context, n } of inOrder(more)) {
+        // The last one for servers that keep no place: another sender began the conversation in between.
+        for (const text of [add, begin, add]) {
+          const [row] = await query(trx, text, { context, n });
+          if (row === undefined) continue;
+          counts.set(context, int(row.messages));
+          break;
+        }
+      }
+      return counts;
+    },
+  };
 }
 
 export function sqliteConversations(prefix: string, now: string): ConversationStatements {
   const items =
     "(SELECT value ->> '$.context_id' AS context_id, value ->> '$.n' AS n FROM json_each(:items)) j WHERE true";
-  return statements(UPSERT(`${prefix}conversations`, now, items));
+  return upserting(UPSERT(`${prefix}conversations`, now, items));
 }

@@ -48,6 +48,53 @@ eachDatabase("a message of AT_MOST_ONCE", (database) => {
     expect(await queue.getMessages(to)).toEqual([]);
   });
 
+  it("is not run when the acknowledgement gets no answer, and once when it does", async () => {
+    const { knex } = await database.fresh();
+    const { queue } = watched(knex);
+    const to = mailbox();
+    const { messageId } = await queue.sendMessage(once(to));
+    await knex.schema.renameTable("outbox_archive", "outbox_away");
+    const errors: string[] = [];
+    let runs = 0;
+    const worker = queue.work(to, () => void runs++, {
+      ...FAST,
+      onError: (_, { during, message }) => errors.push(`${during} ${message?.messageId}`),
+    });
+    await until(() => worker.stats.released > 1);
+    expect(runs).toBe(0);
+    expect(errors).toContain(`settle ${messageId}`);
+    await knex.schema.renameTable("outbox_away", "outbox_archive");
+    await until(() => worker.stats.processed === 1);
+    await worker.stop();
+    expect(runs).toBe(1);
+    expect(await queue.getMessage(messageId)).toMatchObject({ state: "processed", attempt: 1 });
+  });
+
+  it("whose runs fail opens the breaker of its mailbox, and one that does not closes it", async () => {
+    const { knex } = await database.fresh();
+    const { queue } = watched(knex);
+    const to = mailbox();
+    const breaker = { failureThreshold: 2, recoveryTimeoutMs: 60_000 };
+    await queue.mailboxes.set(to, { breaker });
+    await queue.sendMessages([once(to), once(to)]);
+    let down = true;
+    const worker = queue.work(
+      to,
+      () => {
+        if (down) throw new Error("down");
+      },
+      { ...FAST, onError: () => {} },
+    );
+    const state = async () => (await queue.mailboxes.get(to)).breaker?.state;
+    await until(async () => (await state()) === "open");
+    expect(worker.stats).toMatchObject({ failed: 2, processed: 0 });
+    down = false;
+    await queue.sendMessages([once(to), once(to)]);
+    await knex("outbox_mailboxes").update({ breaker_until: knex.raw("breaker_until - 60000") });
+    await until(async () => (await state()) === "closed");
+    await until(() => worker.stats.processed === 2);
+  });
+
   it("that a handler throws at is told of and not run again", async () => {
     const { queue } = watched(database.knex());
     const to = mailbox();
