@@ -16,6 +16,9 @@ const LONGEST_LOOK_MS = 200;
 /** What those listen to who wait for room in a mailbox; no agent can have such an id. */
 const roomIn = (agentId: string) => `room ${agentId}`;
 
+/** What one waits for: room in a mailbox, or in the window of a sender to it. */
+const roomOf = (toAgent: string, fromAgent: string) => `${toAgent} ${fromAgent}`;
+
 /**
  * Keeps senders from sending more than their destinations get done: windows between two agents, and mailboxes of
  * limited depth. Exact for all processes, since whoever counts holds the lock of what is counted until it commits.
@@ -60,24 +63,25 @@ export class FlowControl {
     const { whenFull, waitMs } = admission.flow;
     if (whenFull !== "wait" || isTransaction(db)) return attempt();
     const deadline = performance.now() + waitMs;
+    // Behind those of this process that wait for the same: who came first is first.
+    const line = admission.rooms(messages).find((room) => this.#line.has(room));
+    if (line !== undefined) return this.#wait(attempt, line, deadline);
     try {
       return await attempt();
     } catch (error) {
       if (!passes(error)) throw error;
-      return this.#wait(attempt, error, deadline);
+      const { toAgent, fromAgent = "" } = error.details as { toAgent: string; fromAgent?: string };
+      return this.#wait(attempt, roomOf(toAgent, fromAgent), deadline);
     }
   }
 
-  async #wait(attempt: () => Promise<Sent[]>, full: QueueFull, deadline: number): Promise<Sent[]> {
-    const { toAgent, fromAgent = "" } = full.details as { toAgent: string; fromAgent?: string };
-    // One at a time looks for room, so that a thousand who wait cost no more than one, and who came first is first.
-    const leave = await this.#line.enter(
-      `${roomIn(toAgent)} ${fromAgent}`,
-      deadline - performance.now(),
-    );
-    if (leave === undefined) throw full;
+  async #wait(attempt: () => Promise<Sent[]>, line: string, deadline: number): Promise<Sent[]> {
+    // One at a time looks for room, so that a thousand who wait cost no more than one.
+    const leave = await this.#line.enter(line, deadline - performance.now());
+    if (leave === undefined) return attempt();
     const bell = new Bell();
-    const unsubscribe = this.#core.wakeHub.subscribe(roomIn(toAgent), () => bell.ring());
+    const agentId = line.slice(0, line.indexOf(" "));
+    const unsubscribe = this.#core.wakeHub.subscribe(roomIn(agentId), () => bell.ring());
     try {
       for (let pause = 5; ; pause = Math.min(pause * 2, LONGEST_LOOK_MS)) {
         if (this.#core.closed) {
@@ -125,6 +129,17 @@ export class FlowAdmission implements Admission {
     this.flow = flow;
     this.#store = store;
     this.#depths = depths;
+  }
+
+  /** What these may have to wait for. */
+  rooms(messages: readonly EncodedMessage[]): string[] {
+    const rooms = messages.flatMap(({ toAgent, fromAgent }) =>
+      toAgent.flatMap((agentId) => [
+        ...(this.#depths.has(agentId) ? [roomOf(agentId, "")] : []),
+        ...(this.flow.window === false ? [] : [roomOf(agentId, fromAgent)]),
+      ]),
+    );
+    return [...new Set(rooms)];
   }
 
   keysOf({ to_agent, from_agent }: NewMessage): KeyRef[] {
@@ -248,6 +263,10 @@ function mailboxFull(toAgent: string, wanted: number, maxDepth: number, room: nu
 /** Lets those through one after the other who wait for the same. */
 class Line {
   readonly #last = new Map<string, Promise<void>>();
+
+  has(name: string): boolean {
+    return this.#last.has(name);
+  }
 
   /** Resolves when it is one's turn, with what ends it; undefined when that is not within `ms`. */
   async enter(name: string, ms: number): Promise<(() => void) | undefined> {

@@ -82,6 +82,33 @@ eachDatabase("flow control", (database) => {
     expect(through).toBe(3);
   });
 
+  it("lets those through first who have waited, and whoever comes last, last", async () => {
+    const queue = opened();
+    const to = mailbox();
+    const flow = { window: 1 };
+    await queue.sendMessages(notes(to, 1), { flow });
+    let looks = 0;
+    const look = ({ sql }: { sql: string }) => {
+      if (/count\(.*outbox_slots/.test(sql)) looks += 1;
+    };
+    database.knex().on("query", look);
+    const calls = notes(to, 4).map((message) => queue.sendMessage(message, { flow }));
+    // Each has looked for itself, and the first of them several times since.
+    await until(() => looks >= 10);
+    database.knex().off("query", look);
+    const [first] = await queue.getMessages(to);
+    await first?.ack();
+    calls.push(queue.sendMessage({ ...note(to, { n: "last" }), fromAgent: "sender" }, { flow }));
+    const seen: unknown[] = [];
+    while (seen.length < calls.length) {
+      const [claim] = await queue.getMessages(to, { waitMs: 10_000 });
+      seen.push(claim?.content);
+      await claim?.ack();
+    }
+    await Promise.all(calls);
+    expect(seen.at(-1)).toEqual({ n: "last" });
+  });
+
   it("gives up after the time that was set, with nothing stored", async () => {
     const queue = opened();
     const to = mailbox();
