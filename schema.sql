@@ -66,7 +66,6 @@ alter table "outbox_mailboxes" add column "on_dead_letter" varchar(8) COLLATE "C
 alter table "outbox_mailboxes" add column "key_limit" integer;
 alter table "outbox_mailboxes" add column "aging_ms" bigint;
 alter table "outbox_mailboxes" add column "fair" smallint;
-alter table "outbox_mailboxes" add column "virtual_time" bigint;
 alter table "outbox_mailboxes" add column "max_depth" integer;
 alter table "outbox_mailboxes" add column "gated" smallint;
 alter table "outbox_mailboxes" add column "breaker_threshold" integer;

@@ -45,8 +45,6 @@ const mailbox: readonly Define[] = [
   // Milliseconds of waiting that make up for one level (10) of priority; null: no aging.
   (_, columns) => columns.instant("aging_ms"),
   (table) => table.smallint("fair"),
-  // The turn that was served last, where turns are fair.
-  (table) => table.bigInteger("virtual_time"),
   (table) => table.integer("max_depth"),
   // 1: claims of this mailbox go through the gate, which looks at limits and the breaker. 0: they do not, but due
   // messages of its concurrency keys must be promoted.
@@ -67,7 +65,6 @@ const MAILBOX = [
   "key_limit",
   "aging_ms",
   "fair",
-  "virtual_time",
   "max_depth",
   "gated",
   "breaker_threshold",

@@ -1,7 +1,7 @@
 /**
- * Fair turns: each context of a mailbox numbers its messages with turns, one more than its last one or than the one
- * served last, whichever is greater. The order of the turns lets every context that waits through once before any
- * comes again, and a context that was quiet cannot save up turns (start-time fair queueing).
+ * Fair turns: each context of a mailbox numbers its messages of one priority with turns, one more than its last one
+ * and none before the one that is being served. The order of the turns lets every context that waits through once
+ * before any comes again, and a context that was quiet cannot save up turns (start-time fair queueing).
  */
 
 /** Turns of one priority; 2^40 messages of a context are never waiting. */
@@ -15,7 +15,12 @@ export function turnOfRank(rank: number): number {
   return rank % TURNS;
 }
 
-/** The next turn of a context. */
-export function nextTurn(last: number | null, served: number): number {
-  return Math.max(last ?? 0, served) + 1;
+/** The ranks of a priority: from the first, to before the second. */
+export function bandOf(priority: number): [number, number] {
+  return [(100 - priority) * TURNS, (101 - priority) * TURNS];
+}
+
+/** The next turn of a context: after its last one, and after the turn before the one that is being served. */
+export function nextTurn(last: number | null, base: number): number {
+  return Math.max(last ?? 0, base) + 1;
 }

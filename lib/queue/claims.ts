@@ -1,5 +1,6 @@
 import type { MessageEventName } from "../protocol/events.ts";
 import type { Burial, ClaimedRow, ClaimRequest } from "../store/dialect.ts";
+import { EXPIRED_FINGERPRINT } from "../store/expired.ts";
 import { keyOfRow } from "../store/keys.ts";
 import { inOrder } from "../store/rows.ts";
 import type { Turn } from "../store/settling.ts";
@@ -66,9 +67,7 @@ export class Claims {
       return rows;
     }
     if (way === "promote") await gates.promoteShares(request.agentId);
-    const rows = await store.claim(request);
-    if (rows.length > 0) await gates.served(request.agentId, rows);
-    return rows;
+    return store.claim(request);
   }
 
   async #bury(rows: readonly ClaimedRow[]): Promise<void> {
@@ -76,12 +75,15 @@ export class Claims {
       (row): Turn<Burial> => ({
         ...{ seq: row.seq, receipt: row.receipt, key: keyOfRow({ ...row }) },
         reason: String(row.doom),
-        fingerprint: fingerprint(row.message_type, String(row.doom), ""),
+        fingerprint:
+          row.doom === "expired"
+            ? EXPIRED_FINGERPRINT
+            : fingerprint(row.message_type, String(row.doom), ""),
         // No error where the last run noted one: that says more than "the lease passed".
         error: null,
       }),
     );
-    const outcomes = await this.#core.store.bury(this.#core.knex, burials);
+    const outcomes = await this.#core.store.tryBury(this.#core.knex, burials);
     const at = Date.now();
     this.#core.observers.emit(
       rows

@@ -1,5 +1,4 @@
 import type { EncodedMessage } from "../protocol/envelope.ts";
-import { turnOfRank } from "../protocol/turns.ts";
 import type { Candidate, ClaimedRow, ClaimRequest, Db, KeyRef } from "../store/dialect.ts";
 import type { Breaker, Limit } from "../store/gate-rows.ts";
 import type { GateSettings } from "../store/gate-settings.ts";
@@ -28,15 +27,6 @@ export class Gates {
   constructor(store: GateStore, settings: GateSettings) {
     this.#store = store;
     this.known = new KnownSettings(store, settings);
-  }
-
-  /** Notes how far a mailbox with fair turns was served. */
-  async served(agentId: string, rows: readonly ClaimedRow[]): Promise<void> {
-    if (!(await this.known.isFair(agentId))) return;
-    const turn = Math.max(...rows.map(({ rank }) => turnOfRank(rank)));
-    await translated(this.#store.dialect, () =>
-      this.#store.served(this.#store.knex, agentId, turn),
-    );
   }
 
   /** Lets due messages of concurrency keys wait for room, those whose keys nobody holds. */
@@ -102,9 +92,6 @@ export class Gates {
     await this.#writeDown(trx, rows, gates, active, now);
     if (mailbox?.breaker?.state === "open" && rows.some(({ doom }) => doom === null)) {
       await store.setBreaker(trx, agentId, { state: "half_open" });
-    }
-    if (mailbox?.fair) {
-      await store.served(trx, agentId, Math.max(...rows.map(({ rank }) => turnOfRank(rank))));
     }
     return { rows, retryInMs };
   }
@@ -176,7 +163,9 @@ export class Gates {
         await this.#store.moveToLane(trx, type, seqs);
       }
       if (taken.length >= request.limit || misplaced.length === 0 || look >= MOST_LOOKS) {
-        return { taken, gates, retryAt: Number.isFinite(retryAt) ? retryAt : null };
+        // There may be more of them before the first that may pass.
+        const again = taken.length === 0 && misplaced.length > 0 ? now + 1 : retryAt;
+        return { taken, gates, retryAt: Number.isFinite(again) ? again : null };
       }
     }
   }

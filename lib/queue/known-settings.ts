@@ -117,10 +117,6 @@ export class KnownSettings {
     const gated = mailboxes.get(agentId)?.gated;
     return gated === 1 ? "gated" : gated === 0 ? "promote" : "plain";
   }
-
-  async isFair(agentId: string): Promise<boolean> {
-    return (await this.all(this.#store.knex)).mailboxes.get(agentId)?.fair === true;
-  }
 }
 
 /** The lane of a message: that of its type, where a limit is about the type. */

@@ -1,4 +1,3 @@
-import { ValidationFailed } from "../errors.ts";
 import { chargeSchema, type LimitInput, limitSchema, parkSchema } from "../protocol/gates.ts";
 import { id, parse } from "../protocol/validate.ts";
 import type { Limit } from "../store/gate-rows.ts";
@@ -44,19 +43,12 @@ export class Limits {
     const checked = parse(limitSchema, limit, "limit");
     await this.#core.db();
     const { dialect, knex } = this.#core;
-    const before = await translated(dialect, () => this.#settings.limit(knex, key));
-    if (before !== undefined && before.removedAt === null && !sameScope(before, checked)) {
-      throw new ValidationFailed(`limit ${key}: it is about another mailbox or type`, {
-        recoverySuggestion: "Give the new limit another name, or remove this one first.",
-      });
-    }
     await translated(dialect, () =>
       transaction(dialect, knex, async (trx) => {
         await this.#settings.gate(trx, checked.agentId ?? EVERY_MAILBOX);
         await this.#settings.setLimit(trx, key, checked);
       }),
     );
-    await this.#settings.admitRunning(key, checked);
     this.#core.gates.known.forget();
     this.#wake(checked.agentId);
     return (await this.get(key)) as LimitInfo;
@@ -151,8 +143,4 @@ export class Limits {
     if (agentId === undefined) this.#core.wakeHub.wakeAll();
     else this.#core.signal(new Set([agentId]));
   }
-}
-
-function sameScope(limit: Limit, other: LimitInput): boolean {
-  return limit.agentId === other.agentId && limit.messageType === other.messageType;
 }

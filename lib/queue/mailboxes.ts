@@ -8,7 +8,7 @@ import { transaction, translated } from "../store/sql.ts";
 import type { QueueCore } from "./core.ts";
 
 /** What a mailbox is set to, and where its breaker stands. */
-export type MailboxInfo = Omit<Mailbox, "gated" | "virtualTime">;
+export type MailboxInfo = Omit<Mailbox, "gated">;
 
 /** The settings of mailboxes: for all processes, and changed while they run. */
 export class Mailboxes {
@@ -82,7 +82,7 @@ export class Mailboxes {
   }
 }
 
-function shown({ gated: _, virtualTime: __, ...info }: Mailbox): MailboxInfo {
+function shown({ gated: _, ...info }: Mailbox): MailboxInfo {
   return info;
 }
 
@@ -93,7 +93,6 @@ const NOTHING: Omit<Mailbox, "agentId"> = {
   onDeadLetter: null,
   agingMs: null,
   fair: false,
-  virtualTime: 0,
   maxDepth: null,
   retryPolicy: null,
   breaker: null,

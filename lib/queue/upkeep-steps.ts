@@ -183,14 +183,14 @@ async function keys(core: QueueCore): Promise<StepResult> {
   const last = seen.keys.at(-1);
   at.key = seen.more && last !== undefined ? last : FIRST_KEY;
   const idle = seen.keys.filter((key) => key.idle);
-  const still = idle.filter(({ kind }) => kind !== "turn");
+  const still = idle.filter(({ kind }) => !kind.startsWith("turn"));
   const opened = still.length === 0 ? [] : await tidy.openIdle(still);
   const halted = seen.keys.flatMap(({ haltedByNothing }) => haltedByNothing ?? []);
   if (halted.length > 0) await tidy.freeHalted(halted);
   const agents = seen.keys.flatMap((key) => (key.haltedByNothing === null ? [] : key.to_agent));
   if (opened.length + agents.length > 0) core.signal(new Set([...opened, ...agents]));
   await core.flow.forget(seen.keys.filter(({ kind }) => kind === "window" || kind === "depth"));
-  const turns = idle.filter(({ kind }) => kind === "turn");
+  const turns = idle.filter(({ kind }) => kind.startsWith("turn"));
   return {
     counts: {
       keysRepaired: opened.length + halted.length,

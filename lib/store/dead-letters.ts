@@ -6,6 +6,7 @@ import { DOCUMENTS, ENVELOPE, TOLD } from "./envelope-columns.ts";
 import { KeyStore } from "./keys.ts";
 import { asText } from "./messages.ts";
 import { REF } from "./payloads.ts";
+import { PutBack } from "./put-back.ts";
 import { parseText } from "./rows.ts";
 import { int, intOrNull, query, type Row, transaction, translated } from "./sql.ts";
 
@@ -30,7 +31,7 @@ export interface DeadLetterStep {
   readonly rows: Row[];
 }
 
-interface PutBack {
+interface Return {
   readonly toAgent: string | undefined;
   /** How long from now the nth of the rows is handed out. */
   readonly delayMs: (n: number) => number;
@@ -41,17 +42,17 @@ export class DeadLetterStore {
   readonly #knex: Knex;
   readonly #dialect: Dialect;
   readonly #table: string;
-  readonly #messages: string;
   readonly #walk: DeadLetterWalk;
   readonly #keys: KeyStore;
+  readonly #back: PutBack;
 
   constructor(knex: Knex, dialect: Dialect, prefix: string) {
     this.#knex = knex;
     this.#dialect = dialect;
     this.#table = `${prefix}dead_letters`;
-    this.#messages = `${prefix}messages`;
     this.#walk = new DeadLetterWalk(dialect, this.#table);
     this.#keys = new KeyStore(knex, dialect, prefix);
+    this.#back = new PutBack(this.#keys, dialect, prefix);
   }
 
   /** In the order of their sequence, from `afterSeq` on. */
@@ -164,7 +165,7 @@ export class DeadLetterStore {
   }
 
   /** Inserts dead letters into the live table again, as new messages that have not run yet. */
-  async #putBack(trx: Db, rows: readonly Row[], { toAgent, delayMs }: PutBack): Promise<void> {
+  async #putBack(trx: Db, rows: readonly Row[], { toAgent, delayMs }: Return): Promise<void> {
     const now = this.#dialect.now;
     const back = rows.map((row, n) => {
       const delay = delayMs(n);
@@ -194,7 +195,7 @@ export class DeadLetterStore {
       };
     });
     const most = Math.max(1, Math.floor(MOST_BINDINGS / Object.keys(back[0] ?? {}).length));
-    await this.#keys.putBack(trx, this.#messages, back, most);
+    await this.#back.insert(trx, back, most);
     // What was sent into another mailbox halts its key no more.
     await this.#keys.free(
       trx,

@@ -98,11 +98,11 @@ export interface ClaimedRow {
 
 /**
  * What makes messages of a mailbox wait for each other: an ordering key (order), a concurrency key (share), or the
- * context in a mailbox with fair turns (turn). Its row is locked by whoever changes who waits.
+ * context in a mailbox with fair turns (turn and the priority). Its row is locked by whoever changes who waits.
  */
 export interface KeyRef {
   readonly to_agent: string;
-  readonly kind: "order" | "share" | "turn" | "window" | "depth";
+  readonly kind: "order" | "share" | "window" | "depth" | `turn${number}`;
   readonly name: string;
 }
 
@@ -199,6 +199,8 @@ export interface GateStatements {
     table: string,
     rows: { where: Knex.QueryCallback; by: string; idle: string },
   ): Promise<Record<string, unknown>[]>;
+  /** Notes that due messages of a mailbox's concurrency keys are to be promoted, unless more is noted already. */
+  noteShares(db: Db, mailboxes: string, agentId: string): Promise<void>;
   /** Inserts a message in the place that it had before. */
   insertInPlace(trx: Db, table: string, row: Record<string, unknown>): Promise<void>;
   /** Whether the mailbox has anything ready or due. */

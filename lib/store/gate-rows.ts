@@ -22,8 +22,6 @@ export interface Mailbox {
   readonly onDeadLetter: "skip" | "halt" | null;
   readonly agingMs: number | null;
   readonly fair: boolean;
-  /** The turn served last. */
-  readonly virtualTime: number;
   readonly maxDepth: number | null;
   readonly retryPolicy: RetryChoice | null;
   readonly breaker: Breaker | null;
@@ -54,7 +52,6 @@ export function mailboxOf(row: Row, parse: (value: unknown) => unknown): Mailbox
     onDeadLetter: text(row.on_dead_letter) as Mailbox["onDeadLetter"],
     agingMs: intOrNull(row.aging_ms),
     fair: intOrNull(row.fair) === 1,
-    virtualTime: intOrNull(row.virtual_time) ?? 0,
     maxDepth: intOrNull(row.max_depth),
     retryPolicy: ownRetry(parse(row.retry)).policy ?? null,
     gated: intOrNull(row.gated),

@@ -1,11 +1,14 @@
 import type { Knex } from "knex";
+import { ValidationFailed } from "../errors.ts";
 import type { LimitDefinition, MailboxChanges } from "../protocol/gates.ts";
 import { retryDocument } from "../protocol/retry.ts";
-import { nextTurn, rankOfTurn } from "../protocol/turns.ts";
+import { nextTurn, rankOfTurn, turnOfRank } from "../protocol/turns.ts";
 import type { Db, Dialect, KeyRef } from "./dialect.ts";
 import { type Limit, limitOf, mailboxOf } from "./gate-rows.ts";
+import { nameOf } from "./keys.ts";
 import { parseText } from "./rows.ts";
 import { int, intOrNull, type Row, transaction, translated } from "./sql.ts";
+import { Turns, turnKey } from "./turns.ts";
 
 /** One statement takes at most this many rows. */
 const STEP = 500;
@@ -21,9 +24,11 @@ export class GateSettings {
   readonly #limits: string;
   readonly #slots: string;
   readonly #keys: string;
+  readonly #prefix: string;
 
   constructor(knex: Knex, dialect: Dialect, prefix: string) {
     this.#knex = knex;
+    this.#prefix = prefix;
     this.#dialect = dialect;
     this.#messages = `${prefix}messages`;
     this.#mailboxes = `${prefix}mailboxes`;
@@ -34,10 +39,9 @@ export class GateSettings {
 
   /** Notes that due messages of this mailbox's concurrency keys are to be promoted; a gate does so anyway. */
   async notePromoting(db: Db, agentId: string): Promise<void> {
-    const [row] = (await translated(this.#dialect, () =>
-      db(this.#mailboxes).where({ agent_id: agentId }).select("gated"),
-    )) as Row[];
-    if ((row?.gated ?? null) === null) await this.change(db, agentId, { gated: 0 });
+    await translated(this.#dialect, () =>
+      this.#dialect.gates.noteShares(db, this.#mailboxes, agentId),
+    );
   }
 
   /** Changes what is given and leaves the rest; makes the row where there is none. */
@@ -100,8 +104,23 @@ export class GateSettings {
       removed_at: null,
     };
     const [known] = (await trx(this.#limits).where({ name }).forUpdate()) as Row[];
-    if (known === undefined) await trx(this.#limits).insert({ name, ...values });
-    else await trx(this.#limits).where({ name }).update(values);
+    const before = known === undefined ? undefined : limitOf(known);
+    const same = before !== undefined && sameScope(before, limit);
+    if (before !== undefined && !same) {
+      if (before.removedAt === null) {
+        throw new ValidationFailed(`limit ${name}: it is about another mailbox or type`, {
+          recoverySuggestion: "Give the new limit another name, or remove this one first.",
+        });
+      }
+      // Its lane may have messages still: it goes on under a name of its own until that is empty.
+      await trx(this.#limits)
+        .where({ name })
+        .update({ name: `${name.slice(0, 100)}:${before.removedAt}` });
+    }
+    if (limit.maxInFlight === undefined) await trx(this.#slots).where({ name }).del();
+    if (same) await trx(this.#limits).where({ name }).update(values);
+    else await trx(this.#limits).insert({ name, ...values });
+    await this.#admitRunning(trx, name, limit);
   }
 
   async limit(db: Db, name: string, lock = false): Promise<Limit | undefined> {
@@ -170,37 +189,35 @@ export class GateSettings {
     );
   }
 
-  /** Counts what is in flight already under a new limit. */
-  async admitRunning(
+  /** Counts what is in flight already. Claims through the gate wait for this transaction, or it has waited for them. */
+  async #admitRunning(
+    trx: Db,
     name: string,
     { agentId, messageType, maxInFlight }: LimitDefinition,
   ): Promise<void> {
     if (maxInFlight === undefined) return;
-    await translated(this.#dialect, () =>
-      transaction(this.#dialect, this.#knex, async (trx) => {
-        // A literal, so that the index of the ready ones may be used.
-        const running = trx(`${this.#messages} as m`)
-          .whereRaw(
-            `m.state = 0 AND m.worker_id IS NOT NULL AND m.visible_at > ${this.#dialect.now}`,
-          )
-          .whereNotExists(
-            trx(`${this.#slots} as s`)
-              .select("s.seq")
-              .where("s.name", name)
-              .whereRaw("s.seq = m.seq"),
-          )
-          .select("m.seq", "m.receipt");
-        if (agentId !== undefined) running.where("m.to_agent", agentId);
-        if (messageType !== undefined) running.where("m.message_type", messageType);
-        const rows = (await running) as Row[];
-        for (let n = 0; n < rows.length; n += STEP) {
-          const slots = rows.slice(n, n + STEP).map((row) => ({
-            ...{ name, seq: int(row.seq), receipt: int(row.receipt) },
-          }));
-          await trx(this.#slots).insert(slots);
-        }
-      }),
-    );
+    const current = (slot: string) =>
+      trx(`${this.#messages} as m`).whereRaw(`${slot}.seq = m.seq AND ${slot}.receipt = m.receipt`);
+    await trx(this.#slots)
+      .where({ name })
+      .whereNotExists(current(this.#slots).select("m.seq"))
+      .del();
+    // A literal, so that the index of the ready ones may be used.
+    const running = trx(`${this.#messages} as m`)
+      .whereRaw(`m.state = 0 AND m.worker_id IS NOT NULL AND m.visible_at > ${this.#dialect.now}`)
+      .whereNotExists(
+        trx(`${this.#slots} as s`).select("s.seq").where("s.name", name).whereRaw("s.seq = m.seq"),
+      )
+      .select("m.seq", "m.receipt");
+    if (agentId !== undefined) running.where("m.to_agent", agentId);
+    if (messageType !== undefined) running.where("m.message_type", messageType);
+    const rows = (await running) as Row[];
+    for (let n = 0; n < rows.length; n += STEP) {
+      const slots = rows.slice(n, n + STEP).map((row) => ({
+        ...{ name, seq: int(row.seq), receipt: int(row.receipt) },
+      }));
+      await trx(this.#slots).insert(slots);
+    }
   }
 
   /** Brings what waits in a mailbox into the order of its settings, in bounded steps, oldest first. */
@@ -208,51 +225,59 @@ export class GateSettings {
     await translated(this.#dialect, async () => {
       const [row] = (await this.#knex(this.#mailboxes).where({ agent_id: agentId })) as Row[];
       if (row === undefined) return;
-      const { agingMs, fair, virtualTime } = mailboxOf(row, parseText);
-      const turns = new Map<string, number>();
+      const { agingMs, fair } = mailboxOf(row, parseText);
+      const last = new Map<string, { key: KeyRef; last_rank: number }>();
       const rankOf = (message: Row): number => {
         const priority = int(message.priority);
         if (!fair) {
           if (agingMs === null) return 100 - priority;
           return int(message.visible_at) - Math.floor((priority * agingMs) / 10);
         }
-        const context = String(message.context_id ?? "");
-        const turn = nextTurn(turns.get(context) ?? null, virtualTime);
-        turns.set(context, turn);
-        return rankOfTurn(priority, turn);
+        const context_id = (message.context_id as string | null) ?? null;
+        const key = turnKey({ to_agent: agentId, priority, context_id });
+        const before = last.get(nameOf(key))?.last_rank;
+        const turn = nextTurn(before === undefined ? null : turnOfRank(before), 0);
+        const last_rank = rankOfTurn(priority, turn);
+        last.set(nameOf(key), { key, last_rank });
+        return last_rank;
       };
       for (let after = 0; ; ) {
-        const rows = (await this.#knex(this.#messages)
-          .select("seq", "priority", "visible_at", "context_id")
-          .where({ to_agent: agentId })
-          .where("seq", ">", after)
-          .orderBy("seq")
-          .limit(RERANK_STEP)) as Row[];
-        if (rows.length === 0) break;
-        const ranks = rows.map((message) => [int(message.seq), rankOf(message)] as const);
-        const cases = ranks.map(() => "WHEN ? THEN CAST(? AS bigint)").join(" ");
-        await this.#knex(this.#messages)
-          .whereIn(
-            "seq",
-            ranks.map(([seq]) => seq),
-          )
-          .update({ rank: this.#knex.raw(`CASE seq ${cases} END`, ranks.flat()) });
-        after = int(rows.at(-1)?.seq);
+        const ranks = await transaction(this.#dialect, this.#knex, (trx) =>
+          this.#rerankStep(trx, agentId, after, rankOf),
+        );
+        const [seq] = ranks.at(-1) ?? [];
+        if (seq === undefined) break;
+        after = seq;
       }
-      await this.#noteTurns(agentId, turns);
+      const noted = [...last.values()];
+      for (let n = 0; n < noted.length; n += STEP) {
+        const some = noted.slice(n, n + STEP);
+        const turns = new Turns(this.#dialect, this.#prefix);
+        await transaction(this.#dialect, this.#knex, (trx) => turns.note(trx, some));
+      }
     });
   }
 
-  async #noteTurns(agentId: string, turns: ReadonlyMap<string, number>): Promise<void> {
-    for (const [name, last_rank] of turns) {
-      const key: KeyRef = { to_agent: agentId, kind: "turn", name };
-      await transaction(this.#dialect, this.#knex, async (trx) => {
-        await this.#dialect.gates.lockKeys(trx, [key], true);
-        await trx(this.#keys)
-          .where({ ...key })
-          .update({ last_rank });
-      });
-    }
+  async #rerankStep(
+    trx: Db,
+    agentId: string,
+    after: number,
+    rankOf: (message: Row) => number,
+  ): Promise<(readonly [number, number])[]> {
+    const rows = (await trx(this.#messages)
+      .select("seq", "priority", "visible_at", "context_id")
+      .where({ to_agent: agentId })
+      .where("seq", ">", after)
+      .orderBy("seq")
+      .limit(RERANK_STEP)) as Row[];
+    if (rows.length === 0) return [];
+    const ranks = rows.map((message) => [int(message.seq), rankOf(message)] as const);
+    const cases = ranks.map(() => "WHEN ? THEN CAST(? AS bigint)").join(" ");
+    const seqs = ranks.map(([seq]) => seq);
+    await trx(this.#messages)
+      .whereIn("seq", seqs)
+      .update({ rank: trx.raw(`CASE seq ${cases} END`, ranks.flat()) });
+    return ranks;
   }
 
   /** Concurrency keys of a mailbox with messages, by name, in steps. */
@@ -267,6 +292,11 @@ export class GateSettings {
       return rows.map((row) => ({ to_agent: agentId, kind: "share", name: String(row.name) }));
     });
   }
+}
+
+/** Whether a limit is about what another is about. */
+export function sameScope(limit: LimitDefinition, other: LimitDefinition): boolean {
+  return limit.agentId === other.agentId && limit.messageType === other.messageType;
 }
 
 function defined(values: Record<string, unknown>): Record<string, unknown> {

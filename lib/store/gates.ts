@@ -2,7 +2,7 @@ import type { Knex } from "knex";
 import type { ClaimedRow, Db, Dialect } from "./dialect.ts";
 import { type Breaker, type Limit, limitOf, type Mailbox, mailboxOf } from "./gate-rows.ts";
 import { parseText } from "./rows.ts";
-import { int, query, type Row, translated } from "./sql.ts";
+import { int, query, type Row, retried, translated } from "./sql.ts";
 
 /** The row that speaks for all mailboxes: no agent can have this id. */
 export const EVERY_MAILBOX = "";
@@ -79,11 +79,18 @@ export class GateStore {
 
   /** The limits that are about a mailbox, or about all, locked in one order. */
   async lockLimits(trx: Db, agentId: string): Promise<Limit[]> {
-    const rows = await this.dialect.gates.lockRows(trx, this.#limits, {
-      where: (about) => about.where({ agent_id: agentId }).orWhereNull("agent_id"),
-      ...{ by: "name", idle: "tokens" },
-    });
-    return rows.map(limitOf);
+    // Two statements, each by the index of the mailbox: no row of another mailbox is met, let alone waited for.
+    const abouts: Knex.QueryCallback[] = [
+      (about) => about.where({ agent_id: agentId }),
+      (about) => about.whereNull("agent_id"),
+    ];
+    const limits: Limit[] = [];
+    for (const where of abouts) {
+      const order = { by: "name", idle: "tokens" };
+      const rows = await this.dialect.gates.lockRows(trx, this.#limits, { where, ...order });
+      limits.push(...rows.map(limitOf));
+    }
+    return limits;
   }
 
   async now(db: Db): Promise<number> {
@@ -151,14 +158,18 @@ export class GateStore {
 
   /** Nothing passes these limits before `until`; one that is parked for longer stays so. */
   async park(db: Db, names: readonly string[], forMs: number): Promise<void> {
-    if (names.length === 0) return;
     const until = `${this.dialect.now} + CAST(? AS bigint)`;
-    await translated(this.dialect, () =>
-      db(this.#limits)
-        .whereIn("name", [...names])
-        .whereRaw(`(parked_until IS NULL OR parked_until < ${until})`, [forMs])
-        .update({ parked_until: db.raw(until, [forMs]) }),
-    );
+    // One by one, in the order in which claims lock them.
+    for (const name of [...names].sort()) {
+      await translated(this.dialect, () =>
+        retried(this.dialect, async () =>
+          db(this.#limits)
+            .where({ name })
+            .whereRaw(`(parked_until IS NULL OR parked_until < ${until})`, [forMs])
+            .update({ parked_until: db.raw(until, [forMs]) }),
+        ),
+      );
+    }
   }
 
   async setBreaker(trx: Db, agentId: string, breaker: Partial<Breaker>): Promise<void> {
@@ -170,14 +181,6 @@ export class GateStore {
         ...(breaker.since === undefined ? {} : { breaker_since: breaker.since }),
         ...(breaker.until === undefined ? {} : { breaker_until: breaker.until }),
       });
-  }
-
-  /** The turn served last; never goes back. */
-  async served(db: Db, agentId: string, turn: number): Promise<void> {
-    await db(this.#mailboxes)
-      .where({ agent_id: agentId })
-      .where((older) => older.whereNull("virtual_time").orWhere("virtual_time", "<", turn))
-      .update({ virtual_time: turn });
   }
 
   /** Puts messages into the lane of their type, so that claims that may not take them need not walk past them. */

@@ -1,7 +1,6 @@
 import type { Knex } from "knex";
-import { nextTurn, rankOfTurn } from "../protocol/turns.ts";
-import type { Db, Dialect, KeyRef, LockedKey, NewMessage } from "./dialect.ts";
-import { int, intOrNull, type Row, transaction, translated } from "./sql.ts";
+import type { Db, Dialect, KeyRef, LockedKey } from "./dialect.ts";
+import { int, type Row, transaction, translated } from "./sql.ts";
 
 /** What a message waits with, where it bears an ordering or a concurrency key. */
 export interface Keyed {
@@ -77,36 +76,6 @@ export class KeyStore {
     }
   }
 
-  /** Numbers messages with the turns of their contexts, whose keys are locked, and notes the last ones. */
-  async giveTurns(
-    trx: Db,
-    rows: readonly NewMessage[],
-    locked: readonly LockedKey[],
-    contextOf: (row: NewMessage) => KeyRef | undefined,
-  ): Promise<readonly NewMessage[]> {
-    const contexts = locked.filter(({ kind }) => kind === "turn");
-    if (contexts.length === 0) return rows;
-    const last = new Map(contexts.map((key) => [nameOf(key), key.last_rank]));
-    const agents = [...new Set(contexts.map(({ to_agent }) => to_agent))];
-    const found = (await trx(this.#mailboxes)
-      .select("agent_id", "virtual_time")
-      .whereIn("agent_id", agents)) as Row[];
-    const served = new Map(found.map((row) => [row.agent_id, intOrNull(row.virtual_time) ?? 0]));
-    const ranked = rows.map((row) => {
-      const context = contextOf(row);
-      if (context === undefined) return row;
-      const turn = nextTurn(last.get(nameOf(context)) ?? null, served.get(row.to_agent) ?? 0);
-      last.set(nameOf(context), turn);
-      return { ...row, rank: rankOfTurn(row.priority, turn) };
-    });
-    for (const key of contexts) {
-      await trx(this.#table)
-        .where(only(key))
-        .update({ last_rank: last.get(nameOf(key)) ?? null });
-    }
-    return ranked;
-  }
-
   async halted(agentId: string | null, limit: number): Promise<HaltedKey[]> {
     return translated(this.#dialect, async () => {
       const query = this.#knex(this.#table).whereNotNull("halted_by").limit(limit);
@@ -148,40 +117,6 @@ export class KeyStore {
     await this.#dialect.gates.openKeys(trx, keys);
   }
 
-  /**
-   * Puts messages back into the live table, those of keys behind their keys' locks. One whose end halted its key
-   * comes back in its old place, before all that waited for it.
-   */
-  async putBack(trx: Db, messages: string, rows: readonly Row[], step: number): Promise<void> {
-    const keys = distinct(rows.map(keyOfRow));
-    const locked = keys.length > 0 ? await this.#dialect.gates.lockKeys(trx, keys, true) : [];
-    // In their order: that of arrival is the order of the sequence that they get.
-    let plain: Row[] = [];
-    const flush = async () => {
-      if (plain.length > 0) await trx(messages).insert(plain.map(withoutSeq));
-      plain = [];
-    };
-    for (const row of rows) {
-      const key = keyOfRow(row);
-      if (key === undefined) {
-        if (plain.push(row) >= step) await flush();
-        continue;
-      }
-      await flush();
-      const scheduled = int(row.state) === 1 && key.kind === "share";
-      const waiting = scheduled ? row : { ...row, state: 2, due_at: null };
-      const halted = KeyStore.halts(row, locked);
-      if (halted === undefined) await trx(messages).insert(withoutSeq(waiting));
-      else {
-        await this.#dialect.gates.insertInPlace(trx, messages, waiting);
-        await this.release(trx, halted);
-      }
-    }
-    await flush();
-    if (keys.length === 0) return;
-    await this.#dialect.gates.openKeys(trx, keys);
-  }
-
   async release(trx: Db, key: KeyRef): Promise<void> {
     await trx(this.#table).where(only(key)).update({ halted_by: null, halted_at: null });
   }
@@ -196,10 +131,6 @@ export class KeyStore {
         key.halted_by === int(row.seq),
     );
   }
-}
-
-function withoutSeq({ seq: _, ...row }: Row): Row {
-  return row;
 }
 
 function only({ to_agent, kind, name }: KeyRef): KeyRef {

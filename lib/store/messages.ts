@@ -13,12 +13,14 @@ import type {
   NewMessage,
   Release,
 } from "./dialect.ts";
-import { DOCUMENTS, DOOM_PREFIX, ENVELOPE, TOLD } from "./envelope-columns.ts";
+import { DOCUMENTS, DOOM_PREFIX, ENVELOPE } from "./envelope-columns.ts";
+import { condemnExpired, EXPIRED_FINGERPRINT } from "./expired.ts";
 import { distinct, KeyStore, keyOfRow } from "./keys.ts";
 import { type ParseJson, parseText } from "./rows.ts";
 import { type Settled, Settling, type Turn } from "./settling.ts";
 import { int, isTransaction, query, type Row, retried, transaction, translated } from "./sql.ts";
 import { type Brakes, type Stop, storeStopped } from "./stopped.ts";
+import { Turns, turnKey } from "./turns.ts";
 
 /** What became of one message of a batch. */
 export interface Sent {
@@ -67,9 +69,6 @@ export interface MessageStoreOptions {
 /** What else belongs into the transaction that completes claims, given the sequences of those that were valid. */
 export type AlsoCompleted = (trx: Db, done: readonly number[]) => Promise<void>;
 
-/** How long an expired message of a key stays with whoever was about to bury it, in milliseconds. */
-const CONDEMNED_MS = 3_000;
-
 /** One statement takes at most this many messages; the rest follow in the same transaction. */
 const BATCH = 1_000;
 
@@ -84,6 +83,7 @@ export class MessageStore {
   readonly #dedupe: DedupeKeys;
   readonly #settling: Settling;
   readonly keys: KeyStore;
+  readonly #turns: Turns;
 
   constructor(knex: Knex, dialect: Dialect, options: MessageStoreOptions) {
     this.knex = knex;
@@ -91,6 +91,7 @@ export class MessageStore {
     this.#options = options;
     this.#dedupe = new DedupeKeys(dialect, options.prefix, options.ownIdWindowMs);
     this.keys = new KeyStore(knex, dialect, options.prefix);
+    this.#turns = new Turns(dialect, options.prefix);
     this.table = `${options.prefix}messages`;
     this.#settling = new Settling(dialect, options.prefix, options.opened);
     this.archiveTable = `${options.prefix}archive`;
@@ -145,17 +146,18 @@ export class MessageStore {
         );
         // Held until the transaction ends: the order of the sequence is the order in which senders commit.
         const rows = rowsOf(stopped.size === 0 ? fresh : fresh.filter(isNotIn(stopped)), placing);
+        const fair = (row: NewMessage) => placing?.fair(row.to_agent) === true;
         const keys = distinct(
           rows.flatMap((row) => [
-            ...[keyOfRow({ ...row }), turnKey(row, placing)],
+            ...[keyOfRow({ ...row }), fair(row) ? turnKey(row) : undefined],
             ...(admission?.keysOf(row) ?? []),
           ]),
         );
         const locked = keys.length > 0 ? await this.dialect.gates.lockKeys(trx, keys, true) : [];
         const admitted = await admission?.admit(trx, rows);
-        const ranked = await this.keys.giveTurns(trx, admitted?.rows ?? rows, locked, (row) =>
-          turnKey(row, placing),
-        );
+        const placed = admitted?.rows ?? rows;
+        const turns = await this.#turns.give(trx, placed, locked, fair);
+        const ranked = placed.map((row, n) => ({ ...row, rank: turns[n] ?? row.rank }));
         for (let n = 0; n < ranked.length; n += BATCH) {
           await this.#insert(trx, ranked.slice(n, n + BATCH));
         }
@@ -181,6 +183,7 @@ export class MessageStore {
   async #insert(db: Db, rows: readonly NewMessage[]): Promise<void> {
     if (rows.length > 0) await this.dialect.insertMessages(db, rows);
   }
+
   async claim(request: ClaimRequest) {
     return translated(this.dialect, () =>
       retried(this.dialect, () => this.dialect.claim(this.knex, request)),
@@ -239,22 +242,23 @@ export class MessageStore {
   }
 
   async bury(db: Db, burials: readonly Turn<Burial>[]): Promise<Settled[]> {
-    return this.#bury(db, burials, () => true);
+    return this.#settling.surely(db, burials, this.#burial());
   }
 
-  async #bury(
-    db: Db,
-    burials: readonly Turn<Burial>[],
-    halts: (seq: number) => boolean,
-  ): Promise<Settled[]> {
-    return this.#settling.surely(db, burials, {
-      run: (run, valid) => this.dialect.bury(run, valid),
-      also: (trx, done) =>
+  /** As `bury`; those whose key a sender holds are `held`, and their leases will pass. */
+  async tryBury(db: Db, burials: readonly Turn<Burial>[]): Promise<(Settled | "held")[]> {
+    return this.#settling.settle(db, burials, this.#burial(), 0);
+  }
+
+  #burial(halts: (seq: number) => boolean = () => true) {
+    return {
+      run: (db: Db, valid: readonly Burial[]) => this.dialect.bury(db, valid),
+      also: (trx: Db, done: readonly Turn<ClaimKey>[]) =>
         this.keys.halt(
           trx,
           done.flatMap(({ key, seq }) => (key === undefined || !halts(seq) ? [] : [{ key, seq }])),
         ),
-    });
+    };
   }
 
   /**
@@ -263,39 +267,17 @@ export class MessageStore {
    */
   async buryExpiredKeyed(limit: number): Promise<Row[]> {
     return translated(this.dialect, async () => {
-      const { now } = this.dialect;
-      const unheld = `expires_at <= ${now} AND (worker_id IS NULL OR visible_at <= ${now})`;
-      const found = (await this.knex(this.table)
-        .select([...TOLD, "receipt", "state", "ordering_key", "concurrency_key"])
-        .whereRaw(`expires_at IS NOT NULL AND ${unheld}`)
-        .whereRaw("(ordering_key IS NOT NULL OR concurrency_key IS NOT NULL)")
-        .orderBy("expires_at")
-        .limit(limit)) as Row[];
-      const condemned: Row[] = [];
-      for (const row of found) {
-        // Leased to its end like any other that is doomed: whoever dies here leaves a lease that passes.
-        const taken = await this.knex(this.table)
-          .where({ seq: int(row.seq), receipt: int(row.receipt) })
-          .whereRaw(unheld)
-          .update({
-            worker_id: `${DOOM_PREFIX}expired`,
-            receipt: int(row.receipt) + 1,
-            visible_at: this.knex.raw(`${now} + ${CONDEMNED_MS}`),
-          });
-        if (taken > 0) condemned.push(row);
-      }
+      const condemned = await condemnExpired(this.knex, this.dialect, this.table, limit);
       // One that still waited its turn was no head: its end halts nothing.
       const heads = new Set(
         condemned.filter(({ state }) => int(state) !== 2).map(({ seq }) => int(seq)),
       );
-      const outcomes = await this.#bury(
-        this.knex,
-        condemned.map((row) => ({
-          ...{ seq: int(row.seq), receipt: int(row.receipt) + 1, key: keyOfRow(row) },
-          ...{ reason: "expired", error: null, fingerprint: "expired" },
-        })),
-        (seq) => heads.has(seq),
-      );
+      const burials = condemned.map((row) => ({
+        ...{ seq: int(row.seq), receipt: int(row.receipt), key: keyOfRow(row) },
+        ...{ reason: "expired", error: null, fingerprint: EXPIRED_FINGERPRINT },
+      }));
+      const burial = this.#burial((seq) => heads.has(seq));
+      const outcomes = await this.#settling.settle(this.knex, burials, burial, 0);
       return condemned.filter((_, n) => outcomes[n] === "done");
     });
   }
@@ -347,7 +329,7 @@ export class MessageStore {
         );
         if (keys.length > 0) {
           const opened = await this.dialect.gates.openKeys(trx, keys);
-          if (opened.length > 0) this.#options.opened(db, new Set(opened));
+          if (opened.length > 0) this.#options.opened(trx, new Set(opened));
         }
         if (rows.length === 0 || !this.#options.archive) return rows;
         const now = await this.now(trx);
@@ -441,10 +423,4 @@ function rowsOf(messages: readonly EncodedMessage[], placing: Placing | undefine
       expires_at: message.expiresAt ?? null,
     })),
   );
-}
-
-/** The context whose turn a message takes, where turns are fair. */
-function turnKey(row: NewMessage, placing: Placing | undefined): KeyRef | undefined {
-  if (placing?.fair(row.to_agent) !== true) return undefined;
-  return { to_agent: row.to_agent, kind: "turn", name: row.context_id ?? "" };
 }

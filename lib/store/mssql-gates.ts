@@ -155,6 +155,20 @@ export function mssqlGates(prefix: string, now: string): GateStatements {
         .returning("*");
     },
 
+    async noteShares(db: Db, table: string, agentId: string) {
+      const noted = { agent_id: agentId, gated: 0 };
+      if ((await db(table).where({ agent_id: agentId }).whereNull("gated").update(noted)) > 0)
+        return;
+      // Differs from PostgreSQL: no ON CONFLICT. Someone else's row is as good; only this statement is undone.
+      await query(
+        db,
+        `INSERT INTO ${table} (agent_id, gated) SELECT :agent, 0 WHERE NOT EXISTS (SELECT 1 FROM ${table} WITH (UPDLOCK, ROWLOCK) WHERE agent_id = :agent)`,
+        { agent: agentId },
+      ).catch((error: unknown) => {
+        if (faultOfMssql(error) !== "unique") throw error;
+      });
+    },
+
     async insertInPlace(trx: Db, table: string, row: Record<string, unknown>) {
       const { sql, bindings } = trx(table).insert(row).toSQL();
       await trx.raw(

@@ -32,31 +32,42 @@ export function postgresGates(prefix: string, now: string): GateStatements {
 
   const LIMIT = `coalesce((SELECT key_limit FROM ${mailboxes} WHERE agent_id = j.to_agent), 1)`;
   // The keys are locked before this statement begins, so its snapshot has all that their senders committed.
-  const ACTIVE = `(SELECT count(*) FROM ${messages} m WHERE m.to_agent = j.to_agent AND m.concurrency_key = j.name AND m.state = 0)`;
+  // Ranges that equal an equality: only the index of the key has that order, so that no statistics, old ones or
+  // none, make another index look better. A constant would be left out of the order.
+  const SHARED =
+    "m.to_agent = j.to_agent AND m.concurrency_key >= j.name AND m.concurrency_key <= j.name";
+  const ORDERED =
+    "m.to_agent = j.to_agent AND m.ordering_key >= j.name AND m.ordering_key <= j.name";
+  const READY = `${SHARED} AND m.state >= 0 AND m.state <= 0`;
+  const ACTIVE = `(SELECT count(*) FROM (
+    SELECT 1 FROM ${messages} m WHERE ${READY}
+    ORDER BY m.concurrency_key, m.state, m.rank, m.seq LIMIT ${LIMIT}) x)`;
+  const ALL_ACTIVE = `(SELECT count(*) FROM (
+    SELECT 1 FROM ${messages} m WHERE ${READY} ORDER BY m.concurrency_key, m.state, m.rank, m.seq OFFSET 0) x)`;
 
   const OPEN = `
     ${KEYS},
     heads AS MATERIALIZED (
       SELECT h.seq FROM j CROSS JOIN LATERAL (
-        SELECT seq, state FROM ${messages} m
-        WHERE m.to_agent = j.to_agent AND m.ordering_key = j.name ORDER BY seq LIMIT 1) h
+        SELECT m.seq, m.state FROM ${messages} m WHERE ${ORDERED}
+        ORDER BY m.ordering_key, m.seq LIMIT 1) h
       WHERE j.kind = 'order' AND h.state = 2
         AND NOT EXISTS (SELECT 1 FROM ${keys} k WHERE ${SAME} AND k.halted_by IS NOT NULL)
       UNION ALL
       SELECT s.seq FROM j
       CROSS JOIN LATERAL (SELECT greatest(0, ${LIMIT} - ${ACTIVE}) AS free) f
       CROSS JOIN LATERAL (
-        SELECT seq FROM ${messages} m
-        WHERE m.to_agent = j.to_agent AND m.concurrency_key = j.name AND m.state = 2
-        ORDER BY rank, seq LIMIT f.free) s
+        SELECT m.seq FROM ${messages} m WHERE ${SHARED} AND m.state >= 2 AND m.state <= 2
+        ORDER BY m.concurrency_key, m.state, m.rank, m.seq LIMIT f.free) s
       WHERE j.kind = 'share'),
     empty AS (
       DELETE FROM ${keys} d WHERE d.ctid = ANY (ARRAY(
         SELECT x.ctid FROM j CROSS JOIN LATERAL (
           SELECT k.ctid FROM ${keys} k WHERE ${SAME} AND k.halted_by IS NULL LIMIT 1) x
-        WHERE j.kind <> 'turn'
-          AND NOT EXISTS (SELECT 1 FROM ${messages} m WHERE m.to_agent = j.to_agent AND m.ordering_key = j.name AND j.kind = 'order')
-          AND NOT EXISTS (SELECT 1 FROM ${messages} m WHERE m.to_agent = j.to_agent AND m.concurrency_key = j.name AND j.kind = 'share'))))
+        WHERE CASE j.kind
+          WHEN 'order' THEN (SELECT m.seq FROM ${messages} m WHERE ${ORDERED} ORDER BY m.ordering_key, m.seq LIMIT 1) IS NULL
+          WHEN 'share' THEN (SELECT m.seq FROM ${messages} m WHERE ${SHARED} ORDER BY m.concurrency_key, m.state, m.rank, m.seq LIMIT 1) IS NULL
+          ELSE false END)))
     UPDATE ${messages} m SET
       state = CASE WHEN m.visible_at > ${now} THEN 1 ELSE 0 END,
       due_at = CASE WHEN m.visible_at > ${now} THEN m.visible_at END
@@ -67,11 +78,11 @@ export function postgresGates(prefix: string, now: string): GateStatements {
     ${KEYS},
     surplus AS MATERIALIZED (
       SELECT s.seq FROM j
-      CROSS JOIN LATERAL (SELECT greatest(0, ${ACTIVE} - ${LIMIT}) AS n) f
+      CROSS JOIN LATERAL (SELECT greatest(0, ${ALL_ACTIVE} - ${LIMIT}) AS n) f
       CROSS JOIN LATERAL (
         SELECT seq FROM ${messages} m
-        WHERE m.to_agent = j.to_agent AND m.concurrency_key = j.name AND m.state = 0 AND m.visible_at <= ${now}
-        ORDER BY rank DESC, seq DESC LIMIT f.n FOR UPDATE SKIP LOCKED) s
+        WHERE ${READY} AND m.visible_at <= ${now}
+        ORDER BY m.concurrency_key DESC, m.state DESC, m.rank DESC, m.seq DESC LIMIT f.n FOR UPDATE SKIP LOCKED) s
       WHERE j.kind = 'share')
     UPDATE ${messages} m SET state = 2, worker_id = NULL, failures = ${postgresRuns.lapsed("m.")}
     WHERE m.seq = ANY (ARRAY(SELECT seq FROM surplus)) AND m.state = 0`;
@@ -124,6 +135,13 @@ export function postgresGates(prefix: string, now: string): GateStatements {
 
     async lockRows(trx: Db, table: string, { where, by }) {
       return trx(table).where(where).orderBy(by).forUpdate();
+    },
+
+    async noteShares(db: Db, table: string, agentId: string) {
+      const noted = { agent_id: agentId, gated: 0 };
+      if ((await db(table).where({ agent_id: agentId }).whereNull("gated").update(noted)) > 0)
+        return;
+      await db(table).insert(noted).onConflict("agent_id").ignore();
     },
 
     async insertInPlace(trx: Db, table: string, row: Record<string, unknown>) {

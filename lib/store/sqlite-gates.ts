@@ -129,6 +129,13 @@ export function sqliteGates(prefix: string, now: string): GateStatements {
       return trx(table).where(where).orderBy(by).forUpdate();
     },
 
+    async noteShares(db: Db, table: string, agentId: string) {
+      const noted = { agent_id: agentId, gated: 0 };
+      if ((await db(table).where({ agent_id: agentId }).whereNull("gated").update(noted)) > 0)
+        return;
+      await db(table).insert(noted).onConflict("agent_id").ignore();
+    },
+
     async insertInPlace(trx: Db, table: string, row: Record<string, unknown>) {
       await trx(table).insert(row);
     },

@@ -1,5 +1,5 @@
 import type { Knex } from "knex";
-import type { Db, Dialect, KeyRef } from "./dialect.ts";
+import type { Dialect, KeyRef } from "./dialect.ts";
 import { WHILE_IT_LIVES } from "./flow.ts";
 import type { Limit } from "./gate-rows.ts";
 import { limitOf } from "./gate-rows.ts";
@@ -93,9 +93,9 @@ export class TidyStore {
       WHEN k.kind = 'order' AND COALESCE((SELECT h.state FROM ${this.#messages} h WHERE h.seq = ${head}), 2) = 2 THEN 1
       WHEN k.kind = 'share' AND ${share(" AND m.state = 0")} IS NULL
         AND (${share(" AND m.state = 2")} IS NOT NULL OR ${share("")} IS NULL) THEN 1
-      WHEN k.kind = 'turn' AND NOT EXISTS (
-        SELECT 1 FROM ${this.#mailboxes} b
-        WHERE b.agent_id = k.to_agent AND b.fair = 1 AND COALESCE(b.virtual_time, 0) < COALESCE(k.last_rank, 0)) THEN 1
+      WHEN k.kind LIKE 'turn%' AND NOT EXISTS (
+        SELECT 1 FROM ${this.#messages} m
+        WHERE m.to_agent = k.to_agent AND m.lane = '' AND m.state = 0 AND m.rank = k.last_rank) THEN 1
       ELSE 0 END`;
   }
 
@@ -121,37 +121,26 @@ export class TidyStore {
   }
 
   /**
-   * Forgets contexts whose last turn was served: without its row a context gets the same next turn. A sender who
-   * holds the row is not waited for.
+   * Forgets contexts whose last turn was served: without its row a context begins with the turn that is being
+   * served. A sender who holds the row is not waited for.
    */
   async forgetTurns(turns: readonly KeyRef[]): Promise<number> {
     return translated(this.#dialect, () =>
       transaction(this.#dialect, this.#knex, async (trx) => {
         const locked = await this.#dialect.gates.lockKeys(trx, distinct(turns), false);
         let forgotten = 0;
-        for (const agentId of new Set(locked.map(({ to_agent }) => to_agent))) {
-          const served = await this.#served(trx, agentId);
-          const names = locked
-            .filter((key) => key.to_agent === agentId && (key.last_rank ?? 0) <= served)
-            .map(({ name }) => name);
-          if (names.length === 0) continue;
+        for (const { to_agent, kind, name } of locked) {
           forgotten += await trx(this.#keys)
-            .where({ to_agent: agentId, kind: "turn" })
-            .whereIn("name", names)
+            .where({ to_agent, kind, name })
+            .whereRaw(
+              `NOT EXISTS (SELECT 1 FROM ${this.#messages} m WHERE m.to_agent = ? AND m.lane = '' AND m.state = 0 AND m.rank = last_rank)`,
+              [to_agent],
+            )
             .del();
         }
         return forgotten;
       }),
     );
-  }
-
-  /** The turn served last; where contexts do not take turns, all of them. */
-  async #served(trx: Db, agentId: string): Promise<number> {
-    const row = (await trx(this.#mailboxes)
-      .where({ agent_id: agentId })
-      .first("fair", "virtual_time")) as Row | undefined;
-    if (intOrNull(row?.fair) !== 1) return Number.POSITIVE_INFINITY;
-    return intOrNull(row?.virtual_time) ?? 0;
   }
 
   /** Frees slots of messages that ended or are in other hands; claims free only those of their own limits. */

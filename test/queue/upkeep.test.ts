@@ -207,12 +207,12 @@ eachDatabase("upkeep", (database) => {
     await queue.ackMessages(await queue.getMessages("a", { limit: 2 }));
     // The first turn is over: that of x, but not the second of y.
     expect((await queue.maintain()).turnsForgotten).toBe(1);
-    expect(await rows(knex, "keys", { kind: "turn" })).toBe(1);
+    expect(await rows(knex, "keys", { kind: "turn20" })).toBe(1);
     await queue.sendMessages([of("y", 4), of("x", 5)]);
     expect(numbers(await queue.getMessages("a"))).toEqual([3, 5, 4]);
     await queue.mailboxes.set("a", { fair: null });
     await allOf(queue);
-    expect(await rows(knex, "keys", { kind: "turn" })).toBe(0);
+    expect(await rows(knex, "keys", { kind: "turn20" })).toBe(0);
   });
 
   it("frees slots of messages that are gone, and no others", async () => {
