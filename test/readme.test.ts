@@ -162,6 +162,7 @@ describe("the public names", () => {
         "Outbox",
         "PayloadTooLarge",
         "PermissionDenied",
+        "QueueFull",
         "RETRY_POLICIES",
         "RateLimited",
         "ServiceUnavailable",

@@ -16,7 +16,6 @@ import { MessageStore, type Sent } from "../store/messages.ts";
 import { SchemaCheck } from "../store/migrate.ts";
 import { PayloadStore } from "../store/payloads.ts";
 import type { Settled } from "../store/settling.ts";
-import { isTransaction } from "../store/sql.ts";
 import { UpkeepStore } from "../store/upkeep.ts";
 import { type WakeChannel, wakeChannel } from "../store/wake-channel.ts";
 import { Breakers } from "./breakers.ts";
@@ -28,6 +27,7 @@ import { type EventFields, fieldsOf, messageEvent } from "./events.ts";
 import { type Failed, type FailOptions, fail } from "./fail.ts";
 import { failedRun, fingerprint, storedError } from "./failure.ts";
 import { FlowControl } from "./flow.ts";
+import { follow } from "./follow.ts";
 import { Gates } from "./gates.ts";
 import { type Push, pushOf } from "./notify.ts";
 import { Payloads } from "./payloads.ts";
@@ -280,22 +280,9 @@ export class QueueCore {
   ): Promise<void> {
     this.#tell(db, claims, outcomes, event, reason);
     this.flow.ended(db, claims);
-    const gated = claims.filter(
-      ({ toAgent }, n) => outcomes[n] === "done" && this.gates.known.guards(toAgent),
-    );
-    if (gated.length === 0) return;
+    const done = claims.filter((_, n) => outcomes[n] === "done");
     const failed = event === "retried" || (event === "dead_lettered" && reason === "max_attempts");
-    const follow = async () => {
-      for (const agentId of new Set(gated.map(({ toAgent }) => toAgent))) {
-        const ends = gated.filter(({ toAgent }) => toAgent === agentId);
-        if (counts) await this.breakers.outcome(agentId, ends, failed);
-        this.signal(new Set([agentId]));
-      }
-    };
-    // What was settled stays so, whatever becomes of this: a slot frees itself, a probe is repeated.
-    const follows = () => follow().catch(() => undefined);
-    if (isTransaction(db)) afterCommit(db, () => void follows());
-    else await follows();
+    await follow(this, db, done, counts ? failed : undefined);
   }
 
   #tell(

@@ -10,6 +10,7 @@ import { isTransaction, type Row, retried, translated } from "../store/sql.ts";
 import type { ClaimedMessage } from "./claimed.ts";
 import type { QueueCore } from "./core.ts";
 import { fieldsOf } from "./events.ts";
+import { follow } from "./follow.ts";
 
 /** How long a message that ends before it is handed out waits for a sender that holds its key. */
 const PATIENCE_MS = 250;
@@ -94,6 +95,13 @@ export class Delivery {
     if (outcome === "done" || outcome === "duplicate") {
       const fields = [fieldsOf(row as unknown as ClaimedRow)];
       this.#core.tell(db, "processed", fields, outcome === "done" ? undefined : "duplicate");
+      const toAgent = String(row.to_agent);
+      await follow(
+        this.#core,
+        db,
+        [{ toAgent, sequence: claim.seq, receipt: claim.receipt }],
+        false,
+      );
     }
     return outcome === "done";
   }

@@ -67,6 +67,11 @@ export class KnownSettings {
     return mailboxes?.get(EVERY_MAILBOX)?.gated === 1 || mailboxes?.get(agentId)?.gated === 1;
   }
 
+  /** Whether something is set for all mailboxes together, as far as is known without a look. */
+  limitsAll(): boolean {
+    return this.#known?.mailboxes.get(EVERY_MAILBOX)?.gated === 1;
+  }
+
   async hasBreaker(agentId: string): Promise<boolean> {
     const { mailboxes } = await this.all(this.#store.knex);
     return (mailboxes.get(agentId)?.breaker ?? null) !== null;
