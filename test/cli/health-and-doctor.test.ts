@@ -140,7 +140,10 @@ eachDatabase("health and doctor", (database) => {
     const { level, checks } = pending.json<{ level: string; checks: { check: string }[] }>();
     expect(level).toBe("problem");
     expect(checks).toContainEqual(
-      expect.objectContaining({ check: "migrations", found: `pending: ${migrations.at(-1)?.name}` }),
+      expect.objectContaining({
+        check: "migrations",
+        found: `pending: ${migrations.at(-1)?.name}`,
+      }),
     );
     expect(checks.map(({ check }) => check)).toContain("server_version");
     await knex("outbox_migrations").insert({ name: "999_later", batch: 2 });
