@@ -295,7 +295,7 @@ export class GateSettings {
 }
 
 /** Whether a limit is about what another is about. */
-export function sameScope(limit: LimitDefinition, other: LimitDefinition): boolean {
+function sameScope(limit: LimitDefinition, other: LimitDefinition): boolean {
   return limit.agentId === other.agentId && limit.messageType === other.messageType;
 }
 
