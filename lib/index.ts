@@ -116,7 +116,6 @@ export type {
 } from "./queue/worker.ts";
 export { connect, type DatabaseInput, knexConfig, redactUrl } from "./store/connect.ts";
 export type { DialectName } from "./store/dialect.ts";
-export type { Sent } from "./store/messages.ts";
 export {
   type MigrationStatus,
   migrate,
@@ -125,3 +124,4 @@ export {
   migrationStatus,
   schemaSql,
 } from "./store/migrate.ts";
+export type { Sent } from "./store/sending.ts";

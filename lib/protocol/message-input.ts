@@ -59,12 +59,17 @@ export interface MessageInput {
   cost?: number | undefined;
   /** Default AT_LEAST_ONCE. */
   delivery?: DeliveryMode | undefined;
-  /** How many messages led to this one. Default: one more than the message whose handler sends it, else 0. */
+  /**
+   * How many messages led to this one. Default: one more than the message whose handler sends it, and never less;
+   * without one 0. Given as 0: it begins a new chain, and inherits nothing.
+   */
   hops?: number | undefined;
   correlationId?: string | undefined;
+  /** Default: the id of the message whose handler sends it. */
   causationId?: string | undefined;
   /** The mailbox that `reply` answers to. Default: fromAgent. */
   replyTo?: string | undefined;
+  /** The conversation that it belongs to. Default: that of the message whose handler sends it. */
   contextId?: string | undefined;
   taskId?: string | undefined;
   subject?: string | undefined;

@@ -3,7 +3,7 @@ import type { AgentMessage } from "../protocol/agent-message.ts";
 import type { EncodedMessage } from "../protocol/envelope.ts";
 import type { BatcherSettings, Flow } from "../protocol/flow.ts";
 import type { MessageInput } from "../protocol/message-input.ts";
-import type { Sent } from "../store/messages.ts";
+import type { Sent } from "../store/sending.ts";
 
 /** After these the batch may be stored for all we know, or the next try would fail alike: nothing is sent again. */
 const FOR_ALL: readonly ErrorCode[] = [

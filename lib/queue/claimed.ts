@@ -7,8 +7,8 @@ import type { NackOptions } from "../protocol/options.ts";
 import { ownRetry, type RetryChoice } from "../protocol/retry.ts";
 import type { DeliveryMode, MessageKind } from "../protocol/types.ts";
 import type { ClaimedRow } from "../store/dialect.ts";
-import type { Sent } from "../store/messages.ts";
 import { refOf } from "../store/payloads.ts";
+import type { Sent } from "../store/sending.ts";
 import type { Packed } from "./content.ts";
 import { idempotencyKey } from "./delivery.ts";
 

@@ -4,7 +4,7 @@ import type { Flow } from "../protocol/flow.ts";
 import { afterCommit } from "../store/after-commit.ts";
 import type { Db, KeyRef, NewMessage } from "../store/dialect.ts";
 import { depthKey, FlowStore, type Member, windowKey, windowName } from "../store/flow.ts";
-import type { Admission, Admitted, Placing, Sent } from "../store/messages.ts";
+import type { Admission, Admitted, Placing, Sent } from "../store/sending.ts";
 import { isTransaction } from "../store/sql.ts";
 import type { Brakes } from "../store/stopped.ts";
 import type { QueueCore } from "./core.ts";

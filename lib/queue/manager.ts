@@ -31,8 +31,8 @@ import { id, parse, shown } from "../protocol/validate.ts";
 import { told } from "../store/after-commit.ts";
 import { connect, type DatabaseInput } from "../store/connect.ts";
 import { dialectFor } from "../store/dialects.ts";
-import type { Sent } from "../store/messages.ts";
 import { claimedRow } from "../store/rows.ts";
+import type { Sent } from "../store/sending.ts";
 import { Batcher } from "./batcher.ts";
 import {
   type AckOutcome,

@@ -19,13 +19,13 @@ import {
 } from "../protocol/schedules.ts";
 import { parse } from "../protocol/validate.ts";
 import { afterCommit } from "../store/after-commit.ts";
-import type { Sent } from "../store/messages.ts";
 import type {
   ScheduleChange,
   ScheduleDefinition,
   ScheduleRow,
   ScheduleStore,
 } from "../store/schedules.ts";
+import type { Sent } from "../store/sending.ts";
 import type { TxOption } from "./claimed.ts";
 import type { QueueCore } from "./core.ts";
 import { encoded, messageOf, SCHEDULES_CHANGED, storeOf } from "./schedule-fire.ts";

@@ -5,7 +5,7 @@ import type { MessageInput } from "../protocol/message-input.ts";
 import { delaySchema, leaseSchema, nackOptionsSchema, reasonSchema } from "../protocol/options.ts";
 import { MessageType } from "../protocol/types.ts";
 import { parse } from "../protocol/validate.ts";
-import type { Sent } from "../store/messages.ts";
+import type { Sent } from "../store/sending.ts";
 import type { ClaimedMessage, Settler, TxOption } from "./claimed.ts";
 import type { QueueCore } from "./core.ts";
 
