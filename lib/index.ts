@@ -81,29 +81,29 @@ export type {
 } from "./protocol/tasks.ts";
 export * from "./protocol/types.ts";
 export type { StopOptions } from "./protocol/work-options.ts";
-export type { Batcher } from "./queue/batcher.ts";
 export * from "./queue/claimed.ts";
+export type { SweepReport } from "./queue/content/payloads.ts";
 export type {
   DeadLetterGroup,
   DeadLetterGroups,
   DeadLetters,
   DiscardResult,
   RedriveResult,
-} from "./queue/dead-letters.ts";
+} from "./queue/dead-letters/dead-letters.ts";
+export type { Batcher } from "./queue/flow/batcher.ts";
 export { MessageQueueManager, type SendOptions } from "./queue/manager.ts";
-export type { SweepReport } from "./queue/payloads.ts";
-export type { Consumer } from "./queue/presence.ts";
-export type { Schedule, ScheduleOutcome, Schedules } from "./queue/schedules.ts";
-export type { QueueStats } from "./queue/stats.ts";
+export type { Schedule, ScheduleOutcome, Schedules } from "./queue/schedules/schedules.ts";
 export type { DeadLetter, MessageState, StoredMessage } from "./queue/stored.ts";
+export type { Consumer } from "./queue/upkeep/presence.ts";
+export type { QueueStats } from "./queue/upkeep/stats.ts";
 export type {
   UpkeepCounts,
   UpkeepFailure,
   UpkeepLag,
   UpkeepReport,
   UpkeepStep,
-} from "./queue/upkeep.ts";
-export type { Explanation, WhyState } from "./queue/why.ts";
+} from "./queue/upkeep/upkeep.ts";
+export type { Explanation, WhyState } from "./queue/why/why.ts";
 export type {
   WorkActivity,
   WorkContext,
@@ -113,7 +113,7 @@ export type {
   WorkerStats,
   WorkHandler,
   WorkOptions,
-} from "./queue/worker.ts";
+} from "./queue/worker/worker.ts";
 export { connect, type DatabaseInput, knexConfig, redactUrl } from "./store/connect.ts";
 export type { DialectName } from "./store/dialect.ts";
 export {

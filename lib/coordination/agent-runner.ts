@@ -12,7 +12,7 @@ import { MessageType } from "../protocol/types.ts";
 import { parse } from "../protocol/validate.ts";
 import type { ClaimedMessage } from "../queue/claimed.ts";
 import { MessageQueueManager } from "../queue/manager.ts";
-import type { WorkContext, Worker, WorkHandler } from "../queue/worker.ts";
+import type { WorkContext, Worker, WorkHandler } from "../queue/worker/worker.ts";
 import { connect } from "../store/connect.ts";
 import type { Db } from "../store/dialect.ts";
 import { dialectFor } from "../store/dialects.ts";

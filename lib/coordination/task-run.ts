@@ -5,7 +5,7 @@ import type { TaskProgress } from "../protocol/tasks.ts";
 import { MessageType } from "../protocol/types.ts";
 import { jsonText, parse, plainText } from "../protocol/validate.ts";
 import type { ClaimedMessage } from "../queue/claimed.ts";
-import type { WorkContext } from "../queue/worker.ts";
+import type { WorkContext } from "../queue/worker/worker.ts";
 import type { Fence } from "../store/task-row.ts";
 import type { TaskStore } from "../store/tasks.ts";
 import { derivedId, type Tx, tellTask } from "./parts.ts";

@@ -9,8 +9,8 @@ import type { DeliveryMode, MessageKind } from "../protocol/types.ts";
 import type { ClaimedRow } from "../store/dialect.ts";
 import { refOf } from "../store/payloads.ts";
 import type { Sent } from "../store/sending.ts";
-import type { Packed } from "./content.ts";
-import { idempotencyKey } from "./delivery.ts";
+import type { Packed } from "./content/content.ts";
+import { idempotencyKey } from "./delivery/delivery.ts";
 
 /** Writes join this transaction of the caller's, where one is given. */
 export interface TxOption {

@@ -6,7 +6,7 @@ import { inOrder } from "../store/rows.ts";
 import type { Turn } from "../store/settling.ts";
 import type { QueueCore } from "./core.ts";
 import { fieldsOf, messageEvent } from "./events.ts";
-import { fingerprint } from "./failure.ts";
+import { fingerprint } from "./retries/failure.ts";
 
 /** A doomed message is buried and the claim repeated at most this often, so that a call always ends. */
 const MOST_BURIALS = 20;

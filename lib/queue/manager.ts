@@ -33,7 +33,6 @@ import { connect, type DatabaseInput } from "../store/connect.ts";
 import { dialectFor } from "../store/dialects.ts";
 import { claimedRow } from "../store/rows.ts";
 import type { Sent } from "../store/sending.ts";
-import { Batcher } from "./batcher.ts";
 import {
   type AckOutcome,
   ClaimedMessage,
@@ -41,26 +40,27 @@ import {
   type Settler,
   type TxOption,
 } from "./claimed.ts";
+import { loadAll } from "./content/load.ts";
+import type { SweepReport } from "./content/payloads.ts";
 import { QueueCore } from "./core.ts";
-import { DeadLetters } from "./dead-letters.ts";
+import { DeadLetters } from "./dead-letters/dead-letters.ts";
+import { causeOf } from "./delivery/lineage.ts";
 import { fieldsOf } from "./events.ts";
-import { Limits } from "./limits.ts";
-import { causeOf } from "./lineage.ts";
-import { loadAll } from "./load.ts";
+import { Batcher } from "./flow/batcher.ts";
+import { Limits } from "./gates/limits.ts";
+import { Mailboxes } from "./gates/mailboxes.ts";
+import { OrderingKeys } from "./gates/ordering-keys.ts";
 import { findMessage, heldRow } from "./look-up.ts";
-import { Mailboxes } from "./mailboxes.ts";
-import { OrderingKeys } from "./ordering-keys.ts";
-import type { SweepReport } from "./payloads.ts";
-import { Callers, type Consumer, consumersOf } from "./presence.ts";
-import { Schedules } from "./schedules.ts";
+import { Schedules } from "./schedules/schedules.ts";
 import { settlerOf, txOf } from "./settler.ts";
-import { type QueueStats, queueStats } from "./stats.ts";
 import type { StoredMessage } from "./stored.ts";
-import { type UpkeepReport, upkeep } from "./upkeep.ts";
-import { type Explanation, explain } from "./why.ts";
-import { Worker, type WorkHandler, type WorkOptions } from "./worker.ts";
-import { newWorkerId } from "./worker-id.ts";
-import { Bell, settledWithin } from "./worker-pace.ts";
+import { Callers, type Consumer, consumersOf } from "./upkeep/presence.ts";
+import { type QueueStats, queueStats } from "./upkeep/stats.ts";
+import { type UpkeepReport, upkeep } from "./upkeep/upkeep.ts";
+import { type Explanation, explain } from "./why/why.ts";
+import { newWorkerId } from "./worker/id.ts";
+import { Bell, settledWithin } from "./worker/pace.ts";
+import { Worker, type WorkHandler, type WorkOptions } from "./worker/worker.ts";
 
 /** `close` waits for the pool no longer than this. */
 const LONGEST_DESTROY_MS = 5_000;

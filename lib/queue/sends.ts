@@ -5,8 +5,8 @@ import { afterCommit } from "../store/after-commit.ts";
 import type { Db } from "../store/dialect.ts";
 import { refOf } from "../store/payloads.ts";
 import type { Sent } from "../store/sending.ts";
-import { brakesFor } from "./brakes.ts";
 import type { QueueCore } from "./core.ts";
+import { brakesFor } from "./delivery/brakes.ts";
 import { messageEvent } from "./events.ts";
 
 /** Stores messages where they belong, and tells of them once they are committed. */

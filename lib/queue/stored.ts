@@ -6,7 +6,7 @@ import type { DeliveryMode } from "../protocol/types.ts";
 import { ORIGIN_HEADER } from "../store/dead-letters.ts";
 import type { ParseJson } from "../store/rows.ts";
 import { int, intOrNull, type Row } from "../store/sql.ts";
-import { contentRef } from "./content.ts";
+import { contentRef } from "./content/content.ts";
 import type { QueueCore } from "./core.ts";
 
 /** Where a message is. `leased` ends by itself: a lease that has passed reads as `ready`. */

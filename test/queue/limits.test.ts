@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { admit, type Gate, gateOf } from "../../lib/queue/admission.ts";
+import { admit, type Gate, gateOf } from "../../lib/queue/gates/admission.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { elapse, failure, note, watched } from "../support/queue.ts";
 

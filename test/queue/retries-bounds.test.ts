@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { RateLimited, RETRY_POLICIES } from "../../lib/index.ts";
 import { retryPolicySchema } from "../../lib/protocol/retry.ts";
-import { type Verdict, verdictOn } from "../../lib/queue/retries.ts";
+import { type Verdict, verdictOn } from "../../lib/queue/retries/retries.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { elapse, mailbox, note, watched } from "../support/queue.ts";
 

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, it, vi } from "vitest";
-import { Ear } from "../../lib/queue/notify-ear.ts";
+import { Ear } from "../../lib/queue/wake/notify-ear.ts";
 import type { ListenCalls, WakeChannel } from "../../lib/store/wake-channel.ts";
 
 /** A channel whose connections the test breaks in ways that no real server breaks on request. */

@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { Bell, backOffMs, Pace, settledWithin, within } from "../../lib/queue/worker-pace.ts";
+import { Bell, backOffMs, Pace, settledWithin, within } from "../../lib/queue/worker/pace.ts";
 
 it("looks again at once after a full batch, and ever more rarely while there is nothing", () => {
   const pace = new Pace({ min: 5, max: 1_000 });

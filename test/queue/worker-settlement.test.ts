@@ -2,7 +2,7 @@ import { expect, it } from "vitest";
 import { AgentCommunicationError, ServiceUnavailable } from "../../lib/index.ts";
 import type { ClaimedMessage } from "../../lib/queue/claimed.ts";
 import type { QueueCore } from "../../lib/queue/core.ts";
-import { Settlement } from "../../lib/queue/worker-settlement.ts";
+import { Settlement } from "../../lib/queue/worker/settlement.ts";
 import { until } from "../support/processes.ts";
 
 type Ack = (sequences: number[]) => Promise<("done" | "stale" | "gone")[]>;

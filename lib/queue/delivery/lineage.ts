@@ -1,0 +1,40 @@
+import { AsyncLocalStorage } from "node:async_hooks";
+import { ValidationFailed } from "../../errors.ts";
+import type { Cause } from "../../protocol/loops.ts";
+import { shown } from "../../protocol/validate.ts";
+import { ClaimedMessage } from "../claimed.ts";
+
+interface Handling {
+  readonly message: ClaimedMessage;
+  over: boolean;
+}
+
+/** One for all queues of the process: a chain goes through several databases. */
+const handling = new AsyncLocalStorage<Handling>();
+
+/** Calls a handler so that what it sends, until it has ended, is caused by its message. */
+export async function causing(message: ClaimedMessage, handler: () => unknown): Promise<void> {
+  const entry = { message, over: false };
+  try {
+    await handling.run(entry, async () => handler());
+  } finally {
+    // What a handler has left running (a timer, a pool) is not its message's doing for ever.
+    entry.over = true;
+  }
+}
+
+/**
+ * What a send is caused by: the message that the caller names, else the one whose handler is running.
+ *
+ * @throws ValidationFailed
+ */
+export function causeOf(named: unknown): Cause | undefined {
+  if (named !== undefined) {
+    if (named instanceof ClaimedMessage) return named;
+    throw new ValidationFailed(
+      `options.causedBy: expected a claimed message, as getMessages and handlers get it, got ${shown(named)}`,
+    );
+  }
+  const entry = handling.getStore();
+  return entry === undefined || entry.over ? undefined : entry.message;
+}

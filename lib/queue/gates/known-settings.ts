@@ -1,0 +1,136 @@
+import type { EncodedMessage } from "../../protocol/envelope.ts";
+import type { Db } from "../../store/dialect.ts";
+import type { Limit, Mailbox } from "../../store/gate-rows.ts";
+import type { GateSettings } from "../../store/gate-settings.ts";
+import { EVERY_MAILBOX, type GateStore } from "../../store/gates.ts";
+import type { Placing } from "../../store/sending.ts";
+import { translated } from "../../store/sql.ts";
+
+/**
+ * How old what this process knows of the settings may be. A mailbox that got a gate meanwhile gives nothing to a
+ * claim that does not go through it, so this costs time and never correctness; an idle process asks that often.
+ */
+const FRESH_MS = 3_000;
+
+interface Known {
+  readonly at: number;
+  readonly mailboxes: ReadonlyMap<string, Mailbox>;
+  readonly limits: readonly Limit[];
+}
+
+/** What is set for mailboxes, as far as senders and claims of this process must know. */
+export class KnownSettings {
+  readonly #store: GateStore;
+  readonly #settings: GateSettings;
+  /** The last look, however old. */
+  #known: Known | undefined;
+  #looking: Promise<Known> | undefined;
+
+  constructor(store: GateStore, settings: GateSettings) {
+    this.#store = store;
+    this.#settings = settings;
+  }
+
+  /** What is set, as of three seconds ago at most. */
+  async all(db: Db): Promise<Known> {
+    const known = this.#known;
+    if (known !== undefined && performance.now() - known.at < FRESH_MS) return known;
+    // A transaction looks for itself: on SQLite it has the only connection.
+    if (db !== this.#store.knex) return this.#look(db);
+    this.#looking ??= this.#look(db).finally(() => {
+      this.#looking = undefined;
+    });
+    return this.#looking;
+  }
+
+  async #look(db: Db): Promise<Known> {
+    const at = performance.now();
+    const { mailboxes, limits } = await translated(this.#store.dialect, async () => {
+      const configured = await this.#store.configured(db);
+      // A limit is about a mailbox that has a gate, or about all.
+      const gated = configured.some((mailbox) => mailbox.gated === 1);
+      return { mailboxes: configured, limits: gated ? await this.#store.limits(db) : [] };
+    });
+    const byId = new Map(mailboxes.map((mailbox) => [mailbox.agentId, mailbox]));
+    this.#known = { at, mailboxes: byId, limits };
+    return this.#known;
+  }
+
+  /** Something was set here: the next call looks at the tables. */
+  forget(): void {
+    if (this.#known !== undefined) this.#known = { ...this.#known, at: Number.NEGATIVE_INFINITY };
+  }
+
+  /** Whether claims of a mailbox go through the gate, as far as is known without a look. */
+  guards(agentId: string): boolean {
+    const mailboxes = this.#known?.mailboxes;
+    return mailboxes?.get(EVERY_MAILBOX)?.gated === 1 || mailboxes?.get(agentId)?.gated === 1;
+  }
+
+  /** Whether something is set for all mailboxes together, as far as is known without a look. */
+  limitsAll(): boolean {
+    return this.#known?.mailboxes.get(EVERY_MAILBOX)?.gated === 1;
+  }
+
+  async hasBreaker(agentId: string): Promise<boolean> {
+    const { mailboxes } = await this.all(this.#store.knex);
+    return (mailboxes.get(agentId)?.breaker ?? null) !== null;
+  }
+
+  /** Mailboxes among the recipients that refuse messages while their breaker is open. */
+  async refusing(db: Db, messages: readonly EncodedMessage[]): Promise<string[]> {
+    const { mailboxes } = await this.all(db);
+    if (mailboxes.size === 0) return [];
+    const agents = new Set(messages.flatMap(({ toAgent }) => toAgent));
+    return [...agents].filter((agent) => mailboxes.get(agent)?.breaker?.whenOpen === "fail");
+  }
+
+  /** Where messages go within their mailboxes; undefined when nothing is set that a sender must know of. */
+  async placing(db: Db, messages: readonly EncodedMessage[]): Promise<Placing | undefined> {
+    const known = await this.all(db);
+    const { mailboxes } = known;
+    const shares = messages.some(({ concurrencyKey }) => concurrencyKey !== undefined);
+    if (mailboxes.size === 0 && known.limits.length === 0 && !shares) return undefined;
+    if (shares) await this.#promoting(db, messages, mailboxes);
+    return {
+      laneOf: (messageType, toAgent) => laneOf(known.limits, messageType, toAgent),
+      agingMs: (toAgent) => mailboxes.get(toAgent)?.agingMs ?? null,
+      fair: (toAgent) => mailboxes.get(toAgent)?.fair ?? false,
+    };
+  }
+
+  /** Notes, once per mailbox, that due messages of its concurrency keys are to be promoted. */
+  async #promoting(
+    db: Db,
+    messages: readonly EncodedMessage[],
+    mailboxes: ReadonlyMap<string, Mailbox>,
+  ): Promise<void> {
+    const agents = messages.flatMap(({ concurrencyKey, toAgent }) =>
+      concurrencyKey === undefined ? [] : toAgent,
+    );
+    for (const agentId of [...new Set(agents)].sort()) {
+      if ((mailboxes.get(agentId)?.gated ?? null) !== null) continue;
+      await this.#settings.notePromoting(db, agentId);
+      this.forget();
+    }
+  }
+
+  /** Whether claims of a mailbox go through the gate: always, never, or only its concurrency keys' due messages. */
+  async wayOf(agentId: string): Promise<"plain" | "promote" | "gated"> {
+    const { mailboxes } = await this.all(this.#store.knex);
+    if (mailboxes.get(EVERY_MAILBOX)?.gated === 1) return "gated";
+    const gated = mailboxes.get(agentId)?.gated;
+    return gated === 1 ? "gated" : gated === 0 ? "promote" : "plain";
+  }
+}
+
+/** The lane of a message: that of its type, where a limit is about the type. */
+function laneOf(limits: readonly Limit[], messageType: string, toAgent: string): string {
+  const limited = limits.some(
+    (limit) =>
+      limit.messageType === messageType &&
+      limit.removedAt === null &&
+      (limit.agentId === undefined || limit.agentId === toAgent),
+  );
+  return limited ? messageType : "";
+}

@@ -1,0 +1,141 @@
+import { randomUUID } from "node:crypto";
+import type { WakeChannel } from "../../store/wake-channel.ts";
+import { backOffMs, settledWithin } from "../worker/pace.ts";
+import { Ear } from "./notify-ear.ts";
+import { hubOf, type WakeHub } from "./wake.ts";
+
+/** One wake-up per mailbox in this time is enough: whoever it wakes drains the mailbox. */
+const WINDOW_MS = 50;
+/** The most payloads of one statement. */
+const MOST_AT_ONCE = 500;
+/** A listener outlives its last user by this much, so that short waits do not open one connection each. */
+const LINGER_MS = 10_000;
+
+/** Tells this process's own wake-ups from those of others: its own consumers were woken directly. */
+const SENDER = randomUUID().slice(0, 8);
+
+/**
+ * Carries wake-ups between processes. One per database in a process, whatever the number of queues: it sends
+ * through the pool of one of them, and listens on one connection as long as anybody waits for messages.
+ * Everything that fails here costs latency, never a message.
+ */
+export class Push {
+  readonly #hub: WakeHub;
+  readonly #pending = new Set<string>();
+  /** When a wake-up of a mailbox was sent last; forgotten after the window. */
+  readonly #sentAt = new Map<string, number>();
+  /** Of the queue that sent last. */
+  #channel: WakeChannel | undefined;
+  #sending: Promise<void> | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #failures = 0;
+  #silentUntil = 0;
+  /** Of the queues that wait for messages, one entry per consumer. */
+  readonly #attending = new Set<{ readonly channel: WakeChannel }>();
+  #ear: Ear | undefined;
+  #linger: NodeJS.Timeout | undefined;
+
+  constructor(name: string) {
+    this.#hub = hubOf(name);
+  }
+
+  /** Wakes consumers of these mailboxes in other processes, soon. */
+  send(agentIds: Iterable<string>, channel: WakeChannel): void {
+    if (performance.now() < this.#silentUntil) return;
+    this.#channel = channel;
+    for (const agentId of agentIds) this.#pending.add(agentId);
+    void this.#flush();
+  }
+
+  /** Listens from now on, until the returned call. */
+  attend(channel: WakeChannel): () => void {
+    const entry = { channel };
+    this.#attending.add(entry);
+    clearTimeout(this.#linger);
+    this.#ear ??= new Ear(() => [...this.#attending][0]?.channel ?? channel, {
+      heard: (payload) => {
+        const [agentId = "", sender] = payload.split(" ", 2);
+        if (sender !== SENDER) this.#hub.wake([agentId]);
+      },
+      missed: () => this.#hub.wakeAll(),
+    });
+    return () => {
+      if (!this.#attending.delete(entry) || this.#attending.size > 0) return;
+      this.#linger = setTimeout(() => this.#deafen(), LINGER_MS).unref();
+    };
+  }
+
+  /** A queue closes: sends what is still to be sent, within a second. */
+  async close(channel: WakeChannel): Promise<void> {
+    if (this.#attending.size === 0) this.#deafen();
+    if (this.#channel !== channel) return;
+    const rest = async () => {
+      await this.#sending;
+      await this.#flush(true);
+    };
+    await settledWithin(1_000, rest());
+    if (this.#channel === channel) this.#channel = undefined;
+  }
+
+  #deafen(): void {
+    clearTimeout(this.#linger);
+    this.#ear?.close();
+    this.#ear = undefined;
+  }
+
+  /** One statement at a time; what comes meanwhile goes with the next one. */
+  #flush(all = false): Promise<void> {
+    this.#sending ??= this.#sendAll(all).finally(() => {
+      this.#sending = undefined;
+      // What came between the last look and this turn.
+      if (this.#pending.size > 0 && this.#timer === undefined) void this.#flush();
+    });
+    return this.#sending;
+  }
+
+  async #sendAll(all: boolean): Promise<void> {
+    for (;;) {
+      const now = performance.now();
+      for (const [agentId, at] of this.#sentAt) {
+        if (now - at >= WINDOW_MS) this.#sentAt.delete(agentId);
+      }
+      const due = [...this.#pending]
+        .filter((agentId) => all || !this.#sentAt.has(agentId))
+        .slice(0, MOST_AT_ONCE);
+      const channel = this.#channel;
+      if (channel === undefined) this.#pending.clear();
+      if (due.length === 0 || channel === undefined) break;
+      for (const agentId of due) {
+        this.#pending.delete(agentId);
+        this.#sentAt.set(agentId, now);
+      }
+      try {
+        await channel.send(due.map((agentId) => `${agentId} ${SENDER}`));
+        this.#failures = 0;
+      } catch {
+        // Most likely the database is away; where NOTIFY is not to be had at all, it is tried ever more rarely.
+        this.#failures++;
+        this.#silentUntil =
+          performance.now() + backOffMs(this.#failures) * Math.min(this.#failures, 60);
+        this.#pending.clear();
+      }
+    }
+    if (this.#pending.size === 0 || this.#timer !== undefined) return;
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined;
+      void this.#flush();
+    }, WINDOW_MS).unref();
+  }
+}
+
+const pushes = new Map<string, Push>();
+
+/** The one of this database in this process. */
+export function pushOf(database: string): Push {
+  let push = pushes.get(database);
+  if (push === undefined) {
+    push = new Push(database);
+    pushes.set(database, push);
+  }
+  return push;
+}

@@ -1,0 +1,153 @@
+import type { WorkSettings } from "../../protocol/work-options.ts";
+import type { ClaimedRow } from "../../store/dialect.ts";
+import type { Settler } from "../claimed.ts";
+import type { QueueCore } from "../core.ts";
+import type { Crew } from "./crew.ts";
+import { Bell, Pace, within } from "./pace.ts";
+import type { Reports } from "./reports.ts";
+import { type Extender, Run } from "./run.ts";
+
+/** What can start within this many milliseconds may be claimed ahead. */
+const SOON_MS = 100;
+/** What was claimed ahead and has not started after this is given back for others. */
+const LONGEST_AHEAD_MS = 1_000;
+
+export interface IntakeOptions {
+  readonly core: QueueCore;
+  readonly settler: Settler;
+  readonly agentId: string;
+  readonly workerId: string;
+  readonly settings: WorkSettings;
+  readonly crew: Crew;
+  readonly leases: Extender;
+  readonly reports: Reports;
+}
+
+/** Looks into the mailbox, as often as is worth it, and claims what the crew can start soon. */
+export class Intake {
+  readonly #options: IntakeOptions;
+  readonly #pace: Pace;
+  readonly #bell = new Bell();
+  #aheadSince = 0;
+  #stopped = false;
+  #done: Promise<void> = Promise.resolve();
+
+  constructor(options: IntakeOptions) {
+    this.#options = options;
+    this.#pace = new Pace(options.settings.pollMs);
+  }
+
+  start(): void {
+    this.#done = this.#work();
+  }
+
+  /** Resolves when no claim is under way any more, and what came late was given back. */
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    this.#bell.ring();
+    await this.#done;
+  }
+
+  /** The mailbox may have got something. */
+  wake(): void {
+    this.#pace.wake();
+    this.#bell.ring();
+  }
+
+  dueAfter(ms: number): void {
+    this.#pace.expect(performance.now() + ms);
+    this.#bell.ring();
+  }
+
+  /** The crew may have room. */
+  changed(): void {
+    this.#bell.ring();
+  }
+
+  async #work(): Promise<void> {
+    const { crew } = this.#options;
+    while (!this.#stopped) {
+      const room = this.#room();
+      const dueInMs = room > 0 ? this.#pace.dueInMs(performance.now()) : Number.POSITIVE_INFINITY;
+      try {
+        if (dueInMs === 0) await this.#claim(room);
+        else await this.#bell.wait(Math.min(dueInMs, this.#patienceMs()));
+        if (this.#patienceMs() === 0) await crew.giveBackWaiting(LONGEST_AHEAD_MS);
+      } catch (error) {
+        this.#failed(error);
+      }
+    }
+  }
+
+  #failed(error: unknown): void {
+    this.#pace.failed(performance.now());
+    const { failures } = this.#pace;
+    // Told at the first failure and then ever more rarely.
+    if ((failures & (failures - 1)) === 0) this.#options.reports.tell(error, "claim");
+  }
+
+  /** How many messages to claim now. */
+  #room(): number {
+    const { crew, settings } = this.#options;
+    const { concurrency, batchSize } = settings;
+    // Handlers that are faster than the database can note their ends are held up here.
+    if (crew.settling > concurrency + 2 * batchSize) return 0;
+    const free = concurrency - crew.running;
+    const averageMs = crew.averageMs;
+    const ahead =
+      averageMs === undefined
+        ? 0
+        : Math.min(batchSize, Math.floor((concurrency * SOON_MS) / Math.max(averageMs, 0.01)));
+    // Ahead only in worthwhile portions: not one claim for each message that starts.
+    if (free <= 0 && crew.waiting > ahead / 2) return 0;
+    return Math.min(batchSize, Math.max(0, free + ahead - crew.waiting));
+  }
+
+  /** Milliseconds until what was claimed ahead is given back. */
+  #patienceMs(): number {
+    if (this.#options.crew.waiting === 0) return Number.POSITIVE_INFINITY;
+    return Math.max(0, this.#aheadSince + LONGEST_AHEAD_MS - performance.now());
+  }
+
+  async #claim(limit: number): Promise<void> {
+    const { core, settler, crew, leases } = this.#options;
+    const { leaseMs } = this.#options.settings;
+    const sentAt = performance.now();
+    const runsOf = (rows: readonly ClaimedRow[]) =>
+      rows.map((row) => new Run(core, settler, leases, row, sentAt));
+    this.#pace.looking(sentAt);
+    const claiming = this.#rows(limit);
+    let rows: ClaimedRow[];
+    try {
+      rows = await within(Math.max(5_000, leaseMs), "a claim", claiming);
+    } catch (error) {
+      // The answer may still come, when nobody waits for it any more.
+      claiming.then(
+        (late) => crew.giveBack(runsOf(late)),
+        () => undefined,
+      );
+      throw error;
+    }
+    const now = performance.now();
+    if (rows.length === 0) return this.#pace.empty(now);
+    this.#pace.found(now, rows.length >= limit);
+    const runs = runsOf(rows);
+    // Too late to start: stopped meanwhile, or the answer (or this process) slept longer than the lease.
+    if (this.#stopped || now - sentAt >= leaseMs) return crew.giveBack(runs);
+    if (crew.waiting === 0) this.#aheadSince = now;
+    crew.take(runs);
+  }
+
+  async #rows(limit: number): Promise<ClaimedRow[]> {
+    const { core, agentId, workerId, settings } = this.#options;
+    await core.db();
+    return core.claim({
+      agentId,
+      workerId,
+      limit,
+      leaseMs: settings.leaseMs,
+      messageTypes: settings.messageTypes ?? null,
+      onHeldBack: (forMs) => this.dueAfter(forMs),
+    });
+  }
+}
