@@ -87,16 +87,16 @@ eachDatabase("limits", (database) => {
     const { queue } = watched(knex);
     await queue.limits.set("tokens", {
       agentId: "a",
-      rate: { amount: 60, perMs: 60_000, burst: 10 },
+      rate: { amount: 60, perMs: 60_000_000, burst: 10 },
     });
     await queue.sendMessages([4, 4, 4, 1].map((cost) => ({ ...note("a", { cost }), cost })));
     const first = await queue.getMessages("a");
     expect(first.map(({ cost }) => cost)).toEqual([4, 4]);
     // What costs less does not overtake what waits for the same bucket.
     expect(await queue.getMessages("a")).toEqual([]);
-    await knex("outbox_limits").update({ refilled_at: knex.raw("refilled_at - 2500") });
+    await knex("outbox_limits").update({ refilled_at: knex.raw("refilled_at - 2500000") });
     expect((await queue.getMessages("a")).map(({ cost }) => cost)).toEqual([4]);
-    await knex("outbox_limits").update({ refilled_at: knex.raw("refilled_at - 600000") });
+    await knex("outbox_limits").update({ refilled_at: knex.raw("refilled_at - 600000000") });
     expect((await queue.limits.get("tokens"))?.tokens).toBe(10);
     expect((await queue.getMessages("a")).map(({ cost }) => cost)).toEqual([1]);
     expect(await queue.limits.charge("tokens", 12)).toBe(true);

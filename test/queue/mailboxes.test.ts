@@ -122,7 +122,7 @@ eachDatabase("mailbox settings", (database) => {
   it("aging, measured: under a steady load of HIGH, a LOW message waits two levels' worth and no longer", async () => {
     const { knex } = await database.fresh();
     const { queue } = watched(knex);
-    await queue.mailboxes.set("a", { agingMs: 1_000 });
+    await queue.mailboxes.set("a", { agingMs: 1_000_000 });
     const { messageId } = await queue.sendMessage({ ...note("a", { n: "low" }), priority: "LOW" });
     const high = { ...note("a"), priority: "HIGH" as const };
     await queue.sendMessages([high, high, high]);
@@ -132,13 +132,13 @@ eachDatabase("mailbox settings", (database) => {
       const claimed = await queue.getMessages("a", { limit: 1 });
       served = claimed.some((message) => message.messageId === messageId);
       await queue.ackMessages(claimed);
-      // A tenth of a second goes by: everything that waits here is older than what will be sent.
+      // A hundred seconds go by: everything that waits here is older than what will be sent.
       await knex("outbox_messages").update({
-        rank: knex.raw("rank - 100"),
-        visible_at: knex.raw("visible_at - 100"),
+        rank: knex.raw("rank - 100000"),
+        visible_at: knex.raw("visible_at - 100000"),
       });
     }
-    // One comes and one goes per round: after the three, and the twenty of the first two seconds, it is its turn.
+    // One comes and one goes per round: after the three, and the twenty of the first two thousand seconds, it is its turn.
     expect(rounds).toBeGreaterThan(20);
     expect(rounds).toBeLessThan(27);
   });

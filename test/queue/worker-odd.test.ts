@@ -183,12 +183,12 @@ eachDatabase("claiming from behind what has expired", (database) => {
     await elapse(database.knex(), 60_001);
     // Between the rounds of the claim, as another process would.
     const late = queue.sendMessage.bind(queue, { ...note(to, { n: "high" }), priority: 50 });
-    const bury = vi.spyOn(MessageStore.prototype, "bury").mockImplementationOnce(async function (
+    const bury = vi.spyOn(MessageStore.prototype, "tryBury").mockImplementationOnce(async function (
       this: MessageStore,
       ...given
     ) {
       await late();
-      return this.bury(...given);
+      return this.tryBury(...given);
     });
     onTestFinished(() => bury.mockRestore());
     const got = await queue.getMessages(to, { limit: 3 });
