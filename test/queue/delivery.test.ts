@@ -1,9 +1,16 @@
+import type { Knex } from "knex";
 import { expect, it } from "vitest";
 import type { ClaimedMessage, MessageInput } from "../../lib/index.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { until } from "../support/processes.ts";
 import { elapse, failure, mailbox, note, watched } from "../support/queue.ts";
 import { aborted, gate } from "./worker-support.ts";
+
+/** No acknowledgement gets through. */
+const breakArchive = (knex: Knex) =>
+  knex.schema.alterTable("outbox_archive", (table) => table.dropColumn("outcome"));
+const mendArchive = (knex: Knex) =>
+  knex.schema.alterTable("outbox_archive", (table) => void table.string("outcome", 16));
 
 const FAST = { pollMs: { min: 5, max: 50 } };
 
@@ -36,13 +43,15 @@ eachDatabase("a message of AT_MOST_ONCE", (database) => {
     const to = mailbox();
     await queue.sendMessage(once(to));
     const other = await queue.sendMessage(note(to));
-    await knex.schema.renameTable("outbox_archive", "outbox_away");
+    await breakArchive(knex);
     const claimed = await queue.getMessages(to);
     expect(claimed.map((claim) => claim.messageId)).toEqual([other.messageId]);
     await elapse(knex, 60_000);
     await knex("outbox_messages").where({ message_id: other.messageId }).del();
-    expect(await failure(() => queue.getMessages(to))).toMatchObject({ code: "NOT_MIGRATED" });
-    await knex.schema.renameTable("outbox_away", "outbox_archive");
+    expect((await failure(() => queue.getMessages(to))).code).toMatch(
+      /DATABASE_ERROR|NOT_MIGRATED/,
+    );
+    await mendArchive(knex);
     await elapse(knex, 60_000);
     expect(await queue.getMessages(to)).toHaveLength(1);
     expect(await queue.getMessages(to)).toEqual([]);
@@ -53,7 +62,7 @@ eachDatabase("a message of AT_MOST_ONCE", (database) => {
     const { queue } = watched(knex);
     const to = mailbox();
     const { messageId } = await queue.sendMessage(once(to));
-    await knex.schema.renameTable("outbox_archive", "outbox_away");
+    await breakArchive(knex);
     const errors: string[] = [];
     let runs = 0;
     const worker = queue.work(to, () => void runs++, {
@@ -63,7 +72,7 @@ eachDatabase("a message of AT_MOST_ONCE", (database) => {
     await until(() => worker.stats.released > 1);
     expect(runs).toBe(0);
     expect(errors).toContain(`settle ${messageId}`);
-    await knex.schema.renameTable("outbox_away", "outbox_archive");
+    await mendArchive(knex);
     await until(() => worker.stats.processed === 1);
     await worker.stop();
     expect(runs).toBe(1);

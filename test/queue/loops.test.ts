@@ -6,6 +6,8 @@ import { failure, mailbox, note, watched } from "../support/queue.ts";
 import { gate } from "./worker-support.ts";
 
 const FAST = { pollMs: { min: 5, max: 50 }, onError: () => {} };
+/** Dozens of round trips, one after the other. */
+const LONG = { timeoutMs: 30_000 };
 
 eachDatabase("a chain of messages", (database) => {
   const claimed = async (queue: MessageQueueManager, agentId: string) => {
@@ -94,7 +96,7 @@ eachDatabase("a chain of messages", (database) => {
       );
     }
     const first = await queue.sendMessage({ ...note(ring[1]), fromAgent: ring[0], contextId: "c" });
-    await until(() => stopped.length > 0);
+    await until(() => stopped.length > 0, LONG);
     const [dead, ...others] = await queue.deadLetters.list({ reason: "hop_limit" });
     expect(others).toEqual([]);
     expect(stopped).toEqual([
@@ -141,7 +143,7 @@ eachDatabase("a chain of messages", (database) => {
       );
     }
     await queue.sendMessage({ ...note(b), fromAgent: a });
-    await until(() => stopped.length === 1);
+    await until(() => stopped.length === 1, LONG);
     expect(stopped).toEqual(["ping_pong"]);
     expect(replies).toBe(20);
     const [dead] = await queue.deadLetters.list({ reason: "ping_pong" });
@@ -149,7 +151,7 @@ eachDatabase("a chain of messages", (database) => {
     expect(dead?.lastError?.message).toContain(`${a} and ${b} have answered each other`);
     // An operator lets them talk on: the chain begins anew.
     await queue.deadLetters.redrive({ reason: "ping_pong" });
-    await until(() => stopped.length === 2);
+    await until(() => stopped.length === 2, LONG);
     expect(replies).toBe(40);
     expect(await queue.deadLetters.list({ reason: "ping_pong" })).toHaveLength(1);
   });
