@@ -23,8 +23,8 @@ export function mssqlGates(prefix: string, now: string): GateStatements {
   const READ_CLOCK = `DECLARE @now bigint = ${now};`;
   const KEY = "k.to_agent, k.kind, k.name, k.last_rank, k.halted_by";
   const SAME = `${same("k.to_agent", "j.to_agent")} AND ${same("k.kind", "j.kind")} AND ${same("k.name", "j.name")}`;
-  const ORDERED = `${same("m.to_agent", "j.to_agent")} AND ${same("m.ordering_key", "j.name")}`;
-  const SHARED = `${same("m.to_agent", "j.to_agent")} AND ${same("m.concurrency_key", "j.name")}`;
+  const ORDERED = `${same("m.to_agent", "j.to_agent")} AND ${same("m.ordering_key", "j.name")} AND m.ordering_key IS NOT NULL`;
+  const SHARED = `${same("m.to_agent", "j.to_agent")} AND ${same("m.concurrency_key", "j.name")} AND m.concurrency_key IS NOT NULL`;
 
   // Without HOLDLOCK no gap between keys is locked, so senders of other new keys do not wait. Two who make one
   // key at once: the second waits for the first one's row, or meets its unique violation and tries again.

@@ -113,6 +113,20 @@ export class TidyStore {
     );
   }
 
+  /**
+   * Blocks again what concurrency keys let through beyond their limit: senders whose transactions were open when it
+   * was lowered went by the old one.
+   */
+  async closeSurplus(keys: readonly KeyRef[]): Promise<void> {
+    const { gates } = this.#dialect;
+    await translated(this.#dialect, () =>
+      transaction(this.#dialect, this.#knex, async (trx) => {
+        const locked = await gates.lockKeys(trx, distinct(keys), false);
+        if (locked.length > 0) await gates.closeKeys(trx, locked);
+      }),
+    );
+  }
+
   /** Goes on with keys that were halted by dead letters which are no more. */
   async freeHalted(seqs: readonly number[]): Promise<void> {
     await translated(this.#dialect, () =>

@@ -197,6 +197,17 @@ eachDatabase("upkeep", (database) => {
     expect(numbers(await queue.getMessages("a"))).toEqual([2]);
   });
 
+  it("blocks again what a concurrency key let through beyond its limit", async () => {
+    const { knex } = await database.fresh();
+    const { queue } = watched(knex);
+    const shared = (n: number) => ({ ...note("a", { n }), concurrencyKey: "k" });
+    await queue.sendMessages([shared(1), shared(2), shared(3)]);
+    // As a sender does whose transaction was open when the limit was lowered.
+    await knex("outbox_messages").where({ state: 2 }).update({ state: 0 });
+    await queue.maintain();
+    expect(numbers(await queue.getMessages("a"))).toEqual([1]);
+  });
+
   it("forgets contexts whose turns were served, and the next turns are the same", async () => {
     const { knex } = await database.fresh();
     const { queue } = watched(knex);

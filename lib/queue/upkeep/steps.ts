@@ -185,6 +185,8 @@ async function keys(core: QueueCore): Promise<StepResult> {
   const idle = seen.keys.filter((key) => key.idle);
   const still = idle.filter(({ kind }) => !kind.startsWith("turn"));
   const opened = still.length === 0 ? [] : await tidy.openIdle(still);
+  const shares = seen.keys.filter(({ kind, idle: still }) => kind === "share" && !still);
+  if (shares.length > 0) await tidy.closeSurplus(shares);
   const halted = seen.keys.flatMap(({ haltedByNothing }) => haltedByNothing ?? []);
   if (halted.length > 0) await tidy.freeHalted(halted);
   const agents = seen.keys.flatMap((key) => (key.haltedByNothing === null ? [] : key.to_agent));
