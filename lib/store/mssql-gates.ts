@@ -3,7 +3,8 @@ import type { Db, GateStatements, KeyRef } from "./dialect.ts";
 import { CLAIMED, ENVELOPE, list } from "./envelope-columns.ts";
 import { mssqlRuns } from "./failed-runs.ts";
 import { faultOfMssql } from "./faults.ts";
-import { candidate, claimedRow, inOrder, lockedKey, parseText } from "./rows.ts";
+import { gateCalls } from "./gate-calls.ts";
+import { lockedKey } from "./rows.ts";
 import { query } from "./sql.ts";
 
 const PROMOTE = 500;
@@ -12,6 +13,16 @@ const MOST_TRIES = 5;
 
 const KEYS =
   "OPENJSON(:items) WITH (to_agent nvarchar(128) '$.to_agent', kind nvarchar(8) '$.kind', name nvarchar(128) '$.name') j";
+
+/** What a claim sets. Bound: lease, worker; declared: @now. */
+export const mssqlLeased = `
+      visible_at = @now + :lease,
+      receipt = m.receipt + 1,
+      attempt = m.attempt + CASE WHEN m.attempt < m.max_attempts AND (m.expires_at IS NULL OR m.expires_at > @now) THEN 1 ELSE 0 END,
+      worker_id = CASE WHEN m.expires_at <= @now THEN N'!expired'
+                       WHEN m.attempt >= m.max_attempts THEN N'!max_attempts'
+                       ELSE :worker END,
+      failures = ${mssqlRuns.lapsed("m.")}`;
 
 /** Text out of OPENJSON has the database's collation; ours compare byte by byte. */
 const same = (a: string, b: string) => `${a} = ${b} COLLATE Latin1_General_100_BIN2`;
@@ -111,18 +122,16 @@ export function mssqlGates(prefix: string, now: string): GateStatements {
   const TAKE = `
     ${READ_CLOCK}
     UPDATE m SET
-      visible_at = @now + :lease,
-      receipt = m.receipt + 1,
-      attempt = m.attempt + CASE WHEN m.attempt < m.max_attempts AND (m.expires_at IS NULL OR m.expires_at > @now) THEN 1 ELSE 0 END,
-      worker_id = CASE WHEN m.expires_at <= @now THEN N'!expired'
-                       WHEN m.attempt >= m.max_attempts THEN N'!max_attempts'
-                       ELSE :worker END,
-      failures = ${mssqlRuns.lapsed("m.")}
+      ${mssqlLeased}
     OUTPUT ${list(ENVELOPE, "inserted")}, ${list(CLAIMED, "inserted")}
     FROM (SELECT j.seq FROM OPENJSON(:seqs) WITH (seq bigint '$') j) c
     INNER LOOP JOIN ${messages} m WITH (ROWLOCK) ON m.seq = c.seq`;
 
   return {
+    ...gateCalls({
+      ...{ anyReady: ANY_READY, promote: PROMOTE_DUE, candidates: CANDIDATES, take: TAKE },
+    }),
+
     async lockKeys(trx: Db, refs: readonly KeyRef[], wait: boolean) {
       const items = JSON.stringify(refs);
       // Who loses the race for a new key meets its row at the next try; in a caller's transaction only the statement
@@ -175,26 +184,6 @@ export function mssqlGates(prefix: string, now: string): GateStatements {
         `SET IDENTITY_INSERT ${table} ON; ${sql}; SET IDENTITY_INSERT ${table} OFF`,
         bindings as Knex.Value[],
       );
-    },
-
-    async anyReady(db: Db, agent: string) {
-      const [row] = await query(db, ANY_READY, { agent });
-      return Boolean(row?.found);
-    },
-
-    async promote(trx: Db, agent: string) {
-      await query(trx, PROMOTE_DUE, { agent });
-    },
-
-    async candidates(trx: Db, { agentId, lane, limit, messageTypes }) {
-      const types = messageTypes === null ? null : JSON.stringify(messageTypes);
-      return (await query(trx, CANDIDATES, { agent: agentId, lane, limit, types })).map(candidate);
-    },
-
-    async take(trx: Db, { seqs, leaseMs, workerId }) {
-      const bindings = { seqs: JSON.stringify(seqs), lease: leaseMs, worker: workerId };
-      const rows = await query(trx, TAKE, bindings);
-      return rows.map((row) => claimedRow(row, parseText)).sort(inOrder);
     },
   };
 }

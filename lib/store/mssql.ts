@@ -25,7 +25,7 @@ import { envelopeWith, mssqlRuns } from "./failed-runs.ts";
 import { faultOfMssql } from "./faults.ts";
 import { holdKeys } from "./hold-keys.ts";
 import { mssqlInbox } from "./inbox.ts";
-import { mssqlGates } from "./mssql-gates.ts";
+import { mssqlGates, mssqlLeased } from "./mssql-gates.ts";
 import { stillOpen } from "./mssql-knex.ts";
 import { claimedRow, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
 import { query } from "./sql.ts";
@@ -122,13 +122,7 @@ export function mssql(prefix: string): Dialect {
         WHERE to_agent = :agent AND state = 1 AND due_at <= @now AND concurrency_key IS NULL ORDER BY due_at) c
       INNER LOOP JOIN ${messages} m WITH (ROWLOCK) ON m.seq = c.seq;
     UPDATE m SET
-      visible_at = @now + :lease,
-      receipt = m.receipt + 1,
-      attempt = m.attempt + CASE WHEN m.attempt < m.max_attempts AND (m.expires_at IS NULL OR m.expires_at > @now) THEN 1 ELSE 0 END,
-      worker_id = CASE WHEN m.expires_at <= @now THEN N'!expired'
-                       WHEN m.attempt >= m.max_attempts THEN N'!max_attempts'
-                       ELSE :worker END,
-      failures = ${mssqlRuns.lapsed("m.")}
+      ${mssqlLeased}
     OUTPUT ${list(ENVELOPE, "inserted")}, ${list(CLAIMED, "inserted")}
     FROM (
       SELECT TOP (:limit) q.seq FROM ${messages} q ${CHOOSE}

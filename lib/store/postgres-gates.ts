@@ -1,8 +1,9 @@
 import type { Knex } from "knex";
-import type { ClaimRequest, Db, GateStatements, KeyRef } from "./dialect.ts";
+import type { Db, GateStatements, KeyRef } from "./dialect.ts";
 import { CLAIMED, ENVELOPE, list } from "./envelope-columns.ts";
 import { postgresRuns } from "./failed-runs.ts";
-import { candidate, claimedRow, inOrder, lockedKey, parseText } from "./rows.ts";
+import { gateCalls } from "./gate-calls.ts";
+import { lockedKey } from "./rows.ts";
 import { query } from "./sql.ts";
 
 const PROMOTE = 500;
@@ -119,6 +120,10 @@ export function postgresGates(prefix: string, now: string): GateStatements {
     RETURNING ${list(ENVELOPE, "m")}, ${list(CLAIMED, "m")}`;
 
   return {
+    ...gateCalls({
+      ...{ anyReady: ANY_READY, promote: PROMOTE_DUE, candidates: CANDIDATES, take: TAKE },
+    }),
+
     async lockKeys(trx: Db, refs: readonly KeyRef[], wait: boolean) {
       const rows = await query(trx, wait ? LOCK : LOCK_FREE, { items: JSON.stringify(refs) });
       return rows.map(lockedKey);
@@ -150,32 +155,6 @@ export function postgresGates(prefix: string, now: string): GateStatements {
         sql.replace(") values (", ") overriding system value values ("),
         bindings as Knex.Value[],
       );
-    },
-
-    async anyReady(db: Db, agent: string) {
-      const [row] = await query(db, ANY_READY, { agent });
-      return row?.found === true;
-    },
-
-    async promote(trx: Db, agent: string) {
-      await query(trx, PROMOTE_DUE, { agent });
-    },
-
-    async candidates(trx: Db, { agentId, lane, limit, messageTypes }) {
-      const types = messageTypes === null ? null : JSON.stringify(messageTypes);
-      return (await query(trx, CANDIDATES, { agent: agentId, lane, limit, types })).map(candidate);
-    },
-
-    async take(
-      trx: Db,
-      request: Pick<ClaimRequest, "leaseMs" | "workerId"> & { readonly seqs: readonly number[] },
-    ) {
-      const rows = await query(trx, TAKE, {
-        seqs: JSON.stringify(request.seqs),
-        lease: request.leaseMs,
-        worker: request.workerId,
-      });
-      return rows.map((row) => claimedRow(row, parseText)).sort(inOrder);
     },
   };
 }

@@ -1,10 +1,21 @@
 import type { Db, GateStatements, KeyRef } from "./dialect.ts";
 import { CLAIMED, ENVELOPE, list } from "./envelope-columns.ts";
 import { sqliteRuns } from "./failed-runs.ts";
-import { candidate, claimedRow, inOrder, lockedKey, parseText } from "./rows.ts";
+import { gateCalls } from "./gate-calls.ts";
+import { lockedKey } from "./rows.ts";
 import { int, query } from "./sql.ts";
 
 const PROMOTE = 500;
+
+/** What a claim sets. Bound: lease, worker. */
+export const sqliteLeased = (now: string) => `
+      visible_at = ${now} + :lease,
+      receipt = receipt + 1,
+      attempt = attempt + CASE WHEN attempt < max_attempts AND (expires_at IS NULL OR expires_at > ${now}) THEN 1 ELSE 0 END,
+      worker_id = CASE WHEN expires_at <= ${now} THEN '!expired'
+                       WHEN attempt >= max_attempts THEN '!max_attempts'
+                       ELSE :worker END,
+      failures = ${sqliteRuns.lapsed("")}`;
 
 /** The file's one write lock is held by every transaction of ours: the keys' rows need none of their own. */
 export function sqliteGates(prefix: string, now: string): GateStatements {
@@ -82,13 +93,7 @@ export function sqliteGates(prefix: string, now: string): GateStatements {
 
   const TAKE = `
     UPDATE ${messages} SET
-      visible_at = ${now} + :lease,
-      receipt = receipt + 1,
-      attempt = attempt + CASE WHEN attempt < max_attempts AND (expires_at IS NULL OR expires_at > ${now}) THEN 1 ELSE 0 END,
-      worker_id = CASE WHEN expires_at <= ${now} THEN '!expired'
-                       WHEN attempt >= max_attempts THEN '!max_attempts'
-                       ELSE :worker END,
-      failures = ${sqliteRuns.lapsed("")}
+      ${sqliteLeased(now)}
     WHERE seq IN (SELECT value FROM json_each(:seqs))
     RETURNING ${list(ENVELOPE)}, ${list(CLAIMED)}`;
 
@@ -99,6 +104,10 @@ export function sqliteGates(prefix: string, now: string): GateStatements {
   const shares = (refs: readonly KeyRef[]) => refs.filter(({ kind }) => kind === "share");
 
   return {
+    ...gateCalls({
+      ...{ anyReady: ANY_READY, promote: PROMOTE_DUE, candidates: CANDIDATES, take: TAKE },
+    }),
+
     async lockKeys(trx: Db, refs: readonly KeyRef[], wait: boolean) {
       const items = JSON.stringify(refs);
       if (wait) await query(trx, MAKE, { items });
@@ -138,26 +147,6 @@ export function sqliteGates(prefix: string, now: string): GateStatements {
 
     async insertInPlace(trx: Db, table: string, row: Record<string, unknown>) {
       await trx(table).insert(row);
-    },
-
-    async anyReady(db: Db, agent: string) {
-      const [row] = await query(db, ANY_READY, { agent });
-      return Boolean(row?.found);
-    },
-
-    async promote(trx: Db, agent: string) {
-      await query(trx, PROMOTE_DUE, { agent });
-    },
-
-    async candidates(trx: Db, { agentId, lane, limit, messageTypes }) {
-      const types = messageTypes === null ? null : JSON.stringify(messageTypes);
-      return (await query(trx, CANDIDATES, { agent: agentId, lane, limit, types })).map(candidate);
-    },
-
-    async take(trx: Db, { seqs, leaseMs, workerId }) {
-      const bindings = { seqs: JSON.stringify(seqs), lease: leaseMs, worker: workerId };
-      const rows = await query(trx, TAKE, bindings);
-      return rows.map((row) => claimedRow(row, parseText)).sort(inOrder);
     },
   };
 }

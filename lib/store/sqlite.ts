@@ -17,7 +17,7 @@ import { holdKeys } from "./hold-keys.ts";
 import { sqliteInbox } from "./inbox.ts";
 import { claimedRow, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
 import { query, transaction } from "./sql.ts";
-import { sqliteGates } from "./sqlite-gates.ts";
+import { sqliteGates, sqliteLeased } from "./sqlite-gates.ts";
 
 /** Differs from PostgreSQL: fixed within one statement by SQLite itself. */
 const NOW = "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)";
@@ -101,13 +101,7 @@ export function sqlite(prefix: string): Dialect {
 
   const CLAIM = `
     UPDATE ${messages} SET
-      visible_at = ${NOW} + :lease,
-      receipt = receipt + 1,
-      attempt = attempt + CASE WHEN attempt < max_attempts AND (expires_at IS NULL OR expires_at > ${NOW}) THEN 1 ELSE 0 END,
-      worker_id = CASE WHEN expires_at <= ${NOW} THEN '!expired'
-                       WHEN attempt >= max_attempts THEN '!max_attempts'
-                       ELSE :worker END,
-      failures = ${sqliteRuns.lapsed("")}
+      ${sqliteLeased(NOW)}
     WHERE seq IN (
       SELECT seq FROM ${messages}
       WHERE to_agent = :agent AND state = 0 AND visible_at <= ${NOW}
