@@ -8,7 +8,7 @@ import { asText } from "./messages.ts";
 import { REF } from "./payloads.ts";
 import { PutBack } from "./put-back.ts";
 import { parseText } from "./rows.ts";
-import { int, intOrNull, query, type Row, transaction, translated } from "./sql.ts";
+import { int, intOrNull, type Row, readClock, transaction, translated } from "./sql.ts";
 
 /** Rows that one transaction sends again: each travels with its content. */
 const REDRIVE_STEP = 100;
@@ -242,17 +242,17 @@ export class DeadLetterStore {
     replay: { toAgent: string | undefined; delayMs: number } | undefined,
   ): Promise<Row | undefined> {
     const seq = int(row.seq);
-    const [clock] = await query(trx, `SELECT ${this.#dialect.now} AS now`);
+    const clock = await readClock(trx, this.#dialect);
     if (replay !== undefined) {
       const [taken] = await this.#dialect.takeOut(trx, this.#table, [seq]);
       if (taken === undefined) return undefined;
-      const changed = { ...taken, ...change(taken, int(clock?.now)) };
+      const changed = { ...taken, ...change(taken, clock) };
       const { toAgent, delayMs } = replay;
       await this.#putBack(trx, [changed], { toAgent, delayMs: () => delayMs });
       return changed;
     }
     const receipt = int(row.receipt);
-    const changes = { ...change(row, int(clock?.now)), receipt: receipt + 1 };
+    const changes = { ...change(row, clock), receipt: receipt + 1 };
     const done = await trx(this.#table).where({ seq, receipt }).update(changes);
     return done > 0 ? { ...row, ...changes } : undefined;
   }

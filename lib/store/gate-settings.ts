@@ -139,20 +139,6 @@ export class GateSettings {
     return removed > 0;
   }
 
-  /** Brings the ready messages of a removed limit back among the others, at most 500. Returns how many. */
-  async emptyLane(lane: string, agentId: string | undefined): Promise<number> {
-    return translated(this.#dialect, () =>
-      transaction(this.#dialect, this.#knex, async (trx) => {
-        const found = trx(this.#messages).select("seq").where({ lane }).limit(STEP);
-        if (agentId !== undefined) found.where({ to_agent: agentId });
-        const rows = (await found) as Row[];
-        const seqs = rows.map(({ seq }) => int(seq));
-        await trx(this.#messages).whereIn("seq", seqs).update({ lane: "" });
-        return rows.length;
-      }),
-    );
-  }
-
   async forgetLimit(name: string): Promise<void> {
     await translated(this.#dialect, () =>
       this.#knex(this.#limits).where({ name }).whereNotNull("removed_at").del(),

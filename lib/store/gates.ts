@@ -2,7 +2,7 @@ import type { Knex } from "knex";
 import type { ClaimedRow, Db, Dialect } from "./dialect.ts";
 import { type Breaker, type Limit, limitOf, type Mailbox, mailboxOf } from "./gate-rows.ts";
 import { parseText } from "./rows.ts";
-import { int, query, type Row, retried, translated } from "./sql.ts";
+import { int, type Row, readClock, retried, translated } from "./sql.ts";
 
 /** The row that speaks for all mailboxes: no agent can have this id. */
 export const EVERY_MAILBOX = "";
@@ -94,8 +94,7 @@ export class GateStore {
   }
 
   async now(db: Db): Promise<number> {
-    const [row] = await query(db, `SELECT ${this.dialect.now} AS now`);
-    return int(row?.now);
+    return readClock(db, this.dialect);
   }
 
   /** Who holds the slots of these names. */

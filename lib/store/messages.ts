@@ -6,7 +6,7 @@ import { distinct, KeyStore, keyOfRow } from "./keys.ts";
 import { type ParseJson, parseText } from "./rows.ts";
 import { Sending, type Sent } from "./sending.ts";
 import { type Settled, Settling, type Turn } from "./settling.ts";
-import { int, query, type Row, retried, transaction, translated } from "./sql.ts";
+import { int, type Row, readClock, retried, transaction, translated } from "./sql.ts";
 
 export interface MessageStoreOptions {
   readonly prefix: string;
@@ -227,10 +227,7 @@ export class MessageStore {
 
   /** The database's clock, in milliseconds since the epoch. */
   async now(db: Db = this.knex): Promise<number> {
-    return translated(this.dialect, async () => {
-      const [row] = await query(db, `SELECT ${this.dialect.now} AS now`);
-      return int(row?.now);
-    });
+    return translated(this.dialect, () => readClock(db, this.dialect));
   }
 }
 

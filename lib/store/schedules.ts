@@ -2,7 +2,16 @@ import type { Knex } from "knex";
 import type { CatchUp, Firing, Timing } from "../protocol/schedules.ts";
 import type { Db, Dialect, DialectName } from "./dialect.ts";
 import { parseText } from "./rows.ts";
-import { int, intOrNull, query, type Row, retried, transaction, translated } from "./sql.ts";
+import {
+  int,
+  intOrNull,
+  query,
+  type Row,
+  readClock,
+  retried,
+  transaction,
+  translated,
+} from "./sql.ts";
 
 /** What a schedule is made of, as it is set. */
 export interface ScheduleDefinition extends Timing {
@@ -237,8 +246,7 @@ export class ScheduleStore {
   }
 
   async #now(db: Db): Promise<number> {
-    const [row] = await query(db, `SELECT ${this.#dialect.now} AS now`);
-    return int(row?.now);
+    return readClock(db, this.#dialect);
   }
 }
 

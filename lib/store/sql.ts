@@ -36,6 +36,12 @@ export function intOrNull(value: unknown): number | null {
   return value === null || value === undefined ? null : int(value);
 }
 
+/** The database's clock, in milliseconds since the epoch. */
+export async function readClock(db: Db, { now }: Pick<Dialect, "now">): Promise<number> {
+  const [row] = await query(db, `SELECT ${now} AS now`);
+  return int(row?.now);
+}
+
 export function isTransaction(db: Db): db is Knex.Transaction {
   return (db as { isTransaction?: boolean }).isTransaction === true;
 }
