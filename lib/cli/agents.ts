@@ -1,4 +1,5 @@
 import type { AgentInfo } from "../index.ts";
+import { atMost } from "./at-most.ts";
 import { defineCommand } from "./command.ts";
 import { NotFound } from "./exit-codes.ts";
 import { readObject } from "./input.ts";
@@ -25,15 +26,7 @@ const ls = defineCommand({
     status: { type: "text", choices: STATUSES, value: "STATUS", help: "Only with this status" },
     role: { type: "text", value: "ROLE", help: "Only with this role" },
     capability: { type: "text", value: "NAME", help: "Only with this capability" },
-    limit: {
-      type: "number",
-      short: "n",
-      value: "N",
-      min: 1,
-      max: 1_000,
-      default: 100,
-      help: "The most to list",
-    },
+    limit: atMost(100, "The most to list"),
     after: { type: "text", value: "AGENT", help: "Continue after this agent" },
   },
   examples: [

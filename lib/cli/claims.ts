@@ -1,4 +1,5 @@
 import type { ClaimedMessage, StoredMessage } from "../index.ts";
+import { atMost } from "./at-most.ts";
 import { defineCommand } from "./command.ts";
 import { library } from "./context.ts";
 import { NotFound, UsageError } from "./exit-codes.ts";
@@ -13,15 +14,7 @@ const receive = defineCommand({
   ],
   arguments: { agent: { help: "Whose mailbox" } },
   options: {
-    limit: {
-      type: "number",
-      short: "n",
-      value: "N",
-      min: 1,
-      max: 1_000,
-      default: 10,
-      help: "The most to claim",
-    },
+    limit: atMost(10, "The most to claim"),
     "lease-ms": {
       type: "number",
       value: "MS",

@@ -1,4 +1,5 @@
 import type { DeadLetter } from "../index.ts";
+import { atMost } from "./at-most.ts";
 import { defineCommand } from "./command.ts";
 import { library } from "./context.ts";
 import { deadLetterActs } from "./dead-letter-acts.ts";
@@ -23,15 +24,7 @@ const ls = defineCommand({
   summary: "List dead letters, oldest first",
   options: {
     ...FILTER,
-    limit: {
-      type: "number",
-      short: "n",
-      value: "N",
-      min: 1,
-      max: 1_000,
-      default: 50,
-      help: "The most to list",
-    },
+    limit: atMost(50, "The most to list"),
     after: {
       type: "number",
       value: "SEQUENCE",
@@ -72,15 +65,7 @@ const groups = defineCommand({
   ],
   options: {
     ...FILTER,
-    limit: {
-      type: "number",
-      short: "n",
-      value: "N",
-      min: 1,
-      max: 1_000,
-      default: 20,
-      help: "The most groups",
-    },
+    limit: atMost(20, "The most groups"),
   },
   examples: [
     ["dlq groups", "what fails most"],

@@ -1,4 +1,5 @@
 import type { Outbox, Schedule } from "../index.ts";
+import { atMost } from "./at-most.ts";
 import { defineCommand } from "./command.ts";
 import { NotFound } from "./exit-codes.ts";
 import { set } from "./schedule-set.ts";
@@ -16,15 +17,7 @@ const ls = defineCommand({
   name: "schedules ls",
   summary: "List schedules: what is sent when, and what came of it",
   options: {
-    limit: {
-      type: "number",
-      short: "n",
-      value: "N",
-      min: 1,
-      max: 1_000,
-      default: 100,
-      help: "The most to list",
-    },
+    limit: atMost(100, "The most to list"),
     after: { type: "text", value: "NAME", help: "Continue after this name" },
   },
   examples: [
@@ -102,15 +95,7 @@ const next = defineCommand({
   summary: "Tell when a schedule is due next",
   arguments: NAME,
   options: {
-    count: {
-      type: "number",
-      short: "n",
-      value: "N",
-      min: 1,
-      max: 1_000,
-      default: 5,
-      help: "How many due times",
-    },
+    count: atMost(5, "How many due times"),
   },
   examples: [["schedules next nightly-report -n 10", "the next ten, as if it were not paused"]],
   async run({ args, options, terminal, outbox }) {

@@ -1,4 +1,5 @@
 import type { Task, TaskState } from "../index.ts";
+import { atMost } from "./at-most.ts";
 import { defineCommand } from "./command.ts";
 import { library } from "./context.ts";
 import { CommandError, EXIT, NotFound } from "./exit-codes.ts";
@@ -42,15 +43,7 @@ const ls = defineCommand({
     state: { type: "text", choices: STATES, value: "STATE", help: "Only in this state" },
     agent: { type: "text", short: "a", value: "AGENT", help: "Only of this agent" },
     supervisor: { type: "text", value: "ID", help: "Only of this supervisor" },
-    limit: {
-      type: "number",
-      short: "n",
-      value: "N",
-      min: 1,
-      max: 1_000,
-      default: 100,
-      help: "The most to list",
-    },
+    limit: atMost(100, "The most to list"),
     after: {
       type: "number",
       value: "SEQUENCE",
