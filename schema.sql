@@ -106,6 +106,56 @@ alter table "outbox_keys" add column "room" integer;
 alter table "outbox_keys" add column "room_at" bigint;
 CREATE INDEX outbox_messages_blocked ON outbox_messages (to_agent, seq) WHERE state = 2;
 
+-- 008_agents
+
+
+-- 009_tasks
+alter table "outbox_tasks" add column "cost" integer not null default '1';
+alter table "outbox_tasks" add column "preferred_capabilities" jsonb;
+alter table "outbox_tasks" add column "strategy" varchar(16) COLLATE "C";
+alter table "outbox_tasks" add column "parent_task_id" varchar(128) COLLATE "C";
+alter table "outbox_tasks" add column "requested_by" varchar(128) COLLATE "C";
+alter table "outbox_tasks" add column "waits_for" integer not null default '0';
+alter table "outbox_tasks" add column "paused_at" bigint;
+alter table "outbox_tasks" add column "urgent_at" bigint not null default '9007199254740991';
+alter table "outbox_tasks" add column "warnings" jsonb;
+alter table "outbox_tasks" add column "run_timeout_ms" bigint;
+alter table "outbox_tasks" add column "run_deadline_at" bigint;
+alter table "outbox_tasks" add column "auction" jsonb;
+alter table "outbox_tasks" add column "auction_ends_at" bigint;
+UPDATE outbox_tasks SET urgent_at = deadline_at WHERE deadline_at IS NOT NULL;
+drop index "outbox_tasks_parked";
+CREATE INDEX outbox_tasks_parked ON outbox_tasks (need_key, priority DESC, urgent_at, seq) WHERE agent_id IS NULL AND finished_at IS NULL AND waits_for = 0 AND paused_at IS NULL;
+drop index "outbox_tasks_live";
+CREATE INDEX outbox_tasks_live ON outbox_tasks (agent_id, seq, cost) WHERE agent_id IS NOT NULL AND finished_at IS NULL;
+CREATE INDEX outbox_tasks_run_deadline ON outbox_tasks (run_deadline_at) WHERE run_deadline_at IS NOT NULL AND finished_at IS NULL;
+CREATE INDEX outbox_tasks_auction ON outbox_tasks (auction_ends_at) WHERE auction_ends_at IS NOT NULL AND finished_at IS NULL;
+CREATE INDEX outbox_tasks_parent ON outbox_tasks (parent_task_id, seq) WHERE parent_task_id IS NOT NULL;
+create table "outbox_task_dependencies" ("task_id" varchar(128) COLLATE "C" not null, "depends_on" varchar(128) COLLATE "C" not null, constraint "outbox_task_dependencies_pk" primary key ("task_id", "depends_on"));
+CREATE INDEX outbox_task_dependencies_on ON outbox_task_dependencies (depends_on, task_id);
+create table "outbox_task_inputs" ("seq" bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "input_id" varchar(128) COLLATE "C" not null, "task_id" varchar(128) COLLATE "C" not null, "assignment" integer not null, "kind" varchar(16) COLLATE "C" not null, "prompt" text not null, "answer_schema" jsonb, "asked_by" varchar(128) COLLATE "C" not null, "asked_at" bigint not null, "due_at" bigint, "answered_by" varchar(128) COLLATE "C", "answered_at" bigint, "answer" jsonb);
+CREATE UNIQUE INDEX outbox_task_inputs_id ON outbox_task_inputs (input_id);
+CREATE INDEX outbox_task_inputs_task ON outbox_task_inputs (task_id, seq);
+CREATE INDEX outbox_task_inputs_open ON outbox_task_inputs (seq) WHERE answered_at IS NULL;
+
+-- 010_workflows
+
+
+-- 011_handoffs
+
+
+-- 012_changes
+
+
+-- 013_system
+
+
+-- 014_state
+
+
+-- 015_auctions
+
+
 -- what was applied
 create table "outbox_migrations" ("id" serial primary key, "name" varchar(255), "batch" integer, "migration_time" timestamptz);
 INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('001_messages', 1, CURRENT_TIMESTAMP);
@@ -115,3 +165,11 @@ INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('004_queue_d
 INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('005_schedules', 1, CURRENT_TIMESTAMP);
 INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('006_dead_letters', 1, CURRENT_TIMESTAMP);
 INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('007_flow', 1, CURRENT_TIMESTAMP);
+INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('008_agents', 1, CURRENT_TIMESTAMP);
+INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('009_tasks', 1, CURRENT_TIMESTAMP);
+INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('010_workflows', 1, CURRENT_TIMESTAMP);
+INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('011_handoffs', 1, CURRENT_TIMESTAMP);
+INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('012_changes', 1, CURRENT_TIMESTAMP);
+INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('013_system', 1, CURRENT_TIMESTAMP);
+INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('014_state', 1, CURRENT_TIMESTAMP);
+INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('015_auctions', 1, CURRENT_TIMESTAMP);

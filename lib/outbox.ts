@@ -4,6 +4,7 @@ import { AgentRegistry } from "./agent-registry.ts";
 import { FileClaimCheckStore } from "./claim-check/file-store.ts";
 import { configFromEnv, type EnvironmentConfig, queueOptions } from "./config.ts";
 import { AgentRunner, type AgentRunnerOptions } from "./coordination/agent-runner.ts";
+import { Coordination } from "./coordination/coordination.ts";
 import type { SupervisorOptions } from "./coordination/options.ts";
 import { SupervisorCoordinator } from "./coordination/supervisor.ts";
 import { type Health, healthCheck } from "./health.ts";
@@ -45,6 +46,7 @@ export class Outbox {
   readonly #observers: Observers;
   readonly #fileLogger: FileLogger | undefined;
   readonly #prefix: string;
+  readonly #coordination: Coordination;
   readonly #stopFirst: { stop(): Promise<unknown> }[] = [];
 
   /** @internal Use openOutbox. */
@@ -70,6 +72,12 @@ export class Outbox {
     const observers = this.#observers;
     this.queue = new MessageQueueManager(parts.knex, { ...parts.options, observers });
     this.agents = new AgentRegistry(parts.knex, { prefix: this.#prefix, observers });
+    this.#coordination = new Coordination(parts.knex, {
+      prefix: this.#prefix,
+      queue: this.queue,
+      registry: this.agents,
+      observers,
+    });
   }
 
   /** The knex behind it, for transactions to send in. */
@@ -80,16 +88,17 @@ export class Outbox {
   /** A supervisor on this outbox's queue and registry; any number may run at once, here and elsewhere. */
   supervisor(
     supervisorId: string,
-    options: Omit<SupervisorOptions, "queue" | "registry" | "prefix"> = {},
+    options: Omit<
+      SupervisorOptions,
+      "coordination" | "queue" | "registry" | "prefix" | "observers"
+    > = {},
   ): SupervisorCoordinator {
     const supervisor = new SupervisorCoordinator(supervisorId, this.#knex, {
       heartbeatIntervalMs: this.config.heartbeatIntervalMs,
       taskTimeoutMs: this.config.defaultTimeoutMs,
-      observers: this.#observers,
       ...options,
       prefix: this.#prefix,
-      queue: this.queue,
-      registry: this.agents,
+      coordination: this.#coordination,
     });
     this.#stopFirst.push(supervisor);
     return supervisor;

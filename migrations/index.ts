@@ -6,6 +6,14 @@ import * as queueDepth from "./004_queue_depth.ts";
 import * as schedules from "./005_schedules.ts";
 import * as deadLetters from "./006_dead_letters.ts";
 import * as flow from "./007_flow.ts";
+import * as agentDepth from "./008_agents.ts";
+import * as taskLife from "./009_tasks.ts";
+import * as workflows from "./010_workflows.ts";
+import * as handoffs from "./011_handoffs.ts";
+import * as changes from "./012_changes.ts";
+import * as system from "./013_system.ts";
+import * as state from "./014_state.ts";
+import * as auctions from "./015_auctions.ts";
 import type { MigrationContext } from "./columns.ts";
 
 export type { MigrationContext } from "./columns.ts";
@@ -26,6 +34,14 @@ export const migrations: readonly Migration[] = [
   { name: "005_schedules", ...schedules },
   { name: "006_dead_letters", ...deadLetters },
   { name: "007_flow", ...flow },
+  { name: "008_agents", ...agentDepth },
+  { name: "009_tasks", ...taskLife },
+  { name: "010_workflows", ...workflows },
+  { name: "011_handoffs", ...handoffs },
+  { name: "012_changes", ...changes },
+  { name: "013_system", ...system },
+  { name: "014_state", ...state },
+  { name: "015_auctions", ...auctions },
 ];
 
 export const DEFAULT_PREFIX = "outbox_";

@@ -3,7 +3,7 @@ import { AgentCommunicationError, AlreadyExists } from "../errors.ts";
 import { taskRequest } from "../protocol/payloads.ts";
 import { TASK_FAILURES, type Task } from "../protocol/tasks.ts";
 import type { NewTask } from "../store/task-row.ts";
-import { derivedId, endOf, fenceOf, type Parts, type Tx, tellTask } from "./parts.ts";
+import { derivedId, endTask, fenceOf, type Parts, type Tx, tellTask } from "./parts.ts";
 
 /** A task as assignTask found or stored it. */
 export interface Submitted {
@@ -183,8 +183,7 @@ export class Assigner {
   async #fail(parked: Task, cause: Error): Promise<void> {
     const error = { code: TASK_FAILURES.UNSENDABLE, message: cause.message };
     await this.#parts.tasks.transaction(async (trx) => {
-      const failed = await this.#parts.tasks.finish(trx, fenceOf(parked), "failed", { error });
-      if (failed !== undefined) tellTask(this.#parts, trx, "failed", failed, endOf(failed));
+      await endTask(this.#parts, trx, fenceOf(parked), "failed", { error });
     });
   }
 }

@@ -6,6 +6,8 @@ import type { Parts, Tx } from "./parts.ts";
 const PAGE = 500;
 
 export interface Broadcast {
+  /** Does not get it itself. */
+  readonly fromAgent: string;
   readonly messageType: string;
   readonly content: Content | object;
   readonly priority: Priority | undefined;
@@ -20,12 +22,9 @@ export async function broadcast(parts: Parts, trx: Tx, message: Broadcast): Prom
     const last = page.at(-1);
     if (last === undefined) return sent;
     after = last;
-    const toAgent = page.filter((agentId) => agentId !== parts.supervisorId);
+    const toAgent = page.filter((agentId) => agentId !== message.fromAgent);
     if (toAgent.length > 0) {
-      await parts.queue.sendMessage(
-        { ...message, fromAgent: parts.supervisorId, toAgent },
-        { tx: trx },
-      );
+      await parts.queue.sendMessage({ ...message, toAgent }, { tx: trx });
       sent += toAgent.length;
     }
     if (page.length < PAGE) return sent;

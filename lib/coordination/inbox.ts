@@ -17,7 +17,7 @@ import { MessageType } from "../protocol/types.ts";
 import type { ClaimedMessage } from "../queue/claimed.ts";
 import { afterCommit } from "../store/after-commit.ts";
 import type { Fence } from "../store/task-row.ts";
-import { endOf, type Parts, type Tx, takeAway, tellTask } from "./parts.ts";
+import { endTask, type Parts, type Tx, takeAway, tellTask } from "./parts.ts";
 
 /** Handles messages that the supervisor does not know. Its writes in `tx` commit with the acknowledgement. */
 export type MessageHook = (message: ClaimedMessage, context: { readonly tx: Tx }) => unknown;
@@ -121,14 +121,12 @@ export class Inbox {
     }
     const done = state === "completed";
     const result = content.result ?? content.results;
-    const ended = await this.#parts.tasks.finish(trx, fence, state, {
+    await endTask(this.#parts, trx, fence, state, {
       ...(result === undefined ? {} : { result }),
       ...(done ? { progress: { percentage: 100, data: task.progress?.data ?? null } } : {}),
       ...(done ? {} : { error: failure }),
+      executionMs: content.execution_time_ms,
     });
-    if (ended === undefined) return;
-    const event = state === "canceled" ? "cancelled" : state;
-    tellTask(this.#parts, trx, event, ended, endOf(ended, content.execution_time_ms));
   }
 
   async #error(trx: Tx, message: ClaimedMessage, content: ErrorContent): Promise<void> {
@@ -147,8 +145,7 @@ export class Inbox {
       await takeAway(this.#parts, trx, task, error);
       return;
     }
-    const failed = await this.#parts.tasks.finish(trx, fence, "failed", { error });
-    if (failed !== undefined) tellTask(this.#parts, trx, "failed", failed, endOf(failed));
+    await endTask(this.#parts, trx, fence, "failed", { error });
   }
 
   async #status(trx: Tx, message: ClaimedMessage, content: StatusContent): Promise<void> {

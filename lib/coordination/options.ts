@@ -4,12 +4,15 @@ import type { SupervisorOptionsInput, Task } from "../protocol/tasks.ts";
 import type { Priority } from "../protocol/types.ts";
 import type { TxOption } from "../queue/claimed.ts";
 import type { MessageQueueManager } from "../queue/manager.ts";
+import type { Coordination } from "./coordination.ts";
 import type { MessageHook } from "./inbox.ts";
 
 /** What assignTask returns: the task as it is stored, and whether it was there before. */
 export type AssignedTask = Task & { readonly duplicate: boolean };
 
 export interface SupervisorOptions extends SupervisorOptionsInput {
+  /** @internal What the supervisors of one outbox share; instead of `queue`, `registry` and `observers`. */
+  coordination?: Coordination | undefined;
   /** The queue to send through. Default: one of its own on the same tables. */
   queue?: MessageQueueManager | undefined;
   /** The registry to find agents in. Default: one of its own on the same tables. */

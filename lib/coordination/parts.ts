@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import type { Observers, TaskEventName } from "../protocol/events.ts";
-import type { Task, TaskFailure } from "../protocol/tasks.ts";
+import type { EndState } from "../protocol/states.ts";
+import type { FinishedTask, Task, TaskFailure } from "../protocol/tasks.ts";
 import { MessagePriority, MessageType } from "../protocol/types.ts";
 import type { TxOption } from "../queue/claimed.ts";
 import type { MessageQueueManager } from "../queue/manager.ts";
@@ -8,18 +9,24 @@ import { afterCommit } from "../store/after-commit.ts";
 import type { AgentSlots } from "../store/agent-slots.ts";
 import type { AgentStore } from "../store/agents.ts";
 import type { Fence } from "../store/task-row.ts";
-import type { TaskStore } from "../store/tasks.ts";
+import type { TaskOutcome, TaskStore } from "../store/tasks.ts";
 
 export type Tx = NonNullable<TxOption["tx"]>;
 
-/** What the pieces of a supervisor share. */
+/** What everything that coordinates on one database shares; see Coordination. */
 export interface Parts {
-  readonly supervisorId: string;
   readonly queue: MessageQueueManager;
   readonly tasks: TaskStore;
   readonly agents: AgentStore;
   readonly slots: AgentSlots;
   readonly observers: Observers;
+  /** Who is told of every task that ends, in the transaction that ends it. */
+  readonly followers: TaskFollower[];
+}
+
+/** What goes on from the end of a task, such as the next step of a workflow: both are one commit. */
+export interface TaskFollower {
+  ended(trx: Tx, task: FinishedTask): Promise<void>;
 }
 
 export function fenceOf(task: Task): Fence {
@@ -74,6 +81,48 @@ export function endOf(task: Task, executionMs?: number): Record<string, unknown>
 }
 
 /**
+ * Ends a task: the one place where that happens, so that whoever follows it hears of every end. Undefined when
+ * the fence no longer holds, and nothing changed.
+ */
+export async function endTask(
+  parts: Parts,
+  trx: Tx,
+  fence: Fence,
+  state: EndState,
+  { executionMs, ...outcome }: TaskOutcome & { executionMs?: number | undefined },
+): Promise<Task | undefined> {
+  const ended = await parts.tasks.finish(trx, fence, state, outcome);
+  if (ended !== undefined) await follow(parts, trx, ended, executionMs);
+  return ended;
+}
+
+/** Tells everybody of a task that has just ended. */
+async function follow(parts: Parts, trx: Tx, ended: Task, executionMs?: number): Promise<void> {
+  const event = ended.state === "canceled" ? "cancelled" : (ended.state as EndState);
+  tellTask(parts, trx, event as TaskEventName, ended, endOf(ended, executionMs));
+  for (const follower of parts.followers) await follower.ended(trx, ended as FinishedTask);
+}
+
+/**
+ * Cancels a task, whatever assignment it has; its message is taken back, and an agent that has begun is told to
+ * stop. Undefined when it had ended already, or is not there.
+ */
+export async function cancelTask(
+  parts: Parts,
+  trx: Tx,
+  taskId: string,
+  reason: string,
+): Promise<Task | undefined> {
+  const error = { code: "canceled", message: reason };
+  const canceled = await parts.tasks.cancel(trx, taskId, error);
+  if (canceled === undefined) return undefined;
+  await cancelMessage(parts, trx, canceled);
+  await recall(parts, trx, canceled, reason);
+  await follow(parts, trx, canceled);
+  return canceled;
+}
+
+/**
  * Takes an assignment away from its agent: parks the task for another one, or fails it after the last. The
  * message is cancelled, which also ends the lease of an agent that is only slow. Undefined when the assignment
  * was over already.
@@ -87,11 +136,10 @@ export async function takeAway(
   const again = task.assignment < task.maxAssignments;
   const moved = again
     ? await parts.tasks.giveBack(trx, fenceOf(task), error)
-    : await parts.tasks.finish(trx, fenceOf(task), "failed", { error });
+    : await endTask(parts, trx, fenceOf(task), "failed", { error });
   if (moved === undefined) return undefined;
   await cancelMessage(parts, trx, task);
   if (again) tellTask(parts, trx, "submitted", moved, { reason: error.code });
-  else tellTask(parts, trx, "failed", moved, endOf(moved));
   return moved;
 }
 

@@ -18,6 +18,7 @@ export interface RunOptions {
 }
 
 interface Pieces {
+  readonly supervisorId: string;
   readonly parts: Parts;
   readonly inbox: Inbox;
   readonly sweeper: Sweeper;
@@ -62,8 +63,8 @@ export class Rounds {
   }
 
   async #messages(limit: number, waitMs: number): Promise<number> {
-    const { parts, inbox } = this.#pieces;
-    const messages = await parts.queue.getMessages(parts.supervisorId, {
+    const { parts, inbox, supervisorId } = this.#pieces;
+    const messages = await parts.queue.getMessages(supervisorId, {
       limit,
       leaseMs: LEASE_MS,
       waitMs,
@@ -171,13 +172,13 @@ export class Rounds {
 
   async #beat(): Promise<void> {
     if (performance.now() < this.#beatAt) return;
-    const { registry, parts, settings } = this.#pieces;
+    const { registry, supervisorId, settings } = this.#pieces;
     try {
-      await registry.updateHeartbeat(parts.supervisorId);
+      await registry.updateHeartbeat(supervisorId);
     } catch (error) {
       if (!(error instanceof UnknownRecipient)) throw error;
       await registry.registerAgent({
-        agentId: parts.supervisorId,
+        agentId: supervisorId,
         role: AgentRole.SUPERVISOR,
         maxConcurrentTasks: 0,
         staleAfterMs: Math.max(100, Math.min(86_400_000, settings.heartbeatIntervalMs * 3)),
@@ -187,13 +188,13 @@ export class Rounds {
   }
 
   #tell(error: unknown, message?: ClaimedMessage): void {
-    const { parts } = this.#pieces;
+    const { parts, supervisorId } = this.#pieces;
     if (!parts.observers.active) return;
     const record = errorRecord(error);
     parts.observers.emit([
       {
         type: "error",
-        agentId: parts.supervisorId,
+        agentId: supervisorId,
         errorType: record.code,
         errorMessage: record.message,
         at: Date.now(),

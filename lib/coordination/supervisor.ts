@@ -1,7 +1,6 @@
 import { createHash, randomBytes } from "node:crypto";
-import { AgentRegistry } from "../agent-registry.ts";
+import type { AgentRegistry } from "../agent-registry.ts";
 import { AgentCommunicationError, MessageTimeout } from "../errors.ts";
-import { Observers } from "../protocol/events.ts";
 import { given, noMore } from "../protocol/given.ts";
 import type { Content } from "../protocol/message-input.ts";
 import { isEnd } from "../protocol/states.ts";
@@ -27,21 +26,15 @@ import {
 import { DEFAULT_PRIORITY } from "../protocol/types.ts";
 import { id, jsonDocument, parse } from "../protocol/validate.ts";
 import type { TxOption } from "../queue/claimed.ts";
-import { MessageQueueManager } from "../queue/manager.ts";
-import { AgentSlots } from "../store/agent-slots.ts";
-import { AgentStore } from "../store/agents.ts";
-import { connect } from "../store/connect.ts";
+import type { MessageQueueManager } from "../queue/manager.ts";
 import type { Db } from "../store/dialect.ts";
-import { dialectFor } from "../store/dialects.ts";
 import { joined } from "../store/identity.ts";
-import { SchemaCheck } from "../store/migrate.ts";
-import { TaskHistory } from "../store/task-history.ts";
-import { TaskStore } from "../store/tasks.ts";
-import { Assigner, type Submitted } from "./assigner.ts";
+import type { Submitted } from "./assigner.ts";
 import { broadcast } from "./broadcast.ts";
+import { Coordination } from "./coordination.ts";
 import { Inbox } from "./inbox.ts";
 import type { AssignedTask, BroadcastOptions, SupervisorOptions, WaitOptions } from "./options.ts";
-import { cancelMessage, endOf, type Parts, recall, type Tx, tellTask } from "./parts.ts";
+import { cancelTask, type Parts, type Tx } from "./parts.ts";
 import { Rounds, type RunOptions } from "./rounds.ts";
 import { Sweeper } from "./sweeper.ts";
 
@@ -56,12 +49,9 @@ export class SupervisorCoordinator {
   readonly supervisorId: string;
   readonly queueManager: MessageQueueManager;
   readonly agentRegistry: AgentRegistry;
-  readonly #knex: Db;
-  readonly #schema: SchemaCheck;
+  readonly #coordination: Coordination;
   readonly #settings: SupervisorSettings;
   readonly #parts: Parts;
-  readonly #history: TaskHistory;
-  readonly #assigner: Assigner;
   readonly #rounds: Rounds;
 
   /**
@@ -69,31 +59,24 @@ export class SupervisorCoordinator {
    * @throws ValidationFailed for a bad id and for unknown or wrong options
    */
   constructor(supervisorId: string, knex: Db, options: SupervisorOptions = {}) {
-    const { queue, registry, observers = new Observers(), onMessage, ...rest } = given(options);
+    const { coordination, queue, registry, observers, onMessage, ...rest } = given(options);
     this.supervisorId = parse(id, supervisorId, "supervisorId");
     this.#settings = parse(supervisorOptionsSchema, rest, "options");
     const { prefix, taskRetentionMs } = this.#settings;
-    const dialect = dialectFor(connect(knex).dialect, prefix);
-    this.#knex = knex;
-    this.#schema = new SchemaCheck(knex, dialect.name, prefix);
-    this.queueManager =
-      queue ?? new MessageQueueManager(knex, { prefix, observers, agentId: this.supervisorId });
-    this.agentRegistry = registry ?? new AgentRegistry(knex, { prefix, observers });
-    this.#parts = {
-      supervisorId: this.supervisorId,
-      queue: this.queueManager,
-      tasks: new TaskStore(knex, dialect, prefix),
-      agents: new AgentStore(knex, dialect, prefix),
-      slots: new AgentSlots(knex, dialect, prefix),
-      observers,
-    };
-    this.#history = new TaskHistory(knex, dialect, prefix);
-    this.#assigner = new Assigner(this.#parts);
+    const shared =
+      coordination ??
+      new Coordination(knex, { prefix, agentId: this.supervisorId, queue, registry, observers });
+    const { parts, assigner, history } = shared;
+    this.#coordination = shared;
+    this.#parts = parts;
+    this.queueManager = parts.queue;
+    this.agentRegistry = shared.registry;
     this.#rounds = new Rounds({
-      parts: this.#parts,
-      inbox: new Inbox(this.#parts, onMessage),
-      sweeper: new Sweeper(this.#parts, this.#assigner, this.#history, taskRetentionMs),
-      registry: this.agentRegistry,
+      supervisorId: this.supervisorId,
+      parts,
+      inbox: new Inbox(parts, onMessage),
+      sweeper: new Sweeper(parts, assigner, history, taskRetentionMs),
+      registry: shared.registry,
       settings: this.#settings,
     });
   }
@@ -113,9 +96,9 @@ export class SupervisorCoordinator {
     const checked = parse(taskSchema, task, "task");
     const parameters = jsonDocument(checked.parameters, "task.parameters", MOST_PARAMETER_BYTES);
     const tx = this.#join(options);
-    await this.#schema.ensure(tx);
+    await this.#coordination.schema.ensure(tx);
     const needs = checked.requiredCapabilities;
-    const submitted: Submitted = await this.#assigner.submit(
+    const submitted: Submitted = await this.#coordination.assigner.submit(
       {
         task_id: checked.taskId ?? `task_${randomBytes(16).toString("hex")}`,
         task_type: checked.taskType,
@@ -166,17 +149,10 @@ export class SupervisorCoordinator {
     const why = parse(cancelReason, reason, "reason") ?? "canceled";
     const { tasks } = this.#parts;
     return tasks.transaction(async (trx) => {
-      const error = { code: "canceled", message: why };
-      const canceled = await tasks.cancel(trx, checked, error);
-      if (canceled === undefined) {
-        if ((await tasks.get(checked, trx)) === undefined) throw unknownTask(checked);
-        return false;
-      }
-      await cancelMessage(this.#parts, trx, canceled);
-      await recall(this.#parts, trx, canceled, why);
-      tellTask(this.#parts, trx, "cancelled", canceled, endOf(canceled));
-      return true;
-    }, this.#join(options) ?? this.#knex);
+      if ((await cancelTask(this.#parts, trx, checked, why)) !== undefined) return true;
+      if ((await tasks.get(checked, trx)) === undefined) throw unknownTask(checked);
+      return false;
+    }, this.#join(options) ?? this.#coordination.knex);
   }
 
   /**
@@ -209,7 +185,7 @@ export class SupervisorCoordinator {
 
   /** Figures over the tasks of all supervisors. What they cost does not grow with backlog or history. */
   async getCoordinationStats(): Promise<CoordinationStats> {
-    return this.#history.stats(STATS_WINDOW_MS);
+    return this.#coordination.history.stats(STATS_WINDOW_MS);
   }
 
   /** Throughput, utilisation and completion in one call. */
@@ -236,9 +212,15 @@ export class SupervisorCoordinator {
     options: BroadcastOptions = {},
   ): Promise<number> {
     const { priority, ...rest } = given(options);
-    const db = this.#join(rest) ?? this.#knex;
+    const db = this.#join(rest) ?? this.#coordination.knex;
     return this.#parts.tasks.transaction(
-      (trx) => broadcast(this.#parts, trx, { messageType, content, priority }),
+      (trx) =>
+        broadcast(this.#parts, trx, {
+          fromAgent: this.supervisorId,
+          messageType,
+          content,
+          priority,
+        }),
       db,
     );
   }
@@ -269,7 +251,7 @@ export class SupervisorCoordinator {
   #join(options: TxOption): Tx | undefined {
     const { tx, ...rest } = given(options);
     noMore(rest);
-    return tx === undefined ? undefined : (joined(this.#knex, tx) as Tx);
+    return tx === undefined ? undefined : (joined(this.#coordination.knex, tx) as Tx);
   }
 }
 

@@ -1,7 +1,7 @@
 import { TASK_FAILURES, type Task } from "../protocol/tasks.ts";
 import type { TaskHistory } from "../store/task-history.ts";
 import type { Assigner } from "./assigner.ts";
-import { cancelMessage, endOf, fenceOf, type Parts, recall, takeAway, tellTask } from "./parts.ts";
+import { cancelMessage, endTask, fenceOf, type Parts, recall, takeAway } from "./parts.ts";
 
 /** What one sweep did. */
 export interface SweepReport {
@@ -103,11 +103,10 @@ export class Sweeper {
         ...(task.agentId === null ? {} : { agentId: task.agentId }),
       };
       await this.#parts.tasks.transaction(async (trx) => {
-        const failed = await this.#parts.tasks.finish(trx, fenceOf(task), "failed", { error });
+        const failed = await endTask(this.#parts, trx, fenceOf(task), "failed", { error });
         if (failed === undefined) return;
         await cancelMessage(this.#parts, trx, failed);
         await recall(this.#parts, trx, failed, error.message);
-        tellTask(this.#parts, trx, "failed", failed, endOf(failed));
         report.overdue++;
       });
     }

@@ -42,7 +42,10 @@ const AGENT =
   "a.agent_id, a.role, a.status, a.max_concurrent_tasks, a.metadata, a.metrics, a.registered_at, a.heartbeat_at, a.stale_after_ms, a.lost_at, a.last_assigned_at";
 
 const TASK_COLUMNS =
-  "task_id, task_type, description, parameters, required_capabilities, need_key, priority, state, supervisor_id, agent_id, message_id, assignment, max_assignments, context_id, correlation_id, created_at, assigned_at, deadline_at";
+  "task_id, task_type, description, parameters, required_capabilities, need_key, priority, state, supervisor_id, agent_id, message_id, assignment, max_assignments, context_id, correlation_id, created_at, assigned_at, deadline_at, urgent_at";
+
+/** When a task without a deadline is urgent. */
+const NEVER = Number.MAX_SAFE_INTEGER;
 
 /** The rows of the agents `a` with `live`, the least loaded first. */
 const LEAST_LOADED =
@@ -76,7 +79,8 @@ function postgres(prefix: string, now: string): AgentStatements {
       SELECT :task_id, :task_type, :description, CAST(:parameters AS jsonb), CAST(:required_capabilities AS jsonb),
              :need_key, CAST(:priority AS smallint), :state, :supervisor_id, :agent_id, :message_id,
              CAST(:assignment AS int), CAST(:max_assignments AS int), :context_id, :correlation_id, n.now,
-             CASE WHEN CAST(:assignment AS int) > 0 THEN n.now END, n.now + CAST(:deadline_ms AS bigint)
+             CASE WHEN CAST(:assignment AS int) > 0 THEN n.now END, n.now + CAST(:deadline_ms AS bigint),
+             COALESCE(n.now + CAST(:deadline_ms AS bigint), ${NEVER})
       FROM (SELECT ${now} AS now) n
       ON CONFLICT (task_id) DO NOTHING
       RETURNING *`,
@@ -116,7 +120,8 @@ function mssql(prefix: string, now: string): AgentStatements {
       OUTPUT inserted.*
       SELECT :task_id, :task_type, :description, :parameters, :required_capabilities, :need_key, :priority, :state,
              :supervisor_id, :agent_id, :message_id, :assignment, :max_assignments, :context_id, :correlation_id, @now,
-             CASE WHEN :assignment > 0 THEN @now END, @now + CAST(:deadline_ms AS bigint)
+             CASE WHEN :assignment > 0 THEN @now END, @now + CAST(:deadline_ms AS bigint),
+             COALESCE(@now + CAST(:deadline_ms AS bigint), ${NEVER})
       WHERE NOT EXISTS (SELECT 1 FROM ${prefix}tasks WITH (UPDLOCK, HOLDLOCK, ROWLOCK) WHERE task_id = :task_id)`,
     buried: `
       SELECT d.message_id, d.reason, d.last_error
@@ -149,7 +154,8 @@ function sqlite(prefix: string, now: string): AgentStatements {
       INSERT INTO ${prefix}tasks (${TASK_COLUMNS})
       SELECT :task_id, :task_type, :description, :parameters, :required_capabilities, :need_key, :priority, :state,
              :supervisor_id, :agent_id, :message_id, :assignment, :max_assignments, :context_id, :correlation_id, n.now,
-             CASE WHEN :assignment > 0 THEN n.now END, n.now + :deadline_ms
+             CASE WHEN :assignment > 0 THEN n.now END, n.now + :deadline_ms,
+             COALESCE(n.now + :deadline_ms, ${NEVER})
       FROM (SELECT ${now} AS now) n WHERE true
       ON CONFLICT (task_id) DO NOTHING
       RETURNING *`,

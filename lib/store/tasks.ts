@@ -9,7 +9,20 @@ import { type Fence, type NewTask, taskOf } from "./task-row.ts";
 /** What a statement of a move writes besides the state. */
 type Values = Record<string, string | number | null | Knex.Raw>;
 
-const PARKED = "agent_id IS NULL AND finished_at IS NULL";
+/** What is stored with the end of a task. */
+export interface TaskOutcome {
+  readonly result?: unknown;
+  readonly error?: TaskFailure | undefined;
+  readonly progress?: TaskProgress | undefined;
+}
+
+const PARKED = "agent_id IS NULL AND finished_at IS NULL AND waits_for = 0 AND paused_at IS NULL";
+/** Of one set of requirements: the highest priority, the nearest deadline, the longest wait. */
+const NEXT_FIRST = [
+  { column: "priority", order: "desc" },
+  { column: "urgent_at" },
+  { column: "seq" },
+];
 const HELD = "agent_id IS NOT NULL AND finished_at IS NULL";
 
 /**
@@ -118,7 +131,7 @@ export class TaskStore {
     db: Db,
     fence: Fence,
     state: EndState,
-    outcome: { result?: unknown; error?: TaskFailure | undefined; progress?: TaskProgress },
+    outcome: TaskOutcome,
   ): Promise<Task | undefined> {
     return this.#move(db, fence, state, {
       finished_at: db.raw(this.#dialect.now),
@@ -209,7 +222,7 @@ export class TaskStore {
         .select("*")
         .whereRaw(PARKED)
         .where("need_key", ">", needKey)
-        .orderBy([{ column: "need_key" }, { column: "priority", order: "desc" }, { column: "seq" }])
+        .orderBy([{ column: "need_key" }, ...NEXT_FIRST])
         .first()) as Row | undefined;
       return row === undefined
         ? undefined
@@ -220,11 +233,7 @@ export class TaskStore {
   /** The parked task that is next for this set of requirements. */
   async firstParked(needKey: string): Promise<Task | undefined> {
     const [task] = await this.#select(this.#knex, (tasks) =>
-      tasks
-        .whereRaw(PARKED)
-        .where("need_key", needKey)
-        .orderBy([{ column: "priority", order: "desc" }, { column: "seq" }])
-        .limit(1),
+      tasks.whereRaw(PARKED).where("need_key", needKey).orderBy(NEXT_FIRST).limit(1),
     );
     return task;
   }

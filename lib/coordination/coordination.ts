@@ -1,0 +1,56 @@
+import { AgentRegistry } from "../agent-registry.ts";
+import { Observers } from "../protocol/events.ts";
+import { MessageQueueManager } from "../queue/manager.ts";
+import { AgentSlots } from "../store/agent-slots.ts";
+import { AgentStore } from "../store/agents.ts";
+import { connect } from "../store/connect.ts";
+import type { Db, Dialect } from "../store/dialect.ts";
+import { dialectFor } from "../store/dialects.ts";
+import { SchemaCheck } from "../store/migrate.ts";
+import { TaskHistory } from "../store/task-history.ts";
+import { TaskStore } from "../store/tasks.ts";
+import { Assigner } from "./assigner.ts";
+import type { Parts } from "./parts.ts";
+
+/** What a Coordination is made on; what is not given, it makes itself on the same tables. */
+export interface CoordinationInput {
+  readonly prefix: string;
+  /** Who sends what has no other sender. */
+  readonly agentId?: string | undefined;
+  readonly queue?: MessageQueueManager | undefined;
+  readonly registry?: AgentRegistry | undefined;
+  readonly observers?: Observers | undefined;
+}
+
+/**
+ * Everything that coordinates on one database, put together once and shared by all supervisors of an outbox: so
+ * that whoever ends a task, all that goes on from it hears of it. It holds no state of its own.
+ */
+export class Coordination {
+  readonly knex: Db;
+  readonly dialect: Dialect;
+  readonly schema: SchemaCheck;
+  readonly registry: AgentRegistry;
+  readonly parts: Parts;
+  readonly history: TaskHistory;
+  readonly assigner: Assigner;
+
+  constructor(knex: Db, { prefix, agentId, ...given }: CoordinationInput) {
+    const observers = given.observers ?? new Observers();
+    const dialect = dialectFor(connect(knex).dialect, prefix);
+    this.knex = knex;
+    this.dialect = dialect;
+    this.schema = new SchemaCheck(knex, dialect.name, prefix);
+    this.registry = given.registry ?? new AgentRegistry(knex, { prefix, observers });
+    this.parts = {
+      queue: given.queue ?? new MessageQueueManager(knex, { prefix, observers, agentId }),
+      tasks: new TaskStore(knex, dialect, prefix),
+      agents: new AgentStore(knex, dialect, prefix),
+      slots: new AgentSlots(knex, dialect, prefix),
+      observers,
+      followers: [],
+    };
+    this.history = new TaskHistory(knex, dialect, prefix);
+    this.assigner = new Assigner(this.parts);
+  }
+}
