@@ -20,9 +20,7 @@ export class TaskHistory {
 
   async stats(windowMs: number): Promise<CoordinationStats> {
     return translated(this.#dialect, async () => {
-      const parked = await this.#count((tasks) =>
-        tasks.whereRaw("agent_id IS NULL AND finished_at IS NULL"),
-      );
+      const parked = await this.#count((tasks) => tasks.where("state", "submitted"));
       const assigned = await this.#count((tasks) => tasks.where("state", "assigned"));
       const working = await this.#count((tasks) => tasks.where("state", "working"));
       const waiting = await this.#count((tasks) =>
