@@ -142,7 +142,16 @@ CREATE INDEX outbox_task_inputs_open ON outbox_task_inputs (seq) WHERE answered_
 
 
 -- 011_handoffs
-
+create table "outbox_handoffs" ("seq" bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "handoff_id" varchar(128) COLLATE "C" not null, "from_agent" varchar(128) COLLATE "C" not null, "to_agent" varchar(128) COLLATE "C" not null, "required_capabilities" jsonb, "task_id" varchar(128) COLLATE "C", "assignment" integer, "detached" integer not null default '0', "context_id" varchar(128) COLLATE "C", "correlation_id" varchar(128) COLLATE "C", "reason" text not null, "current_state" jsonb, "context" jsonb not null, "deliverables" jsonb not null, "actions_required" jsonb not null, "priority" integer not null, "estimated_effort" varchar(255) COLLATE "C", "state" varchar(16) COLLATE "C" not null, "message_id" varchar(128) COLLATE "C" not null, "note" text, "outcome" varchar(16) COLLATE "C", "warnings" jsonb, "created_at" bigint not null, "due_at" bigint not null, "accepted_at" bigint, "started_at" bigint, "ended_at" bigint);
+CREATE UNIQUE INDEX outbox_handoffs_id ON outbox_handoffs (handoff_id);
+CREATE UNIQUE INDEX outbox_handoffs_offer ON outbox_handoffs (task_id) WHERE task_id IS NOT NULL AND accepted_at IS NULL AND ended_at IS NULL;
+CREATE INDEX outbox_handoffs_due ON outbox_handoffs (due_at) WHERE accepted_at IS NULL AND ended_at IS NULL;
+CREATE INDEX outbox_handoffs_live_task ON outbox_handoffs (task_id, seq) WHERE task_id IS NOT NULL AND ended_at IS NULL;
+CREATE INDEX outbox_handoffs_live ON outbox_handoffs (seq) WHERE ended_at IS NULL;
+CREATE INDEX outbox_handoffs_from ON outbox_handoffs (from_agent, seq);
+CREATE INDEX outbox_handoffs_to ON outbox_handoffs (to_agent, seq);
+CREATE INDEX outbox_handoffs_task ON outbox_handoffs (task_id, seq) WHERE task_id IS NOT NULL;
+CREATE INDEX outbox_handoffs_ended ON outbox_handoffs (ended_at) WHERE ended_at IS NOT NULL;
 
 -- 012_changes
 
