@@ -157,6 +157,40 @@ export const ERROR_CODES = {
     remedy:
       'The destination does not keep up: send again later, let the send wait (`flow: { whenFull: "wait" }`), add workers, or raise the window or the mailbox\'s maxDepth; nothing was stored.',
   },
+  UNKNOWN_HANDOFF: {
+    retryable: false,
+    severity: "error",
+    remedy: "Check the handoff's id with `agent-outbox handoffs ls`.",
+  },
+  HANDOFF_STATE: {
+    retryable: false,
+    severity: "warning",
+    remedy:
+      "Somebody else decided before, or the time for it has passed: look at the handoff (`agent-outbox handoffs show`) and go on from there.",
+  },
+  HANDOFF_NOT_OWNER: {
+    retryable: false,
+    severity: "error",
+    remedy:
+      "Only the agent that has a task offers it, and only the one that it was offered to accepts or rejects it: check the agent's id.",
+  },
+  HANDOFF_NO_ROOM: {
+    retryable: true,
+    severity: "warning",
+    remedy:
+      "The agent is full, draining or silent: accept again when it has room (`waitMs` waits for it), or reject the handoff.",
+  },
+  HANDOFF_NO_TARGET: {
+    retryable: true,
+    severity: "warning",
+    remedy:
+      "No other agent with these capabilities has room: name one with `to`, try again later, or register one that can.",
+  },
+  GATE_FAILED: {
+    retryable: false,
+    severity: "error",
+    remedy: "Mend what each entry of details.failures names, then try again; nothing was stored.",
+  },
 } as const satisfies Record<string, CodeFacts>;
 
 export type ErrorCode = keyof typeof ERROR_CODES;
@@ -224,6 +258,7 @@ export class RateLimited extends errorOf("RateLimited", "RATE_LIMITED") {}
 export class CircuitOpen extends errorOf("CircuitOpen", "CIRCUIT_OPEN") {}
 export class UnknownCommandError extends errorOf("UnknownCommandError", "UNKNOWN_COMMAND") {}
 export class SignatureInvalid extends errorOf("SignatureInvalid", "SIGNATURE_INVALID") {}
+export class GateFailed extends errorOf("GateFailed", "GATE_FAILED") {}
 export class QueueFull extends errorOf("QueueFull", "QUEUE_FULL") {}
 
 /** Both names are in use for one thing. */

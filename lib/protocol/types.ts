@@ -37,6 +37,12 @@ export const MessageType = {
   COMMAND: "COMMAND",
   NOTIFICATION: "NOTIFICATION",
   BATCH: "BATCH",
+  AGENT_HANDOFF: "AGENT_HANDOFF",
+  HANDOFF_ACCEPTED: "HANDOFF_ACCEPTED",
+  HANDOFF_REJECTED: "HANDOFF_REJECTED",
+  HANDOFF_RETURNED: "HANDOFF_RETURNED",
+  HANDOFF_COMPLETED: "HANDOFF_COMPLETED",
+  HANDOFF_WITHDRAWN: "HANDOFF_WITHDRAWN",
 } as const;
 
 export type KnownMessageType = (typeof MessageType)[keyof typeof MessageType];
@@ -56,6 +62,12 @@ const KIND_OF: Record<KnownMessageType, MessageKind> = {
   COMMAND: "command",
   NOTIFICATION: "notification",
   BATCH: "batch",
+  AGENT_HANDOFF: "request",
+  HANDOFF_ACCEPTED: "notification",
+  HANDOFF_REJECTED: "notification",
+  HANDOFF_RETURNED: "notification",
+  HANDOFF_COMPLETED: "notification",
+  HANDOFF_WITHDRAWN: "notification",
 };
 
 /** The kind of a message whose sender named none: that of its known type, otherwise "event". */
