@@ -19,6 +19,8 @@ export const taskRequestSchema = z.strictObject({
   deadline: z.string().optional(),
   /** What an earlier assignment reached before its agent was lost. */
   progress: anyJson.optional(),
+  /** The sheet of the handoff that brought the task here, or back. */
+  handoff: z.record(z.string(), anyJson).optional(),
 });
 export type TaskRequest = z.output<typeof taskRequestSchema>;
 
