@@ -107,7 +107,22 @@ alter table "outbox_keys" add column "room_at" bigint;
 CREATE INDEX outbox_messages_blocked ON outbox_messages (to_agent, seq) WHERE state = 2;
 
 -- 008_agents
-
+create table "outbox_agent_capabilities_copy" ("capability" varchar(128) COLLATE "C" not null, "agent_id" varchar(128) COLLATE "C" not null);
+INSERT INTO outbox_agent_capabilities_copy (capability, agent_id) SELECT DISTINCT capability, agent_id FROM outbox_agent_capabilities;
+drop table "outbox_agent_capabilities";
+create table "outbox_agent_capabilities" ("capability" varchar(128) COLLATE "C" not null, "agent_id" varchar(128) COLLATE "C" not null, "kind" varchar(8) COLLATE "C" not null default '', "sort_key" varchar(140) COLLATE "C" not null default '', "value" varchar(128) COLLATE "C", constraint "outbox_agent_capabilities_pk" primary key ("capability", "agent_id", "kind", "sort_key"));
+CREATE INDEX outbox_agent_capabilities_agent ON outbox_agent_capabilities (agent_id);
+INSERT INTO outbox_agent_capabilities (capability, agent_id) SELECT capability, agent_id FROM outbox_agent_capabilities_copy;
+drop table "outbox_agent_capabilities_copy";
+alter table "outbox_agents" add column "card" jsonb;
+alter table "outbox_agents" add column "card_hash" varchar(64) COLLATE "C";
+alter table "outbox_agents" add column "lifecycle" varchar(16) COLLATE "C" not null default 'active';
+alter table "outbox_agents" add column "needs_agents" jsonb;
+alter table "outbox_agents" add column "weight" integer not null default '1';
+alter table "outbox_agents" add column "drained_by" varchar(16) COLLATE "C";
+create table "outbox_agent_history" ("seq" bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "agent_id" varchar(128) COLLATE "C" not null, "event" varchar(32) COLLATE "C" not null, "at" bigint not null, "data" jsonb, "card" jsonb, "card_hash" varchar(64) COLLATE "C");
+CREATE INDEX outbox_agent_history_agent ON outbox_agent_history (agent_id, seq);
+CREATE INDEX outbox_tasks_context ON outbox_tasks (context_id, assigned_at DESC, agent_id) WHERE context_id IS NOT NULL AND agent_id IS NOT NULL;
 
 -- 009_tasks
 alter table "outbox_tasks" add column "cost" integer not null default '1';

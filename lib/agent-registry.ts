@@ -19,6 +19,7 @@ import {
   registerSchema,
   registryOptionsSchema,
 } from "./protocol/agents.ts";
+import { namesOf } from "./protocol/declarations.ts";
 import { Observers } from "./protocol/events.ts";
 import { given } from "./protocol/given.ts";
 import { jsonDocument, parse } from "./protocol/validate.ts";
@@ -81,7 +82,7 @@ export class AgentRegistry {
     this.#seen.set(checked.agentId, "active");
     this.#tell(created ? "registered" : "updated", checked.agentId, {
       agent_role: checked.role,
-      capabilities: checked.capabilities,
+      capabilities: namesOf(checked.capabilities),
       max_concurrent_tasks: checked.maxConcurrentTasks,
     });
     return this.#require(checked.agentId);

@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { type CapabilityDetail, declarationList } from "./declarations.ts";
 import { durationMs, id, parse, plainText, positiveInt } from "./validate.ts";
 
 /** Roles that the library names; any other string is a role too. */
@@ -12,14 +13,17 @@ export const AGENT_STATUSES = ["active", "idle", "busy", "draining", "offline"] 
 export type AgentStatus = (typeof AGENT_STATUSES)[number];
 
 /** How the best of several agents is found. */
-const STRATEGIES = ["leastLoaded"] as const;
+const STRATEGIES = ["leastLoaded", "roundRobin", "weighted", "sticky"] as const;
+export type MatchingStrategy = (typeof STRATEGIES)[number];
 
 /** An agent as the registry knows it. Instants are milliseconds since the epoch, by the database's clock. */
 export interface AgentInfo {
   readonly agentId: string;
   readonly role: string;
-  /** In alphabetical order. */
+  /** Their names, in alphabetical order. */
   readonly capabilities: readonly string[];
+  /** Those of them that have versions or values. */
+  readonly capabilityDetails: readonly CapabilityDetail[];
   readonly status: AgentStatus;
   /** True when its last heartbeat is older than `staleAfterMs`. */
   readonly lost: boolean;
@@ -75,8 +79,11 @@ export const registerSchema = z.strictObject({
   agentId: id,
   /** See AgentRole; any text of 1 to 64 visible characters. Default "worker". */
   role: id.max(64, "expected at most 64 characters").default(AgentRole.WORKER),
-  /** What it can do: up to 200 names, compared exactly. They replace those of an earlier registration. */
-  capabilities: capabilityList.default([]),
+  /**
+   * What it can do: up to 200 names, compared exactly, some with a version (`"python@3.12"`) or a value
+   * (`"gpu=true"`, `{ name: "region", value: ["eu", "us"] }`). They replace those of an earlier registration.
+   */
+  capabilities: declarationList.default([]),
   /** The most tasks at once, 0 (takes none) to 10,000. Default 1. */
   maxConcurrentTasks: z
     .number("expected a whole number")

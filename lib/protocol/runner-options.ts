@@ -1,5 +1,6 @@
 import { z } from "zod";
 import { registerSchema } from "./agents.ts";
+import { declarationsAsGiven } from "./declarations.ts";
 import { durationMs, id, positiveInt } from "./validate.ts";
 
 const DAY_MS = 86_400_000;
@@ -8,6 +9,8 @@ const handler = z.custom<unknown>((value) => typeof value === "function", "expec
 
 export const runnerOptionsSchema = z.strictObject({
   ...registerSchema.omit({ staleAfterMs: true, maxConcurrentTasks: true }).shape,
+  /** What it can do; see RegisterAgent. */
+  capabilities: declarationsAsGiven.default([]),
   /** The most tasks at once, 1 to 1,000. Default 1. */
   maxConcurrentTasks: positiveInt(1_000).default(1),
   /** What to do, by the task's type. */

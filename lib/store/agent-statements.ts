@@ -8,7 +8,7 @@ export interface AgentStatements {
   readonly findAvailable: string;
   /** The same where nothing is required. */
   readonly findAnyAvailable: string;
-  /** An expression for the capabilities of the agent `a`, as JSON. */
+  /** An expression for the rows of the capabilities of the agent `a`, as a JSON array in no order; null for none. */
   readonly capabilities: string;
   /** Stores a task unless its id is taken; waits for another transaction that is about to take it. */
   readonly insertTask: string;
@@ -52,7 +52,7 @@ const LEAST_LOADED =
   "ORDER BY a.live * 1.0 / NULLIF(a.max_concurrent_tasks, 0), a.last_assigned_at, a.agent_id";
 
 function postgres(prefix: string, now: string): AgentStatements {
-  const capabilities = `coalesce((SELECT jsonb_agg(k.capability ORDER BY k.capability) FROM ${prefix}agent_capabilities k WHERE k.agent_id = a.agent_id), '[]')`;
+  const capabilities = `coalesce((SELECT jsonb_agg(jsonb_build_object('capability', k.capability, 'kind', k.kind, 'sort_key', k.sort_key, 'value', k.value)) FROM ${prefix}agent_capabilities k WHERE k.agent_id = a.agent_id), '[]')`;
   // MATERIALIZED: tasks are counted once per agent, not once per use of the count. OFFSET 0: an agent's row is
   // looked up by its id, also when old statistics say that reading all agents were as cheap. What the caller
   // sees besides is fetched for those only that the limit leaves.
@@ -70,7 +70,7 @@ function postgres(prefix: string, now: string): AgentStatements {
     findAvailable: find(`
       SELECT c.agent_id FROM ${prefix}agent_capabilities c
       WHERE c.capability = ANY (ARRAY(SELECT jsonb_array_elements_text(CAST(:needs AS jsonb))))
-      GROUP BY c.agent_id HAVING COUNT(*) = :needed`),
+      GROUP BY c.agent_id HAVING COUNT(DISTINCT c.capability) = :needed`),
     findAnyAvailable: find(`SELECT agent_id FROM ${prefix}agents WHERE lost_at IS NULL`),
     capabilities,
     // The conflict waits for the other transaction to end.
@@ -94,8 +94,7 @@ function postgres(prefix: string, now: string): AgentStatements {
 }
 
 function mssql(prefix: string, now: string): AgentStatements {
-  // Differs from PostgreSQL: an array of objects, [{"capability":…}]; the reader takes both.
-  const capabilities = `(SELECT k.capability FROM ${prefix}agent_capabilities k WHERE k.agent_id = a.agent_id ORDER BY k.capability FOR JSON PATH)`;
+  const capabilities = `(SELECT k.capability, k.kind, k.sort_key, k.value FROM ${prefix}agent_capabilities k WHERE k.agent_id = a.agent_id FOR JSON PATH)`;
   const find = (matching: string) => `
     SELECT a.*, ${capabilities} AS capabilities FROM (
       SELECT TOP (:limit) a.* FROM (
@@ -110,7 +109,7 @@ function mssql(prefix: string, now: string): AgentStatements {
     findAvailable: find(`
       SELECT c.agent_id FROM OPENJSON(:needs) j
       JOIN ${prefix}agent_capabilities c ON c.capability = j.[value] COLLATE Latin1_General_100_BIN2
-      GROUP BY c.agent_id HAVING COUNT(*) = :needed`),
+      GROUP BY c.agent_id HAVING COUNT(DISTINCT c.capability) = :needed`),
     findAnyAvailable: find(`SELECT agent_id FROM ${prefix}agents WHERE lost_at IS NULL`),
     capabilities,
     // Differs from PostgreSQL: no ON CONFLICT. HOLDLOCK keeps the place of the missing id until the commit.
@@ -132,7 +131,7 @@ function mssql(prefix: string, now: string): AgentStatements {
 }
 
 function sqlite(prefix: string, now: string): AgentStatements {
-  const capabilities = `(SELECT json_group_array(k.capability) FROM (SELECT c.capability FROM ${prefix}agent_capabilities c WHERE c.agent_id = a.agent_id ORDER BY c.capability) k)`;
+  const capabilities = `(SELECT json_group_array(json_object('capability', k.capability, 'kind', k.kind, 'sort_key', k.sort_key, 'value', k.value)) FROM ${prefix}agent_capabilities k WHERE k.agent_id = a.agent_id)`;
   // Differs from PostgreSQL: CROSS JOIN, which SQLite never reorders, leads from what matches to its rows.
   const find = (matching: string) => `
     WITH m AS MATERIALIZED (${matching}),
@@ -147,7 +146,7 @@ function sqlite(prefix: string, now: string): AgentStatements {
     findAvailable: find(`
       SELECT c.agent_id FROM json_each(:needs) j
       CROSS JOIN ${prefix}agent_capabilities c ON c.capability = j.value
-      GROUP BY c.agent_id HAVING COUNT(*) = :needed`),
+      GROUP BY c.agent_id HAVING COUNT(DISTINCT c.capability) = :needed`),
     findAnyAvailable: find(`SELECT agent_id FROM ${prefix}agents WHERE lost_at IS NULL`),
     capabilities,
     insertTask: `

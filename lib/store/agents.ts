@@ -1,5 +1,6 @@
 import type { Knex } from "knex";
 import type { AgentFilter, AgentInfo, AgentStatus, Registration } from "../protocol/agents.ts";
+import { type CapabilityRow, detailsOf, namesOf } from "../protocol/declarations.ts";
 import {
   type AgentStatements,
   agentStatements,
@@ -83,15 +84,22 @@ export class AgentStore {
 
   async #replaceCapabilities(trx: Db, agent: AgentRow): Promise<void> {
     const agentId = { agent_id: agent.agentId };
-    const rows = (await trx(this.#capabilities).where(agentId).select("capability")) as Row[];
-    const before = rows.map((row) => String(row.capability));
-    const lost = before.filter((capability) => !agent.capabilities.includes(capability));
-    const fresh = agent.capabilities.filter((capability) => !before.includes(capability));
-    if (lost.length > 0) {
-      await trx(this.#capabilities).where(agentId).whereIn("capability", lost).del();
+    const keys = ["capability", "kind", "sort_key"];
+    const rows = (await trx(this.#capabilities)
+      .where(agentId)
+      .select(...keys, "value")) as Row[];
+    const wanted = new Map(agent.capabilities.map((row) => [JSON.stringify(written(row)), row]));
+    // A version that is written in another way sorts as before, but is shown as it was written.
+    const lost = rows.filter((row) => !wanted.delete(JSON.stringify(readBack(row))));
+    for (const { capability, kind, sort_key } of lost) {
+      await trx(this.#capabilities)
+        .where({ ...agentId, capability, kind, sort_key })
+        .del();
     }
-    if (fresh.length > 0) {
-      await trx(this.#capabilities).insert(fresh.map((capability) => ({ ...agentId, capability })));
+    const fresh = [...wanted.values()].map((row) => ({ ...agentId, ...written(row) }));
+    // Five columns each: below the most bindings that a statement may have anywhere.
+    for (let from = 0; from < fresh.length; from += 100) {
+      await trx(this.#capabilities).insert(fresh.slice(from, from + 100));
     }
   }
 
@@ -245,11 +253,12 @@ export class AgentStore {
     const status = row.status as AgentStatus;
     const lastAssignedAt = int(row.last_assigned_at);
     const json = this.#statements.json;
-    const capabilities = (json(row.capabilities) ?? []) as (string | { capability: string })[];
+    const capabilities = ((json(row.capabilities) ?? []) as Row[]).map(capabilityRow);
     return {
       agentId: String(row.agent_id),
       role: String(row.role),
-      capabilities: capabilities.map((it) => (typeof it === "string" ? it : it.capability)),
+      capabilities: namesOf(capabilities),
+      capabilityDetails: detailsOf(capabilities),
       status,
       lost: !fresh,
       available: fresh && live < most && status !== "draining" && status !== "offline",
@@ -264,6 +273,23 @@ export class AgentStore {
       lastAssignedAt: lastAssignedAt === 0 ? null : lastAssignedAt,
     };
   }
+}
+
+function written({ capability, kind, sortKey, value }: CapabilityRow): Row {
+  return { capability, kind, sort_key: sortKey, value };
+}
+
+function readBack({ capability, kind, sort_key, value }: Row): Row {
+  return { capability, kind, sort_key, value };
+}
+
+function capabilityRow(row: Row): CapabilityRow {
+  return {
+    capability: String(row.capability),
+    kind: row.kind as CapabilityRow["kind"],
+    sortKey: String(row.sort_key),
+    value: (row.value as string | null | undefined) ?? null,
+  };
 }
 
 /** Key by key; null takes a key away. */
