@@ -123,13 +123,18 @@ export class QueueCore {
   }
 
   /** Calls when the mailbox may have got something, from here or another process, until the returned call. */
-  listen(agentId: string, call: () => void): () => void {
+  listen(agentId: string, call: (certain: boolean) => void): () => void {
     const unsubscribe = this.wakeHub.subscribe(agentId, call);
     const unattend = this.#channel === undefined ? undefined : this.#push.attend(this.#channel);
     return () => {
       unsubscribe();
       unattend?.();
     };
+  }
+
+  /** Whether what other processes send wakes consumers here. */
+  get hears(): boolean {
+    return this.#channel !== undefined && this.#push.hears;
   }
 
   /** Nothing more is claimed or sent; waiting consumers look up. What others are to be told is still told. */

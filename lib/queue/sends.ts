@@ -9,6 +9,9 @@ import type { QueueCore } from "./core.ts";
 import { brakesFor } from "./delivery/brakes.ts";
 import { messageEvent } from "./events.ts";
 
+/** Longer than the pauses between two looks of an idle consumer. */
+const SOON_MS = 10_000;
+
 /** Stores messages where they belong, and tells of them once they are committed. */
 export async function send(
   core: QueueCore,
@@ -38,10 +41,8 @@ export async function send(
   }
   if (stored.length > 0) {
     afterCommit(db, () => {
-      // What is not due yet is found by polling when it is.
-      const due = stored.filter(
-        ({ delayMs, availableAt }) => !delayMs && availableAt === undefined,
-      );
+      // What falls due late is found by looking; idle consumers look too rarely for what does so soon.
+      const due = stored.filter(({ delayMs = 0 }) => delayMs <= SOON_MS);
       const stopped = messages.flatMap((message, n) => {
         const reason = sent[n]?.deadLettered;
         return reason === undefined ? [] : [{ message, reason }];

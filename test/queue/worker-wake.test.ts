@@ -47,96 +47,124 @@ eachDatabase("waking a worker", (database) => {
     await until(() => worker.stats.processed === 3, { timeoutMs: 3_000 });
   });
 
-  describe.runIf(database.dialect === "postgres")(
-    "by NOTIFY (PostgreSQL only: the others have no such thing)",
-    () => {
-      it("hears of another process's send at once, however rarely it looks", async () => {
-        const { queue } = watched(database.knex());
-        const to = mailbox();
-        const send = await sender(database, to);
-        const tookMs: number[] = [];
-        queue.work(
-          to,
-          (message) => void tookMs.push(Date.now() - Number(content(message).sentAt)),
-          RARELY,
-        );
+  describe.runIf(database.dialect !== "mssql")("by the database (all but SQL Server)", () => {
+    it("hears of another process's send at once, however rarely it looks", async () => {
+      const { queue } = watched(database.knex());
+      const to = mailbox();
+      const send = await sender(database, to);
+      const tookMs: number[] = [];
+      queue.work(
+        to,
+        (message) => void tookMs.push(Date.now() - Number(content(message).sentAt)),
+        RARELY,
+      );
+      if (database.dialect === "postgres") {
         await until(async () => (await listeners(database)).length === 1);
-        for (let n = 1; n <= 20; n++) {
-          // Sends to one mailbox that follow closer than this share a wake-up.
-          await sleep(55);
-          await send(1);
-          await until(() => tookMs.length === n, { timeoutMs: 5_000 });
-        }
-        tookMs.sort((a, b) => a - b);
-        expect(tookMs[10]).toBeLessThan(100);
-      });
-
-      it("wakes a waiting getMessages of another process", async () => {
-        const { queue } = watched(database.knex());
-        const to = mailbox();
-        const send = await sender(database, to);
-        const waiting = queue.getMessages(to, { waitMs: 10_000 });
+      }
+      for (let n = 1; n <= 20; n++) {
+        // Sends to one mailbox that follow closer than this share a wake-up.
+        await sleep(55);
         await send(1);
-        expect(await waiting).toHaveLength(1);
-      });
+        await until(() => tookMs.length === n, { timeoutMs: 5_000 });
+      }
+      tookMs.sort((a, b) => a - b);
+      expect(tookMs[10]).toBeLessThan(100);
+    });
 
-      it("tells once per mailbox and 50 ms, after the commit, and only of what is due", async () => {
-        const { queue } = watched(database.knex());
-        const payloads = await overheard(database);
-        const [many, rolledBack, scheduled, last] = [mailbox(), mailbox(), mailbox(), mailbox()];
-        const since = performance.now();
-        for (let n = 0; n < 100; n++) await queue.sendMessage(note(many));
-        const windows = Math.ceil((performance.now() - since) / 50);
-        const tx = await database.knex().transaction();
-        await queue.sendMessage(note(rolledBack), { tx });
-        await tx.rollback();
-        await queue.sendMessage({ ...note(scheduled), delayMs: 60_000 });
-        await queue.sendMessage(note(last));
-        await until(() => payloads.includes(last));
-        const told = payloads.filter((payload) => payload === many).length;
-        expect(told).toBeGreaterThan(0);
-        expect(told).toBeLessThanOrEqual(windows + 1);
-        expect(payloads).not.toContain(rolledBack);
-        expect(payloads).not.toContain(scheduled);
-      });
+    it("wakes a waiting getMessages of another process", async () => {
+      const { queue } = watched(database.knex());
+      const to = mailbox();
+      const send = await sender(database, to);
+      const waiting = queue.getMessages(to, { waitMs: 10_000 });
+      await send(1);
+      expect(await waiting).toHaveLength(1);
+    });
 
-      it("says nothing with notify: false, and works", async () => {
-        const { queue } = watched(database.knex(), { notify: false });
-        const payloads = await overheard(database);
-        const to = mailbox();
-        const worker = queue.work(to, () => undefined);
-        await queue.sendMessage(note(to));
-        await until(() => worker.stats.processed === 1);
-        const loud = watched(database.knex()).queue;
-        await loud.sendMessage(note("loud"));
-        await until(() => payloads.includes("loud"));
-        expect(payloads).not.toContain(to);
+    it("lets an idle worker ask little, and be there when something falls due or a lease passes", async () => {
+      const { knex } = await database.fresh();
+      const { queue } = watched(knex);
+      const [to, late] = [mailbox(), mailbox()];
+      const handled: number[] = [];
+      const sentAt = performance.now();
+      await queue.sendMessage({ ...note(late), delayMs: 6_500 });
+      await queue.sendMessage(note(late));
+      // Claimed by one that dies: the lease passes while the worker below is idle.
+      await queue.getMessages(late, { leaseMs: 5_500 });
+      queue.work(late, () => void handled.push(performance.now() - sentAt));
+      queue.work(to, () => undefined);
+      await sleep(2_500);
+      let asked = 0;
+      knex.on("query", () => {
+        asked += 1;
       });
+      await sleep(2_500);
+      // Two workers, each at most once a second: before, each asked five times that.
+      expect(asked).toBeLessThan(10);
+      await until(() => handled.length === 2, { timeoutMs: 6_000 });
+      expect(handled[0]).toBeGreaterThan(5_400);
+      expect(handled[0]).toBeLessThan(6_400);
+      expect(handled[1]).toBeGreaterThan(6_400);
+      expect(handled[1]).toBeLessThan(7_400);
+    });
+  });
 
-      it("listens again after its connection was killed, and looks for what it missed", async () => {
-        const { queue } = watched(database.knex());
-        const to = mailbox();
-        const send = await sender(database, to);
-        const worker = queue.work(to, () => undefined, RARELY);
-        await until(async () => (await listeners(database)).length === 1);
-        for (let round = 1; round <= 2; round++) {
-          await listeners(database).select(database.knex().raw("pg_terminate_backend(pid)"));
-          await send(1);
-          await until(() => worker.stats.processed === round, { timeoutMs: 8_000 });
-        }
-      });
+  describe.runIf(database.dialect === "postgres")("by NOTIFY (PostgreSQL only)", () => {
+    it("tells once per mailbox and 50 ms, after the commit, and only of what is due", async () => {
+      const { queue } = watched(database.knex());
+      const payloads = await overheard(database);
+      const [many, rolledBack, scheduled, last] = [mailbox(), mailbox(), mailbox(), mailbox()];
+      const since = performance.now();
+      for (let n = 0; n < 100; n++) await queue.sendMessage(note(many));
+      const windows = Math.ceil((performance.now() - since) / 50);
+      const tx = await database.knex().transaction();
+      await queue.sendMessage(note(rolledBack), { tx });
+      await tx.rollback();
+      await queue.sendMessage({ ...note(scheduled), delayMs: 60_000 });
+      await queue.sendMessage(note(last));
+      await until(() => payloads.includes(last));
+      const told = payloads.filter((payload) => payload === many).length;
+      expect(told).toBeGreaterThan(0);
+      expect(told).toBeLessThanOrEqual(windows + 1);
+      expect(payloads).not.toContain(rolledBack);
+      expect(payloads).not.toContain(scheduled);
+    });
 
-      it("listens on one connection per process, and on none when nobody waits any more", async () => {
-        const first = watched(database.knex()).queue;
-        const second = watched(database.knex()).queue;
-        const workers = [first, first, second].map((queue) =>
-          queue.work(mailbox(), () => undefined, RARELY),
-        );
-        await until(async () => (await listeners(database)).length === 1);
-        await Promise.all(workers.map((worker) => worker.stop()));
-        await Promise.all([first.close(), second.close()]);
-        await until(async () => (await listeners(database)).length === 0);
-      });
-    },
-  );
+    it("says nothing with notify: false, and works", async () => {
+      const { queue } = watched(database.knex(), { notify: false });
+      const payloads = await overheard(database);
+      const to = mailbox();
+      const worker = queue.work(to, () => undefined);
+      await queue.sendMessage(note(to));
+      await until(() => worker.stats.processed === 1);
+      const loud = watched(database.knex()).queue;
+      await loud.sendMessage(note("loud"));
+      await until(() => payloads.includes("loud"));
+      expect(payloads).not.toContain(to);
+    });
+
+    it("listens again after its connection was killed, and looks for what it missed", async () => {
+      const { queue } = watched(database.knex());
+      const to = mailbox();
+      const send = await sender(database, to);
+      const worker = queue.work(to, () => undefined, RARELY);
+      await until(async () => (await listeners(database)).length === 1);
+      for (let round = 1; round <= 2; round++) {
+        await listeners(database).select(database.knex().raw("pg_terminate_backend(pid)"));
+        await send(1);
+        await until(() => worker.stats.processed === round, { timeoutMs: 8_000 });
+      }
+    });
+
+    it("listens on one connection per process, and on none when nobody waits any more", async () => {
+      const first = watched(database.knex()).queue;
+      const second = watched(database.knex()).queue;
+      const workers = [first, first, second].map((queue) =>
+        queue.work(mailbox(), () => undefined, RARELY),
+      );
+      await until(async () => (await listeners(database)).length === 1);
+      await Promise.all(workers.map((worker) => worker.stop()));
+      await Promise.all([first.close(), second.close()]);
+      await until(async () => (await listeners(database)).length === 0);
+    });
+  });
 });

@@ -8,6 +8,10 @@ const STEP = 50;
 const LONGEST_MS = 5_000;
 /** The same where there was no schedule at all. */
 const LONGEST_WITHOUT_MS = 10_000;
+/** The same where it would be heard of. */
+const LONGEST_HEARING_MS = 30_000;
+/** How often it looks at most while others write, whatever they write. */
+const UNCERTAIN_MS = 2_000;
 /** Not sooner, so that a clock that ticks coarsely makes nobody spin. */
 const SHORTEST_MS = 20;
 /** A round is bounded; one that takes longer than this has lost its connection. */
@@ -34,6 +38,8 @@ class ScheduleWatch {
   #unlisten: (() => void) | undefined;
   #round: Promise<unknown> | undefined;
   #again = false;
+  #lookedAt = 0;
+  #dueAt = Number.POSITIVE_INFINITY;
 
   constructor(core: QueueCore) {
     this.#core = core;
@@ -41,7 +47,7 @@ class ScheduleWatch {
 
   join(): () => Promise<void> {
     if (this.#users++ === 0) {
-      this.#unlisten = this.#core.listen(SCHEDULES_CHANGED, () => this.#arm(SHORTEST_MS));
+      this.#unlisten = this.#core.listen(SCHEDULES_CHANGED, (certain) => this.#heard(certain));
       // Soon, but after the first claims.
       this.#arm(Math.random() * 250);
     }
@@ -56,7 +62,14 @@ class ScheduleWatch {
     };
   }
 
+  #heard(certain: boolean): void {
+    // It may hear of every commit of others: most are about no schedule.
+    const at = certain ? 0 : this.#lookedAt + UNCERTAIN_MS;
+    if (at < this.#dueAt) this.#arm(at - performance.now());
+  }
+
   #arm(ms: number): void {
+    this.#dueAt = performance.now() + ms;
     clearTimeout(this.#timer);
     if (this.#users === 0) return;
     this.#timer = setTimeout(() => void this.#turn(), Math.max(SHORTEST_MS, ms));
@@ -69,10 +82,14 @@ class ScheduleWatch {
       this.#again = true;
       return;
     }
+    this.#lookedAt = performance.now();
     let pause = LONGEST_MS;
     const round = fireDueSchedules(this.#core, STEP).then(({ nextInMs }) => {
       // A little apart, so that not all processes come for one schedule in the same moment.
-      const next = nextInMs === null ? LONGEST_WITHOUT_MS : Math.min(nextInMs, LONGEST_MS);
+      const hears = this.#core.hears;
+      const unset = hears ? LONGEST_HEARING_MS : LONGEST_WITHOUT_MS;
+      const next =
+        nextInMs === null ? unset : Math.min(nextInMs, hears ? LONGEST_HEARING_MS : LONGEST_MS);
       pause = next + Math.random() * 100;
     });
     // Whatever goes wrong, the next round tries again.

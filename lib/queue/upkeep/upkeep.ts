@@ -51,6 +51,8 @@ interface Round {
   readonly report: Steps;
   /** Steps that did as much as they may at once. */
   readonly unfinished: UpkeepStep[];
+  /** Steps that did something, or failed. */
+  readonly busy: UpkeepStep[];
   /** What was thrown first, where every step failed. */
   readonly error: unknown;
 }
@@ -68,6 +70,7 @@ export async function upkeepRound(
   core.payloads.sweepInTurn();
   const report: Steps = { ...NOTHING, more: false, failed: [] };
   const unfinished: UpkeepStep[] = [];
+  const busy: UpkeepStep[] = [];
   const errors: unknown[] = [];
   let taken = 0;
   for (const step of steps) {
@@ -79,17 +82,20 @@ export async function upkeepRound(
         report[name as keyof UpkeepCounts] += count;
       }
       if (more) report.more = true;
-      if (more && Object.values(counts).some((count) => count > 0)) unfinished.push(step);
+      const did = Object.values(counts).some((count) => count > 0);
+      if (did) busy.push(step);
+      if (more && did) unfinished.push(step);
       told.get(core)?.delete(step);
     } catch (error) {
       errors.push(error);
+      busy.push(step);
       const { code, message } = errorRecord(error);
       report.failed.push({ step, code, message });
       tell(core, step, code, message);
     }
   }
   const [error] = taken > 0 && errors.length === taken ? errors : [];
-  return { report, unfinished, error };
+  return { report, unfinished, busy, error };
 }
 
 /** What one round did, and how far upkeep is behind after it; null where that could not be told. */

@@ -29,6 +29,7 @@ export class Ear {
   #timer: NodeJS.Timeout | undefined;
   #expected: string | undefined;
   #failures = 0;
+  #tested = false;
   /** Which try to open is the current one; an older one that still answers is not wanted any more. */
   #attempt = 0;
   #closed = false;
@@ -37,6 +38,11 @@ export class Ear {
     this.#channel = channel;
     this.#calls = calls;
     void this.#open();
+  }
+
+  /** Whether news would be heard now, as far as it can tell. */
+  get hears(): boolean {
+    return this.#connection !== undefined && this.#tested;
   }
 
   close(): void {
@@ -65,7 +71,10 @@ export class Ear {
     if (attempt !== this.#attempt) return connection.close();
     this.#connection = connection;
     this.#calls.missed();
-    await this.#test();
+    if (channel.untested === undefined) return this.#test();
+    clearTimeout(this.#timer);
+    this.#tested = true;
+    this.#failures = 0;
   }
 
   async #test(): Promise<void> {
@@ -87,6 +96,7 @@ export class Ear {
       this.#calls.heard(payload);
     } else if (payload === this.#expected) {
       this.#expected = undefined;
+      this.#tested = true;
       this.#failures = 0;
       this.#after(TEST_EVERY_MS * (0.75 + Math.random() / 2), () => void this.#test());
     }
@@ -104,6 +114,7 @@ export class Ear {
   #drop(): void {
     clearTimeout(this.#timer);
     this.#expected = undefined;
+    this.#tested = false;
     this.#connection?.close();
     this.#connection = undefined;
   }

@@ -47,6 +47,11 @@ export class Push {
     void this.#flush();
   }
 
+  /** Whether what other processes send is heard now: then polling need only find what was lost on the way. */
+  get hears(): boolean {
+    return this.#ear?.hears ?? false;
+  }
+
   /** Listens from now on, until the returned call. */
   attend(channel: WakeChannel): () => void {
     const entry = { channel };
@@ -55,7 +60,8 @@ export class Push {
     this.#ear ??= new Ear(() => [...this.#attending][0]?.channel ?? channel, {
       heard: (payload) => {
         const [agentId = "", sender] = payload.split(" ", 2);
-        if (sender !== SENDER) this.#hub.wake([agentId]);
+        if (agentId === "") this.#hub.wakeAll();
+        else if (sender !== SENDER) this.#hub.wake([agentId]);
       },
       missed: () => this.#hub.wakeAll(),
     });

@@ -1,4 +1,5 @@
-type Listener = () => void;
+/** `certain`: the news is about this mailbox. Otherwise it is only that something somewhere may have changed. */
+type Listener = (certain: boolean) => void;
 
 /**
  * Tells sleeping consumers of this process that a mailbox got something. Only an accelerator: a consumer that
@@ -22,15 +23,15 @@ export class WakeHub {
     };
   }
 
-  wake(agentIds: Iterable<string>): void {
+  wake(agentIds: Iterable<string>, certain = true): void {
     for (const agentId of agentIds) {
-      for (const listener of [...(this.#listeners.get(agentId) ?? [])]) listener();
+      for (const listener of [...(this.#listeners.get(agentId) ?? [])]) listener(certain);
     }
   }
 
   /** Something may have been missed: everyone looks for themselves. */
   wakeAll(): void {
-    this.wake([...this.#listeners.keys()]);
+    this.wake([...this.#listeners.keys()], false);
   }
 }
 

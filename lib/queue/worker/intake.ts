@@ -1,5 +1,6 @@
 import type { WorkSettings } from "../../protocol/work-options.ts";
 import type { ClaimedRow } from "../../store/dialect.ts";
+import { nothingForMs } from "../../store/idle.ts";
 import type { Settler } from "../claimed.ts";
 import type { QueueCore } from "../core.ts";
 import type { Crew } from "./crew.ts";
@@ -11,6 +12,8 @@ import { type Extender, Run } from "./run.ts";
 const SOON_MS = 100;
 /** What was claimed ahead and has not started after this is given back for others. */
 const LONGEST_AHEAD_MS = 1_000;
+/** How often an idle worker looks that hears of what is sent: what it does not hear of is lost wake-ups. */
+const REST_MS = 4_000;
 
 export interface IntakeOptions {
   readonly core: QueueCore;
@@ -70,7 +73,7 @@ export class Intake {
       const room = this.#room();
       const dueInMs = room > 0 ? this.#pace.dueInMs(performance.now()) : Number.POSITIVE_INFINITY;
       try {
-        if (dueInMs === 0) await this.#claim(room);
+        if (dueInMs === 0) await this.#look(room);
         else await this.#bell.wait(Math.min(dueInMs, this.#patienceMs()));
         if (this.#patienceMs() === 0) await crew.giveBackWaiting(LONGEST_AHEAD_MS);
       } catch (error) {
@@ -107,6 +110,20 @@ export class Intake {
   #patienceMs(): number {
     if (this.#options.crew.waiting === 0) return Number.POSITIVE_INFINITY;
     return Math.max(0, this.#aheadSince + LONGEST_AHEAD_MS - performance.now());
+  }
+
+  /** Claims, but in a mailbox that was empty for a while only when something is there. */
+  async #look(room: number): Promise<void> {
+    if (!this.#pace.idle) return this.#claim(room);
+    const { core, agentId, settings } = this.#options;
+    this.#pace.looking(performance.now());
+    await core.db();
+    const asked = nothingForMs(core.knex, core.dialect, core.options.prefix, agentId);
+    const ms = await within(Math.max(5_000, settings.leaseMs), "a look", asked);
+    if (ms === 0) return this.#claim(room);
+    const now = performance.now();
+    if (ms !== null) this.#pace.expect(now + ms);
+    this.#pace.rest(now, core.hears ? Math.max(REST_MS, settings.pollMs.max) : settings.pollMs.max);
   }
 
   async #claim(limit: number): Promise<void> {

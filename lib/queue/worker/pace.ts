@@ -120,6 +120,17 @@ export class Pace {
     this.#nextAt = full || this.#woken ? 0 : now + this.#min;
   }
 
+  /** So many looks found nothing that one is worth it before the next claim. Not after news, which is quicker so. */
+  get idle(): boolean {
+    return this.#pause === this.#max && !this.#woken && this.failures === 0;
+  }
+
+  /** A look said that nothing is there. */
+  rest(now: number, ms: number): void {
+    this.failures = 0;
+    this.#nextAt = this.#woken ? 0 : now + ms * (1 + Math.random() / 4);
+  }
+
   empty(now: number): void {
     this.failures = 0;
     if (this.#woken) this.#pause = this.#min;

@@ -6,6 +6,8 @@ import { ALL_STEPS, type UpkeepStep, upkeepRound } from "../upkeep/upkeep.ts";
 import { settledWithin } from "./pace.ts";
 
 const EVERY_MS = 5_000;
+/** A step that finds nothing to do is taken ever more rarely, down to this. */
+const IDLE_MS = 30_000;
 /** Of what grows slowly, and of what only an outsider breaks. */
 const SELDOM_MS = 60_000;
 /** A step that did as much as it may at once goes on after this, so that upkeep keeps up with a busy queue. */
@@ -22,6 +24,8 @@ interface Rounds {
   begunAt: number;
   seldomAt: number;
   unfinished: readonly UpkeepStep[];
+  /** How often each step is taken now, and when next. */
+  readonly turns: Map<UpkeepStep, { everyMs: number; at: number }>;
 }
 
 const roundsOfQueues = new WeakMap<QueueCore, Rounds>();
@@ -32,6 +36,7 @@ function roundsOf(core: QueueCore): Rounds {
     // Processes that start together do not look together.
     seldomAt: performance.now() - Math.random() * SELDOM_MS,
     unfinished: [],
+    turns: new Map(),
   };
   roundsOfQueues.set(core, rounds);
   return rounds;
@@ -71,7 +76,8 @@ export class UpkeepTimer {
     const rounds = roundsOf(this.#core);
     const unfinished = rounds.unfinished;
     const due = now - rounds.begunAt >= EVERY_MS / 2;
-    const steps = new Set<UpkeepStep>([...unfinished, ...(due ? OFTEN : [])]);
+    const often = OFTEN.filter((step) => (rounds.turns.get(step)?.at ?? 0) <= now + EVERY_MS / 2);
+    const steps = new Set<UpkeepStep>([...unfinished, ...(due ? often : [])]);
     if (now - rounds.seldomAt >= SELDOM_MS) {
       rounds.seldomAt = now;
       for (const step of SELDOM) steps.add(step);
@@ -84,6 +90,13 @@ export class UpkeepTimer {
         stopped: () => this.#stopped,
       }).then((done) => {
         rounds.unfinished = done.unfinished;
+        for (const step of often) {
+          const idle = !done.busy.includes(step);
+          const everyMs = idle
+            ? Math.min(IDLE_MS, 2 * (rounds.turns.get(step)?.everyMs ?? EVERY_MS / 2))
+            : EVERY_MS;
+          rounds.turns.set(step, { everyMs, at: now + everyMs });
+        }
       });
       // Whatever goes wrong, the next round tries again; claims do not depend on it.
       this.#round = round.catch(() => undefined);
