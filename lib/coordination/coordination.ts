@@ -1,15 +1,19 @@
 import { AgentRegistry } from "../agent-registry.ts";
 import { Observers } from "../protocol/events.ts";
+import { parse } from "../protocol/validate.ts";
 import { MessageQueueManager } from "../queue/manager.ts";
 import { AgentSlots } from "../store/agent-slots.ts";
 import { AgentStore } from "../store/agents.ts";
 import { connect } from "../store/connect.ts";
 import type { Db, Dialect } from "../store/dialect.ts";
 import { dialectFor } from "../store/dialects.ts";
+import { HandoffStore } from "../store/handoffs.ts";
 import { SchemaCheck } from "../store/migrate.ts";
 import { TaskHistory } from "../store/task-history.ts";
 import { TaskStore } from "../store/tasks.ts";
 import { Assigner } from "./assigner.ts";
+import { type Gates, type GatesInput, gatesSchema } from "./handoffs/gates.ts";
+import { Handoffs } from "./handoffs/handoffs.ts";
 import type { Parts } from "./parts.ts";
 
 /** What a Coordination is made on; what is not given, it makes itself on the same tables. */
@@ -20,6 +24,8 @@ export interface CoordinationInput {
   readonly queue?: MessageQueueManager | undefined;
   readonly registry?: AgentRegistry | undefined;
   readonly observers?: Observers | undefined;
+  /** What is checked before handoffs and answers. Default: nothing. */
+  readonly gates?: GatesInput | undefined;
 }
 
 /**
@@ -34,6 +40,8 @@ export class Coordination {
   readonly parts: Parts;
   readonly history: TaskHistory;
   readonly assigner: Assigner;
+  readonly gates: Gates;
+  readonly handoffs: Handoffs;
 
   constructor(knex: Db, { prefix, agentId, ...given }: CoordinationInput) {
     const observers = given.observers ?? new Observers();
@@ -52,5 +60,8 @@ export class Coordination {
     };
     this.history = new TaskHistory(knex, dialect, prefix);
     this.assigner = new Assigner(this.parts);
+    this.gates = parse(gatesSchema, given.gates ?? {}, "gates");
+    const handoffs = new HandoffStore(knex, dialect, prefix);
+    this.handoffs = new Handoffs(knex, this.parts, this.schema, handoffs, this.gates.beforeHandoff);
   }
 }

@@ -9,7 +9,7 @@ import {
 } from "../protocol/handoffs.ts";
 import type { EndState } from "../protocol/states.ts";
 import type { Task } from "../protocol/tasks.ts";
-import { agentStatements } from "./agent-statements.ts";
+import { agentStatements, isFresh } from "./agent-statements.ts";
 import type { Db, Dialect } from "./dialect.ts";
 import type { ParseJson } from "./rows.ts";
 import { int, intOrNull, type Row, transaction, translated } from "./sql.ts";
@@ -68,6 +68,7 @@ export class HandoffStore {
   readonly #dialect: Dialect;
   readonly #table: string;
   readonly #tasks: string;
+  readonly #agents: string;
   readonly #json: ParseJson;
 
   constructor(knex: Knex, dialect: Dialect, prefix: string) {
@@ -75,6 +76,7 @@ export class HandoffStore {
     this.#dialect = dialect;
     this.#table = `${prefix}handoffs`;
     this.#tasks = `${prefix}tasks`;
+    this.#agents = `${prefix}agents`;
     this.#json = agentStatements(dialect.name, prefix, dialect.now).json;
   }
 
@@ -144,6 +146,38 @@ export class HandoffStore {
     return this.#select(this.#knex, (rows) =>
       rows.where({ to_agent: agentId }).whereRaw(TAKEN).orderBy("seq").limit(limit),
     );
+  }
+
+  /**
+   * Those of these live handoffs that nobody will end: the target is not there any more, or (where nobody has taken
+   * it) the task has ended or gone to somebody else.
+   */
+  async strays(seqs: readonly number[], db: Db = this.#knex): Promise<string[]> {
+    if (seqs.length === 0) return [];
+    return translated(this.#dialect, async () => {
+      const rows = (await db({ h: this.#table })
+        .select("h.handoff_id")
+        .whereIn("h.seq", [...seqs])
+        .whereNull("h.ended_at")
+        .where((either) =>
+          either
+            .where((taken) => taken.whereNotNull("h.accepted_at").whereRaw(this.#lostTarget))
+            .orWhere((offered) =>
+              offered.whereNull("h.accepted_at").whereNotNull("h.task_id").whereRaw(this.#movedOn),
+            ),
+        )
+        .orderBy("h.seq")) as Row[];
+      return rows.map((row) => String(row.handoff_id));
+    });
+  }
+
+  get #lostTarget(): string {
+    const there = `a.lost_at IS NULL AND a.status NOT IN ('offline', 'removed') AND ${isFresh(this.#dialect.now)}`;
+    return `NOT EXISTS (SELECT 1 FROM ${this.#agents} a WHERE a.agent_id = h.to_agent AND ${there})`;
+  }
+
+  get #movedOn(): string {
+    return `NOT EXISTS (SELECT 1 FROM ${this.#tasks} t WHERE t.task_id = h.task_id AND t.finished_at IS NULL AND t.assignment = h.assignment AND (t.agent_id IS NULL OR t.agent_id = h.from_agent))`;
   }
 
   /** Moves a handoff, where that is legal. Undefined when it is not: somebody else decided before. */

@@ -1,0 +1,205 @@
+import { AgentCommunicationError } from "../../errors.ts";
+import type { Handoff } from "../../protocol/handoffs.ts";
+import { isEnd } from "../../protocol/states.ts";
+import type { Task } from "../../protocol/tasks.ts";
+import type { HandoffStore, StoredHandoff } from "../../store/handoffs.ts";
+import { cancelMessage, fenceOf, type Parts, recall, type Tx, tellTask } from "../parts.ts";
+import { newMessageId, sendAnswer, sendAssignment, tellHandoff } from "./messages.ts";
+
+/** What moves of handoffs share. */
+export interface Moving {
+  readonly parts: Parts;
+  readonly store: HandoffStore;
+}
+
+/** Where a task went when it was given back. */
+type Whereabouts = "assigned" | "parked" | "kept" | "moved_on" | "ended";
+
+/** Why a task was parked when its giver had no room for it. */
+const HANDED_BACK = "TASK_HANDED_BACK";
+
+/**
+ * Takes an offer: the task's owner, its lease and the new assignment change together, or not at all. The target's
+ * row is locked first, then the task, then the handoff. Undefined when the offer is over, or its time has passed.
+ */
+export async function take(
+  { parts, store }: Moving,
+  trx: Tx,
+  offer: StoredHandoff,
+  note: string | undefined,
+): Promise<StoredHandoff | undefined> {
+  if (offer.taskId === null) return store.move(trx, offer.handoffId, "accepted", { note });
+  const room = await parts.slots.reserve(trx, offer.to);
+  if (room !== "reserved") throw noRoom(offer.to, room);
+  const before = await store.lockTask(trx, offer.taskId);
+  // Also one that was taken from a giver who died meanwhile, as long as nobody else has it.
+  if (before === undefined || !isOffered(before, offer)) return undefined;
+  const assignment = before.assignment + 1;
+  // Before anything else changes, so that a caller's transaction that goes on after "undefined" has changed nothing.
+  const taken = await store.move(trx, offer.handoffId, "accepted", { note, assignment });
+  if (taken === undefined) return undefined;
+  for (const { handoffId } of await store.liveOf(offer.taskId, trx)) {
+    if (handoffId === offer.handoffId) continue;
+    const passed = await store.move(trx, handoffId, "completed", { outcome: "handed_on" });
+    if (passed !== undefined) await announce(parts, trx, passed);
+  }
+  const task = await reassign(store, trx, before, offer.to);
+  const why = `handed over to "${offer.to}"`;
+  await withdrawAssignment(parts, trx, before, why, offer.detached);
+  await sendAssignment(parts, trx, task, taken);
+  tellTask(parts, trx, "reassigned", task, {
+    task_type: task.taskType,
+    previous_agent: offer.from,
+    handoff_id: offer.handoffId,
+  });
+  return taken;
+}
+
+/**
+ * Ends an offer that was not taken. Where the giver's run ended with the offer, it gets the task anew; otherwise
+ * it has gone on all the time. Undefined when the offer is over.
+ */
+export async function dropOffer(
+  { parts, store }: Moving,
+  trx: Tx,
+  offer: StoredHandoff,
+  to: "rejected" | "returned" | "withdrawn",
+  note: string,
+): Promise<StoredHandoff | undefined> {
+  const before =
+    offer.taskId === null || !offer.detached ? undefined : await store.lockTask(trx, offer.taskId);
+  const dropped = await store.move(trx, offer.handoffId, to, { note });
+  if (dropped === undefined) return undefined;
+  let whereabouts: Whereabouts = "kept";
+  if (before !== undefined) {
+    whereabouts = isEnd(before.state) ? "ended" : "moved_on";
+    // No slot is to be taken: the task has been the giver's all the time.
+    if (isOffered(before, offer) && before.agentId !== null) {
+      await giveAnew({ parts, store }, trx, before, before.agentId, dropped);
+      whereabouts = "assigned";
+    }
+  }
+  const unread = await parts.queue.cancelMessage(offer.messageId, { toAgent: offer.to, tx: trx });
+  // The target need not hear that what it never saw is no longer offered.
+  if (to !== "withdrawn" || !unread) await announce(parts, trx, dropped, { task: whereabouts });
+  else tellHandoff(parts, trx, dropped, { task: whereabouts });
+  return dropped;
+}
+
+/**
+ * Gives back what was taken: the task goes to the giver, or is parked for any agent where the giver has no room or
+ * is away. Undefined when the handoff is over.
+ */
+export async function giveBack(
+  { parts, store }: Moving,
+  trx: Tx,
+  handoff: StoredHandoff,
+  note: string,
+): Promise<StoredHandoff | undefined> {
+  const { taskId } = handoff;
+  // The agent's row before the task's, as everywhere.
+  const room = taskId === null ? undefined : await parts.slots.reserve(trx, handoff.from);
+  const before = taskId === null ? undefined : await store.lockTask(trx, taskId);
+  const returned = await store.move(trx, handoff.handoffId, "returned", { note });
+  if (returned === undefined) return undefined;
+  let whereabouts: Whereabouts = taskId === null ? "kept" : "moved_on";
+  if (before !== undefined && isTaken(before, handoff)) {
+    if (room === "reserved") {
+      await giveAnew({ parts, store }, trx, before, handoff.from, returned);
+      whereabouts = "assigned";
+    } else {
+      await park(parts, trx, before, note);
+      whereabouts = "parked";
+    }
+    await withdrawAssignment(parts, trx, before, note, false);
+  }
+  await announce(parts, trx, returned, { task: whereabouts });
+  return returned;
+}
+
+async function giveAnew(
+  { parts, store }: Moving,
+  trx: Tx,
+  before: Task,
+  agentId: string,
+  handoff: Handoff,
+): Promise<void> {
+  const task = await reassign(store, trx, before, agentId);
+  await sendAssignment(parts, trx, task, handoff);
+  tellTask(parts, trx, "reassigned", task, {
+    task_type: task.taskType,
+    ...(before.agentId === null ? {} : { previous_agent: before.agentId }),
+    handoff_id: handoff.handoffId,
+  });
+}
+
+/** The task is locked and was looked at, so this cannot fail but for a fault of ours: then all is rolled back. */
+async function reassign(
+  store: HandoffStore,
+  trx: Tx,
+  before: Task,
+  agentId: string,
+): Promise<Task> {
+  const messageId = newMessageId(before.taskId, String(before.assignment + 1));
+  const task = await store.reassign(trx, fenceOf(before), { agentId, messageId });
+  if (task === undefined) throw new Error(`the task ${before.taskId} changed under its lock`);
+  return task;
+}
+
+async function park(parts: Parts, trx: Tx, before: Task, message: string): Promise<void> {
+  if (before.agentId === null) return;
+  const error = { code: HANDED_BACK, message, agentId: before.agentId };
+  const parked = await parts.tasks.giveBack(trx, fenceOf(before), error);
+  if (parked !== undefined) tellTask(parts, trx, "submitted", parked, { reason: HANDED_BACK });
+}
+
+/** The lease of who had the task ends: what it still says of it changes nothing. One that runs is told to stop. */
+async function withdrawAssignment(
+  parts: Parts,
+  trx: Tx,
+  before: Task,
+  why: string,
+  detached: boolean,
+): Promise<void> {
+  await cancelMessage(parts, trx, before);
+  if (!detached) await recall(parts, trx, before, why);
+}
+
+/** The task is what was offered: the giver's, in the assignment that it had then. */
+function isOffered(task: Task, offer: Handoff): boolean {
+  return (
+    !isEnd(task.state) &&
+    task.assignment === offer.assignment &&
+    (task.agentId === offer.from || task.agentId === null)
+  );
+}
+
+/** The task is with the target still, in the assignment that the handoff made, or was just taken from it. */
+function isTaken(task: Task, handoff: Handoff): boolean {
+  return (
+    !isEnd(task.state) &&
+    task.assignment === handoff.assignment &&
+    (task.agentId === handoff.to || task.agentId === null)
+  );
+}
+
+/** Tells the other side, and observers. */
+export async function announce(
+  parts: Parts,
+  trx: Tx,
+  handoff: Handoff,
+  more: Readonly<Record<string, unknown>> = {},
+): Promise<void> {
+  await sendAnswer(parts, trx, handoff, more);
+  tellHandoff(parts, trx, handoff, more);
+}
+
+function noRoom(agentId: string, room: "full" | "unavailable"): AgentCommunicationError {
+  return new AgentCommunicationError(
+    "HANDOFF_NO_ROOM",
+    room === "full"
+      ? `the agent "${agentId}" has as many tasks as it may have`
+      : `the agent "${agentId}" takes no tasks now: it is not registered, draining, away or silent`,
+    { details: { agentId, room } },
+  );
+}
