@@ -5,6 +5,27 @@ export { FileClaimCheckStore } from "./claim-check/file-store.ts";
 export { configFromEnv, type EnvironmentConfig, maskedConfig } from "./config.ts";
 export { AgentRunner, type AgentRunnerOptions } from "./coordination/agent-runner.ts";
 export type {
+  Gate,
+  GateAnswer,
+  GateContext,
+  GateFailure,
+  GateFinding,
+  GateSeverity,
+  GateSubject,
+  GatesInput,
+} from "./coordination/handoffs/gates.ts";
+export type {
+  AcceptOptions,
+  GiveBackOptions,
+  Handoffs,
+} from "./coordination/handoffs/handoffs.ts";
+export type {
+  HandoffDecision,
+  HandoffHandler,
+  HandoffListenOptions,
+} from "./coordination/handoffs/listen.ts";
+export type { InitiatedHandoff } from "./coordination/handoffs/offering.ts";
+export type {
   AssignedTask,
   BroadcastOptions,
   SupervisorOptions,
@@ -50,6 +71,16 @@ export type * from "./protocol/events.ts";
 export { Observers } from "./protocol/events.ts";
 export type { BatcherOptions, FlowInput } from "./protocol/flow.ts";
 export type { LimitInput, MailboxSettingsInput } from "./protocol/gates.ts";
+export {
+  type GateWarning,
+  HANDOFF_STATES,
+  type Handoff,
+  type HandoffContext,
+  type HandoffInput,
+  type HandoffState,
+  type ListHandoffsOptions,
+  type TaskHandoffInput,
+} from "./protocol/handoffs.ts";
 export type { Content, Headers, MessageInput } from "./protocol/message-input.ts";
 export type * from "./protocol/options.ts";
 export * from "./protocol/payloads.ts";

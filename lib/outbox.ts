@@ -5,6 +5,8 @@ import { FileClaimCheckStore } from "./claim-check/file-store.ts";
 import { configFromEnv, type EnvironmentConfig, queueOptions } from "./config.ts";
 import { AgentRunner, type AgentRunnerOptions } from "./coordination/agent-runner.ts";
 import { Coordination } from "./coordination/coordination.ts";
+import { type GatesInput, gatesSchema } from "./coordination/handoffs/gates.ts";
+import type { Handoffs } from "./coordination/handoffs/handoffs.ts";
 import type { SupervisorOptions } from "./coordination/options.ts";
 import { SupervisorCoordinator } from "./coordination/supervisor.ts";
 import { type Health, healthCheck } from "./health.ts";
@@ -26,6 +28,8 @@ export interface OpenOptions extends QueueOptionsInput, ConnectOptions {
   readonly migrate?: boolean;
   /** Daily JSON lines; a folder, or options. Default: off, or the folder in OUTBOX_LOG_DIR. */
   readonly fileLogging?: string | FileLoggingOptions | false;
+  /** Quality gates before handoffs and before answers of this outbox's agents. Default: none. */
+  readonly gates?: GatesInput;
 }
 
 const ownOptions = z.object({
@@ -38,6 +42,8 @@ const ownOptions = z.object({
 export class Outbox {
   readonly queue: MessageQueueManager;
   readonly agents: AgentRegistry;
+  /** Work that is passed from agent to agent: initiate, accept, reject, withdraw, complete, return. */
+  readonly handoffs: Handoffs;
   readonly dialect: DialectName;
   /** The environment's settings, as they were when it was opened. */
   readonly config: EnvironmentConfig;
@@ -57,6 +63,7 @@ export class Outbox {
     config: EnvironmentConfig;
     options: QueueOptionsInput;
     fileLogger: FileLogger | undefined;
+    gates?: GatesInput | undefined;
   }) {
     this.#knex = parts.knex;
     this.#owned = parts.owned;
@@ -77,7 +84,9 @@ export class Outbox {
       queue: this.queue,
       registry: this.agents,
       observers,
+      gates: parts.gates,
     });
+    this.handoffs = this.#coordination.handoffs;
   }
 
   /** The knex behind it, for transactions to send in. */
@@ -168,6 +177,7 @@ export async function openOutbox(options: OpenOptions = {}): Promise<Outbox> {
     database,
     migrate: wanted,
     fileLogging,
+    gates,
     poolMax,
     acquireTimeoutMs,
     ...queueGiven
@@ -176,6 +186,7 @@ export async function openOutbox(options: OpenOptions = {}): Promise<Outbox> {
   const checked = parse(ownOptions, { migrate: wanted, poolMax, acquireTimeoutMs }, "options");
   // All of it before a database is opened, or even made; what was given before the environment fills in.
   parse(queueOptionsSchema, queueGiven, "options");
+  parse(gatesSchema, gates ?? {}, "options.gates");
   const queue = queueOptions(config, queueGiven);
   if (queue.claimCheck === undefined && config.claimCheckDir !== null) {
     queue.claimCheck = { store: new FileClaimCheckStore(config.claimCheckDir) };
@@ -193,7 +204,7 @@ export async function openOutbox(options: OpenOptions = {}): Promise<Outbox> {
     else await checkMigrated(knex, dialect, prefix);
     const logging = fileLogging ?? config.logDir ?? false;
     fileLogger = logging === false ? undefined : new FileLogger(logging);
-    return new Outbox({ knex, owned, dialect, config, options: queue, fileLogger });
+    return new Outbox({ knex, owned, dialect, config, options: queue, fileLogger, gates });
   } catch (error) {
     await fileLogger?.close();
     if (owned) await knex.destroy();

@@ -1,5 +1,6 @@
 import { AgentRegistry } from "../agent-registry.ts";
 import { Observers } from "../protocol/events.ts";
+import type { TaskInput } from "../protocol/tasks.ts";
 import { parse } from "../protocol/validate.ts";
 import { MessageQueueManager } from "../queue/manager.ts";
 import { AgentSlots } from "../store/agent-slots.ts";
@@ -8,13 +9,15 @@ import { connect } from "../store/connect.ts";
 import type { Db, Dialect } from "../store/dialect.ts";
 import { dialectFor } from "../store/dialects.ts";
 import { HandoffStore } from "../store/handoffs.ts";
+import { Matching } from "../store/matching/matching.ts";
 import { SchemaCheck } from "../store/migrate.ts";
 import { TaskHistory } from "../store/task-history.ts";
 import { TaskStore } from "../store/tasks.ts";
-import { Assigner } from "./assigner.ts";
+import { Assigner, type SubmitOptions, type Submitted } from "./assigner.ts";
 import { type Gates, type GatesInput, gatesSchema } from "./handoffs/gates.ts";
 import { Handoffs } from "./handoffs/handoffs.ts";
 import type { Parts } from "./parts.ts";
+import { submission } from "./submission.ts";
 
 /** What a Coordination is made on; what is not given, it makes itself on the same tables. */
 export interface CoordinationInput {
@@ -55,13 +58,31 @@ export class Coordination {
       tasks: new TaskStore(knex, dialect, prefix),
       agents: new AgentStore(knex, dialect, prefix),
       slots: new AgentSlots(knex, dialect, prefix),
+      matching: new Matching(knex, dialect, prefix),
       observers,
       followers: [],
+      sweepSteps: [],
     };
     this.history = new TaskHistory(knex, dialect, prefix);
     this.assigner = new Assigner(this.parts);
     this.gates = parse(gatesSchema, given.gates ?? {}, "gates");
     const handoffs = new HandoffStore(knex, dialect, prefix);
     this.handoffs = new Handoffs(knex, this.parts, this.schema, handoffs, this.gates.beforeHandoff);
+  }
+
+  /**
+   * Stores a task and gives it to the best agent, or parks it: see SupervisorCoordinator.assignTask. Followers of
+   * ended tasks say `wait: false`, because they hold the row of a task.
+   *
+   * @throws ValidationFailed, PayloadTooLarge
+   */
+  async submit(
+    supervisorId: string,
+    task: TaskInput,
+    options: SubmitOptions = {},
+  ): Promise<Submitted> {
+    const checked = submission(supervisorId, task);
+    await this.schema.ensure(options.tx);
+    return this.assigner.submit(checked, options);
   }
 }

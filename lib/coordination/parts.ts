@@ -8,6 +8,7 @@ import type { MessageQueueManager } from "../queue/manager.ts";
 import { afterCommit } from "../store/after-commit.ts";
 import type { AgentSlots } from "../store/agent-slots.ts";
 import type { AgentStore } from "../store/agents.ts";
+import type { Matching } from "../store/matching/matching.ts";
 import type { Fence } from "../store/task-row.ts";
 import type { TaskOutcome, TaskStore } from "../store/tasks.ts";
 
@@ -19,9 +20,17 @@ export interface Parts {
   readonly tasks: TaskStore;
   readonly agents: AgentStore;
   readonly slots: AgentSlots;
+  readonly matching: Matching;
   readonly observers: Observers;
   /** Who is told of every task that ends, in the transaction that ends it. */
   readonly followers: TaskFollower[];
+  /** What every sweep does first. */
+  readonly sweepSteps: SweepStep[];
+}
+
+/** One bounded step of a sweep, before tasks are taken from lost agents; in any number of processes at once. */
+export interface SweepStep {
+  sweep(retentionMs: number | null): Promise<unknown>;
 }
 
 /** What goes on from the end of a task, such as the next step of a workflow: both are one commit. */

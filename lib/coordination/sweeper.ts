@@ -50,6 +50,7 @@ export class Sweeper {
 
   async sweep(): Promise<SweepReport> {
     const report: SweepReport = { lost: 0, takenAway: 0, overdue: 0, placed: 0 };
+    for (const step of this.#parts.sweepSteps) await step.sweep(this.#retentionMs);
     await this.#lostAgents(report);
     await this.#deadlines(report);
     await this.#deadMessages(report);

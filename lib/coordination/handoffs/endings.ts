@@ -1,5 +1,5 @@
 import type { FinishedTask } from "../../protocol/tasks.ts";
-import type { Parts, TaskFollower, Tx } from "../parts.ts";
+import type { Parts, SweepStep, TaskFollower, Tx } from "../parts.ts";
 import { announce, dropOffer, giveBack, type Moving } from "./moves.ts";
 
 /** Bounds of one sweep: what is left over waits for the next one. */
@@ -41,7 +41,7 @@ export class HandoffFollower implements TaskFollower {
  * What no message tells: offers that nobody accepted in time, and targets that were lost. Bounded, decided by
  * compare-and-set, in any number of processes at once.
  */
-export class HandoffSweep {
+export class HandoffSweep implements SweepStep {
   readonly #moving: Moving;
   /** Where the next look at what is not over goes on: a hint, nothing depends on it. */
   #after = 0;
@@ -56,7 +56,7 @@ export class HandoffSweep {
   }
 
   /** To be called before tasks are taken from lost agents: those of handoffs go back to who gave them. */
-  async step(retentionMs: number | null): Promise<number> {
+  async sweep(retentionMs: number | null): Promise<number> {
     const { store } = this.#moving;
     await this.#purge(retentionMs);
     const page = await store.liveAfter(this.#after, PAGE);

@@ -78,6 +78,7 @@ export class Handoffs {
     this.#moving = { parts, store };
     this.#offering = new Offering(this.#moving, gates);
     parts.followers.push(new HandoffFollower(this.#moving));
+    parts.sweepSteps.push(new HandoffSweep(this.#moving));
   }
 
   /**
@@ -266,11 +267,6 @@ export class Handoffs {
    */
   on(agentId: string, handler: HandoffHandler, options: HandoffListenOptions = {}): Worker {
     return listen(this, this.#parts.queue, parse(id, agentId, "agentId"), handler, options);
-  }
-
-  /** @internal The sweeper's step; see HandoffSweep. */
-  sweep(): HandoffSweep {
-    return new HandoffSweep(this.#moving);
   }
 
   async #decide(options: TxOption, run: (trx: Tx) => Promise<StoredHandoff>): Promise<Handoff> {
