@@ -2,8 +2,8 @@ import { randomBytes } from "node:crypto";
 import { AgentCommunicationError, AlreadyExists } from "../errors.ts";
 import { taskRequest } from "../protocol/payloads.ts";
 import { TASK_FAILURES, type Task } from "../protocol/tasks.ts";
-import type { NewTask } from "../store/task-row.ts";
 import { derivedId, endTask, fenceOf, type Parts, type Tx, tellTask } from "./parts.ts";
+import { type Submission, type Wanted, wantedOf } from "./submission.ts";
 
 /** A task as assignTask found or stored it. */
 export interface Submitted {
@@ -18,14 +18,22 @@ const CANDIDATES = 10;
 /** After this many lost races a task is parked; the next sweep gives it to whoever is free then. */
 const MOST_RACES = 25;
 
-interface Wanted {
-  readonly needs: readonly string[];
+interface Place extends Wanted {
   /** The supervisor of the task, which is never given its own tasks, whatever it can do. */
   readonly owner: string;
   /** Who failed or lost it before: asked last. */
   readonly avoid: string | null;
   /** Whether the transaction is ours to start anew. */
   readonly owned: boolean;
+  /** Whether to wait for an agent's row; never while the row of a task is held. */
+  readonly wait: boolean;
+}
+
+export interface SubmitOptions {
+  /** Stores and assigns in this transaction. */
+  readonly tx?: Tx | undefined;
+  /** False: an agent whose row another transaction holds is passed over. Default true. */
+  readonly wait?: boolean | undefined;
 }
 
 /** Another supervisor took the last place of the agent that we had chosen. */
@@ -47,12 +55,12 @@ export class Assigner {
   }
 
   /** Stores a task and gives it to the best agent, or parks it. In the caller's transaction where one is given. */
-  async submit(task: NewTask, needs: readonly string[], tx?: Tx): Promise<Submitted> {
-    if (tx !== undefined) return this.#submit(tx, task, needs, { owned: false, park: false });
+  async submit(given: Submission, { tx, wait = true }: SubmitOptions = {}): Promise<Submitted> {
+    if (tx !== undefined) return this.#submit(tx, given, { owned: false, park: false, wait });
     for (let race = 0; ; race++) {
       try {
         return await this.#parts.tasks.transaction((trx) =>
-          this.#submit(trx, task, needs, { owned: true, park: race >= MOST_RACES }),
+          this.#submit(trx, given, { owned: true, park: race >= MOST_RACES, wait }),
         );
       } catch (error) {
         if (!(error instanceof Raced)) throw error;
@@ -62,16 +70,21 @@ export class Assigner {
 
   async #submit(
     trx: Tx,
-    task: NewTask,
-    needs: readonly string[],
-    { owned, park }: { owned: boolean; park: boolean },
+    { row: task, wanted }: Submission,
+    { owned, park, wait }: { owned: boolean; park: boolean; wait: boolean },
   ): Promise<Submitted> {
     const { tasks } = this.#parts;
     const before = await tasks.get(task.task_id, trx);
     if (before !== undefined) return { task: before, duplicate: true };
     const agentId = park
       ? undefined
-      : await this.#reserve(trx, { needs, owner: task.supervisor_id, avoid: null, owned });
+      : await this.#reserve(trx, {
+          ...wanted,
+          owner: task.supervisor_id,
+          avoid: null,
+          owned,
+          wait,
+        });
     const messageId = assignmentId(task.task_id, 1);
     const first = agentId === undefined ? undefined : { agentId, messageId };
     const stored = await tasks.insert(trx, task, first);
@@ -95,8 +108,7 @@ export class Assigner {
    */
   async place(parked: Task): Promise<"assigned" | "nobody" | "settled"> {
     // A look without a transaction first: most often there is nobody, and SQLite has one write lock for all.
-    const found = await this.#parts.agents.findAvailable(parked.requiredCapabilities, 1);
-    if (found.length === 0) return "nobody";
+    if ((await this.#find(undefined, wantedOf(parked), [], 1)).length === 0) return "nobody";
     for (let race = 0; race < MOST_RACES; race++) {
       try {
         return await this.#parts.tasks.transaction((trx) => this.#place(trx, parked));
@@ -113,10 +125,11 @@ export class Assigner {
 
   async #place(trx: Tx, parked: Task): Promise<"assigned" | "nobody"> {
     const agentId = await this.#reserve(trx, {
-      needs: parked.requiredCapabilities,
+      ...wantedOf(parked),
       owner: parked.supervisorId,
       avoid: parked.previousAgentId,
       owned: true,
+      wait: true,
     });
     if (agentId === undefined) return "nobody";
     const messageId = assignmentId(parked.taskId, parked.assignment + 1);
@@ -132,20 +145,33 @@ export class Assigner {
   }
 
   /** An agent with a place that is ours until the transaction ends. */
-  async #reserve(trx: Tx, { needs, owner, avoid, owned }: Wanted): Promise<string | undefined> {
+  async #reserve(trx: Tx, place: Place): Promise<string | undefined> {
+    const { owner, avoid, owned, wait, cost } = place;
     const passed = new Set([owner]);
     for (let look = 0; look < MOST_RACES; look++) {
-      const found = await this.#parts.agents.findAvailable(needs, CANDIDATES + passed.size, trx);
-      const open = found.map(({ agentId }) => agentId).filter((agentId) => !passed.has(agentId));
+      const open = await this.#find(trx, place, [...passed], CANDIDATES);
       const agentId = open.find((candidate) => candidate !== avoid) ?? open[0];
       if (agentId === undefined) return undefined;
-      const answer = await this.#parts.slots.reserve(trx, agentId);
+      const answer = await this.#parts.slots.reserve(trx, agentId, cost, wait);
       if (answer === "reserved") return agentId;
       // Full: its row is ours now. Only a rollback gives it back, so a transaction of our own starts anew.
       if (answer === "full" && owned) throw new Raced();
       passed.add(agentId);
     }
     return undefined;
+  }
+
+  async #find(
+    db: Tx | undefined,
+    { needs, cost, strategy, contextId }: Wanted,
+    exclude: readonly string[],
+    limit: number,
+  ): Promise<string[]> {
+    // What an auction has not given away goes to the least loaded.
+    const by = strategy === "auction" ? "leastLoaded" : strategy;
+    const options = { limit, cost, strategy: by, contextId, exclude };
+    const found = await this.#parts.matching.candidates(db, needs, options);
+    return found.map(({ agentId }) => agentId);
   }
 
   async #send(trx: Tx, task: Task): Promise<void> {

@@ -1,4 +1,3 @@
-import { createHash, randomBytes } from "node:crypto";
 import type { AgentRegistry } from "../agent-registry.ts";
 import { AgentCommunicationError, MessageTimeout } from "../errors.ts";
 import { given, noMore } from "../protocol/given.ts";
@@ -11,7 +10,6 @@ import {
   HOUR_MS,
   type ListTasksOptions,
   listTasksSchema,
-  MOST_PARAMETER_BYTES,
   type PerformanceMetrics,
   type ProcessOptions,
   processOptionsSchema,
@@ -20,16 +18,13 @@ import {
   type Task,
   type TaskInput,
   taskIdOf,
-  taskSchema,
   waitTimeoutMs,
 } from "../protocol/tasks.ts";
-import { DEFAULT_PRIORITY } from "../protocol/types.ts";
-import { id, jsonDocument, parse } from "../protocol/validate.ts";
+import { id, parse } from "../protocol/validate.ts";
 import type { TxOption } from "../queue/claimed.ts";
 import type { MessageQueueManager } from "../queue/manager.ts";
 import type { Db } from "../store/dialect.ts";
 import { joined } from "../store/identity.ts";
-import type { Submitted } from "./assigner.ts";
 import { broadcast } from "./broadcast.ts";
 import { Coordination } from "./coordination.ts";
 import { Inbox } from "./inbox.ts";
@@ -93,29 +88,8 @@ export class SupervisorCoordinator {
    * @throws ValidationFailed, PayloadTooLarge, ServiceUnavailable
    */
   async assignTask(task: TaskInput, options: TxOption = {}): Promise<AssignedTask> {
-    const checked = parse(taskSchema, task, "task");
-    const parameters = jsonDocument(checked.parameters, "task.parameters", MOST_PARAMETER_BYTES);
     const tx = this.#join(options);
-    await this.#coordination.schema.ensure(tx);
-    const needs = checked.requiredCapabilities;
-    const submitted: Submitted = await this.#coordination.assigner.submit(
-      {
-        task_id: checked.taskId ?? `task_${randomBytes(16).toString("hex")}`,
-        task_type: checked.taskType,
-        description: checked.description,
-        parameters,
-        required_capabilities: JSON.stringify(needs),
-        need_key: createHash("sha256").update(JSON.stringify(needs)).digest("hex"),
-        priority: checked.priority ?? DEFAULT_PRIORITY,
-        supervisor_id: this.supervisorId,
-        max_assignments: checked.maxAssignments,
-        context_id: checked.contextId ?? null,
-        correlation_id: checked.correlationId ?? null,
-        deadline_ms: checked.deadlineMs ?? null,
-      },
-      needs,
-      tx,
-    );
+    const submitted = await this.#coordination.submit(this.supervisorId, task, { tx });
     return { ...submitted.task, duplicate: submitted.duplicate };
   }
 

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { capabilityList } from "./agents.ts";
+import { type Preference, preferenceList, requirementList } from "./capabilities.ts";
 import { priority } from "./message-input.ts";
 import { type EndState, TASK_STATES, type TaskState } from "./states.ts";
 import { durationMs, id, parse, plainText, positiveInt } from "./validate.ts";
@@ -38,6 +38,7 @@ export interface Task {
   readonly taskType: string;
   readonly description: string;
   readonly parameters: Readonly<Record<string, unknown>>;
+  /** In their written form, such as `python >= 3.11`. */
   readonly requiredCapabilities: readonly string[];
   readonly priority: number;
   /** `submitted` means parked: no agent has it. */
@@ -65,7 +66,46 @@ export interface Task {
   readonly startedAt: number | null;
   readonly deadlineAt: number | null;
   readonly finishedAt: number | null;
+  /** How many slots of its agent it takes. */
+  readonly cost: number;
+  readonly preferredCapabilities: readonly Preference[];
+  readonly strategy: TaskStrategy;
+  /** The task that it is a part of. */
+  readonly parentTaskId: string | null;
+  /** Who is asked when its agent needs input. */
+  readonly requestedBy: string | null;
+  /** How many of the tasks that it depends on have not completed; no agent gets it before. */
+  readonly waitsFor: number;
+  /** Since when it is paused; null while it is not. */
+  readonly pausedAt: number | null;
+  /** What its agent had to say about a task that is done. */
+  readonly warnings: readonly TaskWarning[];
+  /** The most that one run may take, as whoever assigned it said; null: as its agent, its class or the environment say. */
+  readonly runTimeoutMs: number | null;
+  /** When the run under way must have ended; null without a limit, and while it does not run. */
+  readonly runDeadlineAt: number | null;
+  /** The terms of its auction; null where it is not auctioned. */
+  readonly auction: unknown;
+  /** Until when agents may bid for it; null when nobody may. */
+  readonly auctionEndsAt: number | null;
 }
+
+/** Something that did not keep a task from being completed. */
+export interface TaskWarning {
+  readonly message: string;
+  readonly code?: string | undefined;
+  readonly details?: unknown;
+}
+
+/** How the agent of a task is chosen: as in findBestAgent, or by an auction. */
+export const TASK_STRATEGIES = [
+  "leastLoaded",
+  "roundRobin",
+  "weighted",
+  "sticky",
+  "auction",
+] as const;
+export type TaskStrategy = (typeof TASK_STRATEGIES)[number];
 
 /** A task that has ended. */
 export type FinishedTask = Task & { readonly state: EndState; readonly finishedAt: number };
@@ -133,10 +173,23 @@ export const taskSchema = z.strictObject({
   description: plainText(16_384).default(""),
   /** A JSON object of up to 800,000 bytes. Default {}. */
   parameters: z.record(z.string(), z.unknown()).default({}),
-  /** The agent must have all of these, at most 100. Default: any agent will do. */
-  requiredCapabilities: capabilityList
-    .refine((list) => list.length <= 100, "expected at most 100 capabilities")
-    .default([]),
+  /**
+   * The agent must meet all of these, at most 100: names, comparisons ("python >= 3.11", "region in (eu, us)") or
+   * objects. Default: any agent will do.
+   */
+  requiredCapabilities: requirementList.default([]),
+  /** Of several agents the one that meets more of these, by weight. Default: none. */
+  preferredCapabilities: preferenceList.default([]),
+  /** How the agent is chosen. Default leastLoaded. */
+  strategy: z.enum(TASK_STRATEGIES).optional(),
+  /** How many of its agent's slots it takes, 1 to 10,000. Default 1. */
+  cost: positiveInt(10_000).default(1),
+  /** The task that it is a part of: canceled with it. */
+  parentTaskId: id.optional(),
+  /** Who answers when its agent needs input. Default: its supervisor. */
+  requestedBy: id.optional(),
+  /** The most that one run may take, in milliseconds. */
+  runTimeoutMs: durationMs(1).optional(),
   /** As for messages: a name or 0 to 100. Default NORMAL. */
   priority: priority.optional(),
   /** Fails unless it ends within this many milliseconds from now. Default: no deadline. */

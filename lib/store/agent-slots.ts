@@ -1,8 +1,15 @@
 import type { Knex } from "knex";
 import type { RegistryStats } from "../protocol/agents.ts";
-import { countLive, isFresh, liveTasks, TAKES_TASKS } from "./agent-statements.ts";
+import {
+  type AgentStatements,
+  agentStatements,
+  isFresh,
+  liveTasks,
+  TAKES_TASKS,
+  usedSlots,
+} from "./agent-statements.ts";
 import type { Db, Dialect } from "./dialect.ts";
-import { int, type Row, translated } from "./sql.ts";
+import { int, query, type Row, translated } from "./sql.ts";
 
 /** How many capabilities the statistics name. */
 const MOST_CAPABILITIES = 1_000;
@@ -12,11 +19,13 @@ export class AgentSlots {
   readonly #knex: Knex;
   readonly #dialect: Dialect;
   readonly #prefix: string;
+  readonly #statements: AgentStatements;
 
   constructor(knex: Knex, dialect: Dialect, prefix: string) {
     this.#knex = knex;
     this.#dialect = dialect;
     this.#prefix = prefix;
+    this.#statements = agentStatements(dialect.name, prefix, dialect.now);
   }
 
   #agents(db: Db): Knex.QueryBuilder {
@@ -24,13 +33,25 @@ export class AgentSlots {
   }
 
   /**
-   * Holds a place for one task with this agent until the transaction ends. First the row is locked by writing
+   * Holds `cost` slots of this agent until the transaction ends. Without `wait` an agent whose row another
+   * transaction holds is unavailable. First the row is locked by writing
    * it, then its tasks are counted, by a statement of its own: at READ COMMITTED that one sees what every
    * earlier holder of the lock committed; at a higher level the write fails instead of seeing less. So two
    * supervisors can never both take the last place.
    */
-  async reserve(trx: Db, agentId: string): Promise<"reserved" | "full" | "unavailable"> {
+  async reserve(
+    trx: Db,
+    agentId: string,
+    cost = 1,
+    wait = true,
+  ): Promise<"reserved" | "full" | "unavailable"> {
     return translated(this.#dialect, async () => {
+      if (
+        !wait &&
+        (await query(trx, this.#statements.lockAgent, { agent: agentId })).length === 0
+      ) {
+        return "unavailable";
+      }
       const locked = (await this.#agents(trx)
         .where({ agent_id: agentId })
         .whereRaw(`${TAKES_TASKS} AND ${isFresh(this.#dialect.now)}`)
@@ -39,8 +60,8 @@ export class AgentSlots {
         ])) as Row[];
       const [agent] = locked;
       if (agent === undefined) return "unavailable";
-      const live = await countLive(trx, `${this.#prefix}tasks`, agentId);
-      return live < int(agent.max_concurrent_tasks) ? "reserved" : "full";
+      const used = await usedSlots(trx, `${this.#prefix}tasks`, agentId);
+      return used + cost <= int(agent.max_concurrent_tasks) ? "reserved" : "full";
     });
   }
 

@@ -12,6 +12,8 @@ export interface AgentStatements {
   readonly capabilities: string;
   /** Stores a task unless its id is taken; waits for another transaction that is about to take it. */
   readonly insertTask: string;
+  /** Locks the agent `:agent`, unless another transaction holds it. */
+  readonly lockAgent: string;
   /** Those of the JSON list `:ids` that are dead letters. */
   readonly buried: string;
   readonly json: ParseJson;
@@ -22,13 +24,14 @@ export function liveTasks(prefix: string): string {
   return `(SELECT COUNT(*) AS live FROM ${prefix}tasks t WHERE t.agent_id = a.agent_id AND t.agent_id IS NOT NULL AND t.finished_at IS NULL)`;
 }
 
-export async function countLive(db: Db, tasks: string, agentId: string): Promise<number> {
+/** The slots that an agent's tasks use. */
+export async function usedSlots(db: Db, tasks: string, agentId: string): Promise<number> {
   const row = (await db(tasks)
     .where({ agent_id: agentId })
     .whereRaw("agent_id IS NOT NULL AND finished_at IS NULL")
-    .count({ live: "*" })
+    .sum({ used: "cost" })
     .first()) as Row | undefined;
-  return int(row?.live ?? 0);
+  return int(row?.used ?? 0);
 }
 
 /** Gets new tasks, as far as the row `a` itself tells; "removed" agents wait for their tasks to be taken away. */
@@ -42,7 +45,7 @@ const AGENT =
   "a.agent_id, a.role, a.status, a.max_concurrent_tasks, a.metadata, a.metrics, a.registered_at, a.heartbeat_at, a.stale_after_ms, a.lost_at, a.last_assigned_at";
 
 const TASK_COLUMNS =
-  "task_id, task_type, description, parameters, required_capabilities, need_key, priority, state, supervisor_id, agent_id, message_id, assignment, max_assignments, context_id, correlation_id, created_at, assigned_at, deadline_at, urgent_at";
+  "task_id, task_type, description, parameters, required_capabilities, need_key, priority, state, supervisor_id, agent_id, message_id, assignment, max_assignments, context_id, correlation_id, created_at, assigned_at, deadline_at, urgent_at, cost, preferred_capabilities, strategy, parent_task_id, requested_by, waits_for, run_timeout_ms, auction, auction_ends_at";
 
 /** When a task without a deadline is urgent. */
 const NEVER = Number.MAX_SAFE_INTEGER;
@@ -80,10 +83,13 @@ function postgres(prefix: string, now: string): AgentStatements {
              :need_key, CAST(:priority AS smallint), :state, :supervisor_id, :agent_id, :message_id,
              CAST(:assignment AS int), CAST(:max_assignments AS int), :context_id, :correlation_id, n.now,
              CASE WHEN CAST(:assignment AS int) > 0 THEN n.now END, n.now + CAST(:deadline_ms AS bigint),
-             COALESCE(n.now + CAST(:deadline_ms AS bigint), ${NEVER})
+             COALESCE(n.now + CAST(:deadline_ms AS bigint), ${NEVER}), CAST(:cost AS int),
+             CAST(:preferred_capabilities AS jsonb), :strategy, :parent_task_id, :requested_by, CAST(:waits_for AS int),
+             CAST(:run_timeout_ms AS bigint), CAST(:auction AS jsonb), n.now + CAST(:auction_ms AS bigint)
       FROM (SELECT ${now} AS now) n
       ON CONFLICT (task_id) DO NOTHING
       RETURNING *`,
+    lockAgent: `SELECT agent_id FROM ${prefix}agents WHERE agent_id = :agent FOR UPDATE SKIP LOCKED`,
     buried: `
       SELECT d.message_id, d.reason, d.last_error
       FROM jsonb_array_elements_text(CAST(:ids AS jsonb)) AS j(id)
@@ -120,8 +126,10 @@ function mssql(prefix: string, now: string): AgentStatements {
       SELECT :task_id, :task_type, :description, :parameters, :required_capabilities, :need_key, :priority, :state,
              :supervisor_id, :agent_id, :message_id, :assignment, :max_assignments, :context_id, :correlation_id, @now,
              CASE WHEN :assignment > 0 THEN @now END, @now + CAST(:deadline_ms AS bigint),
-             COALESCE(@now + CAST(:deadline_ms AS bigint), ${NEVER})
+             COALESCE(@now + CAST(:deadline_ms AS bigint), ${NEVER}), :cost, :preferred_capabilities, :strategy,
+             :parent_task_id, :requested_by, :waits_for, :run_timeout_ms, :auction, @now + CAST(:auction_ms AS bigint)
       WHERE NOT EXISTS (SELECT 1 FROM ${prefix}tasks WITH (UPDLOCK, HOLDLOCK, ROWLOCK) WHERE task_id = :task_id)`,
+    lockAgent: `SELECT agent_id FROM ${prefix}agents WITH (UPDLOCK, READPAST, ROWLOCK) WHERE agent_id = :agent`,
     buried: `
       SELECT d.message_id, d.reason, d.last_error
       FROM OPENJSON(:ids) j
@@ -154,10 +162,13 @@ function sqlite(prefix: string, now: string): AgentStatements {
       SELECT :task_id, :task_type, :description, :parameters, :required_capabilities, :need_key, :priority, :state,
              :supervisor_id, :agent_id, :message_id, :assignment, :max_assignments, :context_id, :correlation_id, n.now,
              CASE WHEN :assignment > 0 THEN n.now END, n.now + :deadline_ms,
-             COALESCE(n.now + :deadline_ms, ${NEVER})
+             COALESCE(n.now + :deadline_ms, ${NEVER}), :cost, :preferred_capabilities, :strategy, :parent_task_id,
+             :requested_by, :waits_for, :run_timeout_ms, :auction, n.now + :auction_ms
       FROM (SELECT ${now} AS now) n WHERE true
       ON CONFLICT (task_id) DO NOTHING
       RETURNING *`,
+    // Differs from PostgreSQL: who writes has locked the whole database.
+    lockAgent: `SELECT agent_id FROM ${prefix}agents WHERE agent_id = :agent`,
     buried: `
       SELECT d.message_id, d.reason, d.last_error
       FROM json_each(:ids) j CROSS JOIN ${prefix}dead_letters d ON d.message_id = j.value`,

@@ -1,23 +1,31 @@
 import type { Knex } from "knex";
 import type { AgentFilter, AgentInfo, AgentStatus, Registration } from "../protocol/agents.ts";
-import { type CapabilityRow, detailsOf, namesOf } from "../protocol/declarations.ts";
-import {
-  type AgentStatements,
-  agentStatements,
-  countLive,
-  isFresh,
-  liveTasks,
-} from "./agent-statements.ts";
+import { type AgentCard, documentOf, exceeded } from "../protocol/cards.ts";
+import type { CapabilityRow } from "../protocol/declarations.ts";
+import { AgentHistory, hashOf } from "./agent-history.ts";
+import { AgentReads } from "./agent-reads.ts";
+import { type AgentStatements, agentStatements, countLive } from "./agent-statements.ts";
 import type { Db, Dialect } from "./dialect.ts";
-import { int, isTransaction, query, type Row, retried, transaction, translated } from "./sql.ts";
+import { int, isTransaction, type Row, retried, transaction, translated } from "./sql.ts";
 
 /** A registration whose JSON was written by the caller. */
 export type AgentRow = Omit<Registration, "metadata"> & { readonly metadataText: string };
 
+/** What a sign of life found. */
+export interface Beat {
+  readonly status: AgentStatus;
+  readonly heartbeatAt: number;
+  readonly staleAfterMs: number;
+  /** It came back: from being lost, offline or above its limits. */
+  readonly returned: boolean;
+  /** What it began to drain for in this moment. */
+  readonly above: Readonly<Record<string, number>> | undefined;
+}
+
 /** Two processes may register one agent in the same moment; the second then finds the row of the first. */
 const MOST_TRIES = 3;
 
-/** Agents and what they can do. Load is counted from live tasks; freshness is by the database's clock. */
+/** Agents and what they can do. */
 export class AgentStore {
   readonly #knex: Knex;
   readonly #dialect: Dialect;
@@ -25,7 +33,8 @@ export class AgentStore {
   readonly #capabilities: string;
   readonly #statements: AgentStatements;
   readonly #tasks: string;
-  readonly #live: string;
+  readonly #reads: AgentReads;
+  readonly history: AgentHistory;
 
   constructor(knex: Knex, dialect: Dialect, prefix: string) {
     this.#knex = knex;
@@ -34,7 +43,20 @@ export class AgentStore {
     this.#capabilities = `${prefix}agent_capabilities`;
     this.#statements = agentStatements(dialect.name, prefix, dialect.now);
     this.#tasks = `${prefix}tasks`;
-    this.#live = liveTasks(prefix);
+    this.#reads = new AgentReads(knex, dialect, prefix);
+    this.history = new AgentHistory(knex, dialect, prefix);
+  }
+
+  get(agentId: string, db?: Db): Promise<AgentInfo | undefined> {
+    return this.#reads.get(agentId, db);
+  }
+
+  list(filter: AgentFilter): Promise<AgentInfo[]> {
+    return this.#reads.list(filter);
+  }
+
+  some(ids: readonly string[], db?: Db): Promise<AgentInfo[]> {
+    return this.#reads.some(ids, db);
   }
 
   /** Stores the agent with exactly these capabilities, as alive now. True when it was not there before. */
@@ -54,8 +76,10 @@ export class AgentStore {
     const values = {
       role: agent.role,
       status: "active",
+      drained_by: null,
       max_concurrent_tasks: agent.maxConcurrentTasks,
       stale_after_ms: agent.staleAfterMs,
+      weight: agent.weight,
       metadata: agent.metadataText,
       heartbeat_at: trx.raw(this.#dialect.now),
       lost_at: null,
@@ -79,18 +103,21 @@ export class AgentStore {
       }
     }
     await this.#replaceCapabilities(trx, agent);
+    await this.#noteCard(trx, agent, known.length === 0);
     return known.length === 0;
   }
 
   async #replaceCapabilities(trx: Db, agent: AgentRow): Promise<void> {
     const agentId = { agent_id: agent.agentId };
-    const keys = ["capability", "kind", "sort_key"];
     const rows = (await trx(this.#capabilities)
       .where(agentId)
-      .select(...keys, "value")) as Row[];
+      .select("capability", "kind", "sort_key", "value")) as Row[];
     const wanted = new Map(agent.capabilities.map((row) => [JSON.stringify(written(row)), row]));
     // A version that is written in another way sorts as before, but is shown as it was written.
-    const lost = rows.filter((row) => !wanted.delete(JSON.stringify(readBack(row))));
+    const lost = rows.filter(
+      ({ capability, kind, sort_key, value }) =>
+        !wanted.delete(JSON.stringify({ capability, kind, sort_key, value })),
+    );
     for (const { capability, kind, sort_key } of lost) {
       await trx(this.#capabilities)
         .where({ ...agentId, capability, kind, sort_key })
@@ -103,43 +130,103 @@ export class AgentStore {
     }
   }
 
-  /** Notes a sign of life. Returns the status that it has now, or undefined for an unknown agent. */
+  /** Keeps what the agent says of itself, with an entry in its history where that is new. */
+  async #noteCard(trx: Db, agent: AgentRow, created: boolean): Promise<void> {
+    const agentId = { agent_id: agent.agentId };
+    const row = (await trx(this.#agents).where(agentId).select("card", "card_hash").first()) as Row;
+    const before = created ? null : (this.#statements.json(row.card) as AgentCard | null);
+    const card = agent.card === undefined ? before : agent.card;
+    const document = documentOf(agent, agent.capabilities, card);
+    const hash = hashOf(document);
+    if (created) await this.history.stay(trx, agent.agentId);
+    if (created || hash !== row.card_hash) {
+      await trx(this.#agents)
+        .where(agentId)
+        .update({
+          card: card === null ? null : JSON.stringify(card),
+          card_hash: hash,
+          lifecycle: card?.lifecycle ?? "active",
+          needs_agents:
+            card?.requireDependencies === true && card.dependencies.length > 0
+              ? JSON.stringify(card.dependencies)
+              : null,
+        });
+      const event = created ? "registered" : "card";
+      await this.history.note(trx, agent.agentId, event, {}, document);
+    }
+    if (!created) await this.history.noteState(trx, agent.agentId, "active");
+  }
+
+  /**
+   * Notes a sign of life; undefined for an unknown agent. With `look` also its history, where its state is another
+   * one than was noted last: a plain heartbeat writes one row and nothing else.
+   */
   async heartbeat(
     db: Db,
     agentId: string,
     status: AgentStatus | undefined,
     metrics: Readonly<Record<string, unknown>> | undefined,
-  ): Promise<{ status: AgentStatus; heartbeatAt: number } | undefined> {
+    look: boolean,
+  ): Promise<Beat | undefined> {
     const beat = async (trx: Db): Promise<Row | undefined> => {
       const [row] = (await this.#known(trx, agentId).update(
         {
           heartbeat_at: trx.raw(this.#dialect.now),
           lost_at: null,
           status: this.#statusAfter(trx, status),
+          // What it wishes itself is not undone when it falls below its limits.
+          ...(status === "draining" || status === "offline" ? { drained_by: null } : {}),
         },
-        ["status", "heartbeat_at"],
+        ["status", "heartbeat_at", "stale_after_ms", "drained_by"],
       )) as Row[];
       return row;
     };
     return translated(this.#dialect, async () => {
-      const row = await (metrics === undefined && !isTransaction(db)
-        ? retried(this.#dialect, () => beat(db))
-        : transaction(this.#dialect, db, async (trx) => {
-            const beaten = await beat(trx);
-            if (beaten === undefined || metrics === undefined) return beaten;
-            // The update holds the row, so nothing that another heartbeat merges is lost. Read in a statement of
-            // its own, which sees what was committed while the update waited, on every server.
-            const row = (await this.#known(trx, agentId).select("metrics").first()) as
-              | Row
-              | undefined;
-            const merged = merge(this.#statements.json(row?.metrics), metrics);
-            await this.#known(trx, agentId).update({ metrics: JSON.stringify(merged) });
-            return beaten;
-          }));
-      return row === undefined
-        ? undefined
-        : { status: row.status as AgentStatus, heartbeatAt: int(row.heartbeat_at) };
+      if (metrics === undefined && !look) {
+        const row = await (isTransaction(db) ? beat(db) : retried(this.#dialect, () => beat(db)));
+        return row && beatOf(row, row.status as AgentStatus, false, undefined);
+      }
+      return transaction(this.#dialect, db, async (trx) => {
+        const row = await beat(trx);
+        if (row === undefined) return undefined;
+        const merged = metrics && (await this.#merge(trx, agentId, row, metrics));
+        const after = merged?.status ?? (row.status as AgentStatus);
+        const event = after === "draining" || after === "offline" ? after : "active";
+        const above = merged?.above;
+        const news =
+          (look || merged?.status !== undefined) &&
+          (await this.history.noteState(trx, agentId, event, above));
+        return beatOf(row, after, news && event === "active", above);
+      });
     });
+  }
+
+  /**
+   * Merges the metrics, and drains the agent where they are above the limits of its card, until they no longer
+   * are. The heartbeat holds the row, so nothing that another one merges is lost. Read in a statement of its own,
+   * which sees what was committed while the heartbeat waited, on every server.
+   */
+  async #merge(
+    trx: Db,
+    agentId: string,
+    { status, drained_by }: Row,
+    metrics: Readonly<Record<string, unknown>>,
+  ): Promise<{ status?: AgentStatus; above?: Record<string, number> }> {
+    const row = (await this.#known(trx, agentId).select("metrics", "card").first()) as
+      | Row
+      | undefined;
+    const merged = merge(this.#statements.json(row?.metrics), metrics);
+    const { limits } = (this.#statements.json(row?.card) ?? {}) as Partial<AgentCard>;
+    const above = limits && exceeded(limits, merged);
+    const change =
+      above !== undefined && status !== "draining" && status !== "offline"
+        ? { status: "draining" as const, drained_by: "limits" }
+        : above === undefined && status === "draining" && drained_by === "limits"
+          ? { status: "active" as const, drained_by: null }
+          : {};
+    await this.#known(trx, agentId).update({ metrics: JSON.stringify(merged), ...change });
+    if (change.status === undefined) return {};
+    return { status: change.status, ...(above === undefined ? {} : { above }) };
   }
 
   /** An operator's drain outlasts the "active" that the agent goes on reporting. */
@@ -155,15 +242,30 @@ export class AgentStore {
     return db(this.#agents).where({ agent_id: agentId }).whereNot("status", "removed");
   }
 
-  /** False for an unknown agent. */
-  async setStatus(agentId: string, status: AgentStatus, db: Db = this.#knex): Promise<boolean> {
-    const update = async () => {
-      const changed = (await this.#known(db, agentId).update({ status }, ["agent_id"])) as Row[];
-      return changed.length > 0;
-    };
+  /** What an operator wishes. False for an unknown agent. */
+  async setStatus(
+    agentId: string,
+    status: "active" | "draining",
+    db: Db = this.#knex,
+  ): Promise<boolean> {
     return translated(this.#dialect, () =>
-      isTransaction(db) ? update() : retried(this.#dialect, update),
+      transaction(this.#dialect, db, async (trx) => {
+        const changed = (await this.#known(trx, agentId).update({ status, drained_by: null }, [
+          "agent_id",
+        ])) as Row[];
+        if (changed.length === 0) return false;
+        await this.history.noteState(trx, agentId, status);
+        return true;
+      }),
     );
+  }
+
+  /** How many tasks it has that have not ended; undefined for an unknown agent. */
+  async live(agentId: string): Promise<number | undefined> {
+    return translated(this.#dialect, async () => {
+      const known = await this.#known(this.#knex, agentId).select("agent_id").first();
+      return known === undefined ? undefined : countLive(this.#knex, this.#tasks, agentId);
+    });
   }
 
   /**
@@ -179,6 +281,7 @@ export class AgentStore {
         )) as Row[];
         if (marked.length === 0) return false;
         await trx(this.#capabilities).where({ agent_id: agentId }).del();
+        await this.history.leave(trx, agentId);
         // After the update above no supervisor can assign to it any more, so the count is final.
         if ((await countLive(trx, this.#tasks, agentId)) === 0) {
           await trx(this.#agents).where({ agent_id: agentId }).del();
@@ -187,109 +290,25 @@ export class AgentStore {
       }),
     );
   }
+}
 
-  async get(agentId: string, db: Db = this.#knex): Promise<AgentInfo | undefined> {
-    const [agent] = await this.#select(db, (agents) => agents.where("a.agent_id", agentId));
-    return agent;
-  }
-
-  /** By id, from after `filter.after` on. */
-  async list(filter: AgentFilter): Promise<AgentInfo[]> {
-    return this.#select(this.#knex, (agents) => {
-      if (filter.status !== undefined) agents.where("a.status", filter.status);
-      if (filter.role !== undefined) agents.where("a.role", filter.role);
-      if (filter.after !== undefined) agents.where("a.agent_id", ">", filter.after);
-      if (filter.capability !== undefined) {
-        agents.whereIn(
-          "a.agent_id",
-          this.#knex(this.#capabilities).select("agent_id").where("capability", filter.capability),
-        );
-      }
-      return agents.limit(filter.limit);
-    });
-  }
-
-  async #select(
-    db: Db,
-    narrow: (agents: Knex.QueryBuilder) => Knex.QueryBuilder,
-  ): Promise<AgentInfo[]> {
-    return translated(this.#dialect, async () => {
-      const builder = db({ a: this.#agents })
-        .select(
-          "a.*",
-          db.raw(`${this.#live} AS live`),
-          db.raw(`${this.#statements.capabilities} AS capabilities`),
-          db.raw(`CASE WHEN ${isFresh(this.#dialect.now)} THEN 1 ELSE 0 END AS fresh`),
-        )
-        .whereNot("a.status", "removed")
-        .orderBy("a.agent_id");
-      const rows = (await narrow(builder)) as Row[];
-      return rows.map((row) => this.#info(row, int(row.fresh) === 1));
-    });
-  }
-
-  /** Agents with all these capabilities and room for a task, the least loaded first. One statement. */
-  async findAvailable(
-    capabilities: readonly string[],
-    limit: number,
-    db: Db = this.#knex,
-  ): Promise<AgentInfo[]> {
-    return translated(this.#dialect, async () => {
-      const rows =
-        capabilities.length === 0
-          ? await query(db, this.#statements.findAnyAvailable, { limit })
-          : await query(db, this.#statements.findAvailable, {
-              needs: JSON.stringify(capabilities),
-              needed: capabilities.length,
-              limit,
-            });
-      return rows.map((row) => this.#info(row, true));
-    });
-  }
-
-  #info(row: Row, fresh: boolean): AgentInfo {
-    const live = int(row.live);
-    const most = int(row.max_concurrent_tasks);
-    const status = row.status as AgentStatus;
-    const lastAssignedAt = int(row.last_assigned_at);
-    const json = this.#statements.json;
-    const capabilities = ((json(row.capabilities) ?? []) as Row[]).map(capabilityRow);
-    return {
-      agentId: String(row.agent_id),
-      role: String(row.role),
-      capabilities: namesOf(capabilities),
-      capabilityDetails: detailsOf(capabilities),
-      status,
-      lost: !fresh,
-      available: fresh && live < most && status !== "draining" && status !== "offline",
-      currentTasks: live,
-      maxConcurrentTasks: most,
-      load: most === 0 ? 1 : live / most,
-      metadata: (json(row.metadata) ?? {}) as Record<string, unknown>,
-      metrics: (json(row.metrics) ?? {}) as Record<string, unknown>,
-      registeredAt: int(row.registered_at),
-      heartbeatAt: int(row.heartbeat_at),
-      staleAfterMs: int(row.stale_after_ms),
-      lastAssignedAt: lastAssignedAt === 0 ? null : lastAssignedAt,
-    };
-  }
+function beatOf(
+  row: Row,
+  status: AgentStatus,
+  returned: boolean,
+  above: Readonly<Record<string, number>> | undefined,
+): Beat {
+  return {
+    status,
+    heartbeatAt: int(row.heartbeat_at),
+    staleAfterMs: int(row.stale_after_ms),
+    returned,
+    above,
+  };
 }
 
 function written({ capability, kind, sortKey, value }: CapabilityRow): Row {
   return { capability, kind, sort_key: sortKey, value };
-}
-
-function readBack({ capability, kind, sort_key, value }: Row): Row {
-  return { capability, kind, sort_key, value };
-}
-
-function capabilityRow(row: Row): CapabilityRow {
-  return {
-    capability: String(row.capability),
-    kind: row.kind as CapabilityRow["kind"],
-    sortKey: String(row.sort_key),
-    value: (row.value as string | null | undefined) ?? null,
-  };
 }
 
 /** Key by key; null takes a key away. */

@@ -1,5 +1,12 @@
+import type { Preference } from "../protocol/capabilities.ts";
 import type { TaskState } from "../protocol/states.ts";
-import type { Task, TaskFailure, TaskProgress } from "../protocol/tasks.ts";
+import type {
+  Task,
+  TaskFailure,
+  TaskProgress,
+  TaskStrategy,
+  TaskWarning,
+} from "../protocol/tasks.ts";
 import type { ParseJson } from "./rows.ts";
 import { int, intOrNull, type Row } from "./sql.ts";
 
@@ -17,6 +24,18 @@ export interface NewTask {
   readonly context_id: string | null;
   readonly correlation_id: string | null;
   readonly deadline_ms: number | null;
+  readonly cost: number;
+  /** JSON text of the preferences, or null. */
+  readonly preferred_capabilities: string | null;
+  readonly strategy: string | null;
+  readonly parent_task_id: string | null;
+  readonly requested_by: string | null;
+  /** How many tasks must complete before it. */
+  readonly waits_for: number;
+  readonly run_timeout_ms: number | null;
+  /** JSON text of the auction's terms, or null. */
+  readonly auction: string | null;
+  readonly auction_ms: number | null;
 }
 
 /** Names one assignment of a task. With `agentId` null: the time after it, while no agent has the task. */
@@ -52,5 +71,17 @@ export function taskOf(row: Row, json: ParseJson): Task {
     startedAt: intOrNull(row.started_at),
     deadlineAt: intOrNull(row.deadline_at),
     finishedAt: intOrNull(row.finished_at),
+    cost: int(row.cost),
+    preferredCapabilities: (json(row.preferred_capabilities) ?? []) as Preference[],
+    strategy: ((row.strategy as string | null) ?? "leastLoaded") as TaskStrategy,
+    parentTaskId: (row.parent_task_id as string | null) ?? null,
+    requestedBy: (row.requested_by as string | null) ?? null,
+    waitsFor: int(row.waits_for),
+    pausedAt: intOrNull(row.paused_at),
+    warnings: (json(row.warnings) ?? []) as TaskWarning[],
+    runTimeoutMs: intOrNull(row.run_timeout_ms),
+    runDeadlineAt: intOrNull(row.run_deadline_at),
+    auction: json(row.auction),
+    auctionEndsAt: intOrNull(row.auction_ends_at),
   };
 }
