@@ -24,13 +24,18 @@ export function liveTasks(prefix: string): string {
   return `(SELECT COUNT(*) AS live FROM ${prefix}tasks t WHERE t.agent_id = a.agent_id AND t.agent_id IS NOT NULL AND t.finished_at IS NULL)`;
 }
 
-/** The slots that an agent's tasks use. */
+const liveOf = (db: Db, tasks: string, agentId: string) =>
+  db(tasks).where({ agent_id: agentId }).whereRaw("agent_id IS NOT NULL AND finished_at IS NULL");
+
+/** How many tasks an agent has. */
+export async function countLive(db: Db, tasks: string, agentId: string): Promise<number> {
+  const row = (await liveOf(db, tasks, agentId).count({ live: "*" }).first()) as Row | undefined;
+  return int(row?.live ?? 0);
+}
+
+/** The slots that they use. */
 export async function usedSlots(db: Db, tasks: string, agentId: string): Promise<number> {
-  const row = (await db(tasks)
-    .where({ agent_id: agentId })
-    .whereRaw("agent_id IS NOT NULL AND finished_at IS NULL")
-    .sum({ used: "cost" })
-    .first()) as Row | undefined;
+  const row = (await liveOf(db, tasks, agentId).sum({ used: "cost" }).first()) as Row | undefined;
   return int(row?.used ?? 0);
 }
 
