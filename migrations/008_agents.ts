@@ -48,8 +48,13 @@ export function up(schema: Knex.SchemaBuilder, context: Context): Knex.SchemaBui
         // The card and what belongs to it, where this row is a change of it.
         columns.json("card");
         columns.key("card_hash", 64);
+        // Since when the agent is no longer registered.
+        columns.instant("gone_at");
       })
       .raw(`CREATE INDEX ${name("agent_history_agent")} ON ${history} (agent_id, seq)`)
+      .raw(
+        `CREATE INDEX ${name("agent_history_gone")} ON ${history} (gone_at) WHERE gone_at IS NOT NULL`,
+      )
       // Who had the last task of a context.
       .raw(
         `CREATE INDEX ${name("tasks_context")} ON ${tasks} (context_id, assigned_at DESC, agent_id) WHERE context_id IS NOT NULL AND agent_id IS NOT NULL`,

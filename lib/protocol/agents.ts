@@ -1,4 +1,6 @@
 import { z } from "zod";
+import { preferenceList } from "./capabilities.ts";
+import { type AgentCard, cardSchema } from "./cards.ts";
 import { type CapabilityDetail, declarationList } from "./declarations.ts";
 import { durationMs, id, parse, plainText, positiveInt } from "./validate.ts";
 
@@ -16,6 +18,12 @@ export type AgentStatus = (typeof AGENT_STATUSES)[number];
 const STRATEGIES = ["leastLoaded", "roundRobin", "weighted", "sticky"] as const;
 export type MatchingStrategy = (typeof STRATEGIES)[number];
 
+/** Those of tasks: an auction is held by whoever assigns them, and is nothing that a look can answer. */
+export const taskStrategy = z.enum([...STRATEGIES, "auction"]);
+
+/** What an agent does now: as it reports, or by its load where it only says that it is active. */
+export type AgentState = AgentStatus | "lost";
+
 /** An agent as the registry knows it. Instants are milliseconds since the epoch, by the database's clock. */
 export interface AgentInfo {
   readonly agentId: string;
@@ -24,16 +32,32 @@ export interface AgentInfo {
   readonly capabilities: readonly string[];
   /** Those of them that have versions or values. */
   readonly capabilityDetails: readonly CapabilityDetail[];
+  /** What it reported last, or what an operator made of it. */
   readonly status: AgentStatus;
+  /** For people: lost, offline, draining; else idle without a task, busy without room, active between the two. */
+  readonly state: AgentState;
   /** True when its last heartbeat is older than `staleAfterMs`. */
   readonly lost: boolean;
-  /** Gets tasks: beats, is neither draining nor offline, and has room for one more. */
+  /**
+   * Gets tasks: beats, is neither draining nor offline, has room for one more, and all that it cannot do without
+   * is alive. One in development gets those only that ask for such agents.
+   */
   readonly available: boolean;
   /** Tasks assigned to it that have not ended. */
   readonly currentTasks: number;
   readonly maxConcurrentTasks: number;
-  /** currentTasks / maxConcurrentTasks; 1 for an agent that takes no tasks. */
+  /** The sum of what its tasks cost. */
+  readonly usedSlots: number;
+  /** usedSlots / maxConcurrentTasks; 1 for an agent that takes no tasks. */
   readonly load: number;
+  /** Its share where agents are drawn ("weighted"). */
+  readonly weight: number;
+  /** What it says of itself; null where it says nothing. */
+  readonly card: AgentCard | null;
+  /** SHA-256 of the card, the role, the capabilities and the limit of tasks. */
+  readonly cardHash: string | null;
+  /** Those of the card's dependencies that are lost, offline or not registered. */
+  readonly dependenciesDown: readonly string[];
   readonly metadata: Readonly<Record<string, unknown>>;
   /** What its heartbeats reported, merged. */
   readonly metrics: Readonly<Record<string, unknown>>;
@@ -91,6 +115,10 @@ export const registerSchema = z.strictObject({
     .min(0, "expected at least 0")
     .max(10_000, "expected at most 10000")
     .default(1),
+  /** Its share where agents are drawn (strategy "weighted"), 1 to 1,000. Default 1. */
+  weight: positiveInt(1_000).default(1),
+  /** What it says of itself, up to 64 kB. Default: what it said before; null takes that away. */
+  card: cardSchema.nullable().optional(),
   /** Lost without a heartbeat for this long, in milliseconds; 100 to a day. Default 90,000. */
   staleAfterMs: durationMs(100)
     .max(86_400_000, "expected at most a day")
@@ -109,19 +137,60 @@ export const heartbeatOptionsSchema = z.strictObject({
 });
 export type HeartbeatOptions = z.input<typeof heartbeatOptionsSchema>;
 
-export const findOptionsSchema = z.strictObject({
-  /** The most agents to return, 1 to 1,000. Default 10. */
-  maxResults: positiveInt(1_000).default(10),
-});
-export type FindOptions = z.input<typeof findOptionsSchema>;
-
-export const bestOptionsSchema = z.strictObject({
-  /** How to choose. `leastLoaded` (default): the lowest load, then the least recently assigned. */
+const matchingOptions = {
+  /**
+   * How to choose. `leastLoaded` (default): the lowest load, then the least recently assigned. `roundRobin`: the
+   * least recently assigned. `weighted`: drawn, each by its weight times its free slots. `sticky`: who had the last
+   * task of `contextId`, else as leastLoaded.
+   */
   strategy: z
     .enum(STRATEGIES, { error: `there is no such strategy; there is ${STRATEGIES.join(", ")}` })
     .default("leastLoaded"),
-});
+  /** With "sticky", which needs it. */
+  contextId: id.optional(),
+  /** What counts in an agent's favour, at most 50: those that meet most of it come first. Default: nothing. */
+  preferred: preferenceList.default([]),
+  /** How many free slots it must have, 1 to 10,000. Default 1. */
+  cost: positiveInt(10_000).default(1),
+  /** Also agents whose card says that they are in development. Default false. */
+  includeDevelopment: z.boolean().default(false),
+};
+
+const STICKY = {
+  error: 'the strategy "sticky" needs a contextId',
+  path: ["contextId"],
+};
+
+const hasContext = (options: { strategy: string; contextId?: string | undefined }) =>
+  options.strategy !== "sticky" || options.contextId !== undefined;
+
+export const findOptionsSchema = z
+  .strictObject({
+    /** The most agents to return, 1 to 1,000. Default 10. */
+    maxResults: positiveInt(1_000).default(10),
+    ...matchingOptions,
+  })
+  .refine(hasContext, STICKY);
+export type FindOptions = z.input<typeof findOptionsSchema>;
+
+export const bestOptionsSchema = z.strictObject(matchingOptions).refine(hasContext, STICKY);
 export type BestOptions = z.input<typeof bestOptionsSchema>;
+
+export const drainOptionsSchema = z.strictObject({
+  /** How long to wait until it has ended all its tasks, in milliseconds. Default: not at all. */
+  waitMs: durationMs().optional(),
+});
+export type DrainOptions = z.input<typeof drainOptionsSchema>;
+
+export const historyOptionsSchema = z.strictObject({
+  /** The most to return, 1 to 1,000. Default 100. */
+  limit: positiveInt(1_000).default(100),
+  /** Only changes of the card. Default false. */
+  cards: z.boolean().default(false),
+  /** Continue before this entry's `seq`. */
+  before: positiveInt(Number.MAX_SAFE_INTEGER).optional(),
+});
+export type HistoryOptions = z.input<typeof historyOptionsSchema>;
 
 export const listAgentsSchema = z.strictObject({
   status: z.enum(AGENT_STATUSES).optional(),

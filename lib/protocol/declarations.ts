@@ -118,6 +118,15 @@ export const declarationsAsGiven = z
     }
   });
 
+/** A row as it would be declared. */
+export function declarationText({ capability: name, kind, value }: CapabilityRow): string {
+  if (kind === "") return name;
+  if (kind === "version") return `${name}@${value}`;
+  // A text that reads as a number or a boolean is one only in quotation marks.
+  const plain = kind !== "text" || typeof scalarOf(value ?? "") === "string";
+  return `${name}=${plain ? value : `"${value}"`}`;
+}
+
 export function namesOf(rows: readonly { readonly capability: string }[]): string[] {
   return [...new Set(rows.map(({ capability: name }) => name))].sort(order);
 }
