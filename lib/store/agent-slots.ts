@@ -1,5 +1,6 @@
 import type { Knex } from "knex";
 import type { RegistryStats } from "../protocol/agents.ts";
+import { AgentHistory } from "./agent-history.ts";
 import {
   type AgentStatements,
   agentStatements,
@@ -20,12 +21,14 @@ export class AgentSlots {
   readonly #dialect: Dialect;
   readonly #prefix: string;
   readonly #statements: AgentStatements;
+  readonly #history: AgentHistory;
 
   constructor(knex: Knex, dialect: Dialect, prefix: string) {
     this.#knex = knex;
     this.#dialect = dialect;
     this.#prefix = prefix;
     this.#statements = agentStatements(dialect.name, prefix, dialect.now);
+    this.#history = new AgentHistory(knex, dialect, prefix);
   }
 
   #agents(db: Db): Knex.QueryBuilder {
@@ -104,7 +107,9 @@ export class AgentSlots {
       const [row] = (await this.#agents(trx)
         .where({ agent_id: agentId })
         .update({ lost_at: trx.raw(this.#dialect.now) }, ["status"])) as Row[];
-      return row?.status === "offline" ? "offline" : "lost";
+      if (row?.status === "offline") return "offline";
+      if (row !== undefined) await this.#history.note(trx, agentId, "lost");
+      return "lost";
     });
   }
 

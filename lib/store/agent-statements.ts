@@ -4,10 +4,6 @@ import { int, type Row } from "./sql.ts";
 
 /** What the registry and the tasks need of SQL that no two databases write alike. */
 export interface AgentStatements {
-  /** Agents with room for a task that have every capability of the JSON list `:needs` (`:needed` of them). */
-  readonly findAvailable: string;
-  /** The same where nothing is required. */
-  readonly findAnyAvailable: string;
   /** An expression for the rows of the capabilities of the agent `a`, as a JSON array in no order; null for none. */
   readonly capabilities: string;
   /** Stores a task unless its id is taken; waits for another transaction that is about to take it. */
@@ -46,40 +42,15 @@ export function isFresh(now: string): string {
   return `heartbeat_at + stale_after_ms > ${now}`;
 }
 
-const AGENT =
-  "a.agent_id, a.role, a.status, a.max_concurrent_tasks, a.metadata, a.metrics, a.registered_at, a.heartbeat_at, a.stale_after_ms, a.lost_at, a.last_assigned_at";
-
 const TASK_COLUMNS =
   "task_id, task_type, description, parameters, required_capabilities, need_key, priority, state, supervisor_id, agent_id, message_id, assignment, max_assignments, context_id, correlation_id, created_at, assigned_at, deadline_at, urgent_at, cost, preferred_capabilities, strategy, parent_task_id, requested_by, waits_for, run_timeout_ms, auction, auction_ends_at";
 
 /** When a task without a deadline is urgent. */
 const NEVER = Number.MAX_SAFE_INTEGER;
 
-/** The rows of the agents `a` with `live`, the least loaded first. */
-const LEAST_LOADED =
-  "ORDER BY a.live * 1.0 / NULLIF(a.max_concurrent_tasks, 0), a.last_assigned_at, a.agent_id";
-
 function postgres(prefix: string, now: string): AgentStatements {
   const capabilities = `coalesce((SELECT jsonb_agg(jsonb_build_object('capability', k.capability, 'kind', k.kind, 'sort_key', k.sort_key, 'value', k.value)) FROM ${prefix}agent_capabilities k WHERE k.agent_id = a.agent_id), '[]')`;
-  // MATERIALIZED: tasks are counted once per agent, not once per use of the count. OFFSET 0: an agent's row is
-  // looked up by its id, also when old statistics say that reading all agents were as cheap. What the caller
-  // sees besides is fetched for those only that the limit leaves.
-  const find = (matching: string) => `
-    WITH m AS MATERIALIZED (${matching}),
-    x AS MATERIALIZED (
-      SELECT a.*, ${liveTasks(prefix)} AS live
-      FROM m CROSS JOIN LATERAL (
-        SELECT ${AGENT} FROM ${prefix}agents a
-        WHERE a.agent_id = m.agent_id AND ${TAKES_TASKS} AND ${isFresh(now)} OFFSET 0) a)
-    SELECT a.*, ${capabilities} AS capabilities
-    FROM (SELECT * FROM x a WHERE a.live < a.max_concurrent_tasks ${LEAST_LOADED} LIMIT :limit) a
-    ${LEAST_LOADED}`;
   return {
-    findAvailable: find(`
-      SELECT c.agent_id FROM ${prefix}agent_capabilities c
-      WHERE c.capability = ANY (ARRAY(SELECT jsonb_array_elements_text(CAST(:needs AS jsonb))))
-      GROUP BY c.agent_id HAVING COUNT(DISTINCT c.capability) = :needed`),
-    findAnyAvailable: find(`SELECT agent_id FROM ${prefix}agents WHERE lost_at IS NULL`),
     capabilities,
     // The conflict waits for the other transaction to end.
     insertTask: `
@@ -106,22 +77,7 @@ function postgres(prefix: string, now: string): AgentStatements {
 
 function mssql(prefix: string, now: string): AgentStatements {
   const capabilities = `(SELECT k.capability, k.kind, k.sort_key, k.value FROM ${prefix}agent_capabilities k WHERE k.agent_id = a.agent_id FOR JSON PATH)`;
-  const find = (matching: string) => `
-    SELECT a.*, ${capabilities} AS capabilities FROM (
-      SELECT TOP (:limit) a.* FROM (
-        SELECT ${AGENT}, l.live
-        FROM (${matching}) m
-        JOIN ${prefix}agents a ON a.agent_id = m.agent_id
-        CROSS APPLY ${liveTasks(prefix)} l
-        WHERE ${TAKES_TASKS} AND ${isFresh(now)}) a
-      WHERE a.live < a.max_concurrent_tasks ${LEAST_LOADED}) a
-    ${LEAST_LOADED}`;
   return {
-    findAvailable: find(`
-      SELECT c.agent_id FROM OPENJSON(:needs) j
-      JOIN ${prefix}agent_capabilities c ON c.capability = j.[value] COLLATE Latin1_General_100_BIN2
-      GROUP BY c.agent_id HAVING COUNT(DISTINCT c.capability) = :needed`),
-    findAnyAvailable: find(`SELECT agent_id FROM ${prefix}agents WHERE lost_at IS NULL`),
     capabilities,
     // Differs from PostgreSQL: no ON CONFLICT. HOLDLOCK keeps the place of the missing id until the commit.
     insertTask: `
@@ -145,22 +101,7 @@ function mssql(prefix: string, now: string): AgentStatements {
 
 function sqlite(prefix: string, now: string): AgentStatements {
   const capabilities = `(SELECT json_group_array(json_object('capability', k.capability, 'kind', k.kind, 'sort_key', k.sort_key, 'value', k.value)) FROM ${prefix}agent_capabilities k WHERE k.agent_id = a.agent_id)`;
-  // Differs from PostgreSQL: CROSS JOIN, which SQLite never reorders, leads from what matches to its rows.
-  const find = (matching: string) => `
-    WITH m AS MATERIALIZED (${matching}),
-    x AS MATERIALIZED (
-      SELECT ${AGENT}, ${liveTasks(prefix)} AS live
-      FROM m CROSS JOIN ${prefix}agents a ON a.agent_id = m.agent_id
-      WHERE ${TAKES_TASKS} AND ${isFresh(now)})
-    SELECT a.*, ${capabilities} AS capabilities
-    FROM (SELECT * FROM x a WHERE a.live < a.max_concurrent_tasks ${LEAST_LOADED} LIMIT :limit) a
-    ${LEAST_LOADED}`;
   return {
-    findAvailable: find(`
-      SELECT c.agent_id FROM json_each(:needs) j
-      CROSS JOIN ${prefix}agent_capabilities c ON c.capability = j.value
-      GROUP BY c.agent_id HAVING COUNT(DISTINCT c.capability) = :needed`),
-    findAnyAvailable: find(`SELECT agent_id FROM ${prefix}agents WHERE lost_at IS NULL`),
     capabilities,
     insertTask: `
       INSERT INTO ${prefix}tasks (${TASK_COLUMNS})
