@@ -5,7 +5,7 @@ import { FileClaimCheckStore } from "./claim-check/file-store.ts";
 import { configFromEnv, type EnvironmentConfig, queueOptions } from "./config.ts";
 import { AgentRunner, type AgentRunnerOptions } from "./coordination/agent-runner.ts";
 import { Coordination } from "./coordination/coordination.ts";
-import { type GatesInput, gatesSchema } from "./coordination/handoffs/gates.ts";
+import { type GatesInput, gatesOf } from "./coordination/handoffs/gates.ts";
 import type { Handoffs } from "./coordination/handoffs/handoffs.ts";
 import type { SupervisorOptions } from "./coordination/options.ts";
 import { SupervisorCoordinator } from "./coordination/supervisor.ts";
@@ -119,15 +119,17 @@ export class Outbox {
    * @throws ValidationFailed for wrong options
    */
   async runAgent(
-    options: Omit<AgentRunnerOptions, "queue" | "registry" | "prefix" | "observers">,
+    options: Omit<
+      AgentRunnerOptions,
+      "coordination" | "queue" | "registry" | "prefix" | "observers"
+    >,
   ): Promise<AgentRunner> {
     const runner = new AgentRunner(this.#knex, {
       heartbeatIntervalMs: this.config.heartbeatIntervalMs,
       ...options,
       observers: this.#observers,
       prefix: this.#prefix,
-      queue: this.queue,
-      registry: this.agents,
+      coordination: this.#coordination,
     });
     this.#stopFirst.push(runner);
     return runner.start();
@@ -186,7 +188,7 @@ export async function openOutbox(options: OpenOptions = {}): Promise<Outbox> {
   const checked = parse(ownOptions, { migrate: wanted, poolMax, acquireTimeoutMs }, "options");
   // All of it before a database is opened, or even made; what was given before the environment fills in.
   parse(queueOptionsSchema, queueGiven, "options");
-  parse(gatesSchema, gates ?? {}, "options.gates");
+  gatesOf(gates);
   const queue = queueOptions(config, queueGiven);
   if (queue.claimCheck === undefined && config.claimCheckDir !== null) {
     queue.claimCheck = { store: new FileClaimCheckStore(config.claimCheckDir) };

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { AgentRegistry } from "../agent-registry.ts";
+import type { AgentRegistry } from "../agent-registry.ts";
 import { AgentCommunicationError, errorRecord, UnknownRecipient } from "../errors.ts";
 import { Observers } from "../protocol/events.ts";
 import { given } from "../protocol/given.ts";
@@ -11,13 +11,15 @@ import {
 import { MessageType } from "../protocol/types.ts";
 import { parse } from "../protocol/validate.ts";
 import type { ClaimedMessage } from "../queue/claimed.ts";
-import { MessageQueueManager } from "../queue/manager.ts";
+import type { MessageQueueManager } from "../queue/manager.ts";
 import type { WorkContext, Worker, WorkHandler } from "../queue/worker/worker.ts";
-import { connect } from "../store/connect.ts";
 import type { Db } from "../store/dialect.ts";
-import { dialectFor } from "../store/dialects.ts";
-import { TaskStore } from "../store/tasks.ts";
 import { BeatMetrics, type MetricsHook } from "./beat-metrics.ts";
+import { Coordination } from "./coordination.ts";
+import type { GatesInput } from "./handoffs/gates.ts";
+import type { Handoffs } from "./handoffs/handoffs.ts";
+import { RunHandoffs } from "./handoffs/in-run.ts";
+import { decide, type HandoffHandler } from "./handoffs/listen.ts";
 import { type TaskHandler, TaskRun, type TaskRuns } from "./task-run.ts";
 
 export interface AgentRunnerOptions
@@ -34,6 +36,15 @@ export interface AgentRunnerOptions
    * takes longer than a second costs the metrics, not the heartbeat; observers are told.
    */
   metrics?: MetricsHook | undefined;
+  /**
+   * Decides over what other agents offer to hand over. Default: accepts a task that it has a handler for, as soon
+   * as it has room, and rejects everything else.
+   */
+  onHandoff?: HandoffHandler | undefined;
+  /** Quality gates of this agent, besides those of the outbox. Default: none. */
+  gates?: GatesInput | undefined;
+  /** @internal What the agents of one outbox share. */
+  coordination?: Coordination | undefined;
   /** Default: one of its own on the same tables. */
   queue?: MessageQueueManager | undefined;
   /** Default: one of its own on the same tables. */
@@ -42,6 +53,16 @@ export interface AgentRunnerOptions
   observers?: Observers | undefined;
 }
 
+/** Neither waits for a place: "stop this task", and what is offered. */
+const APART = [
+  MessageType.TASK_CANCEL,
+  MessageType.AGENT_HANDOFF,
+  MessageType.HANDOFF_ACCEPTED,
+  MessageType.HANDOFF_REJECTED,
+  MessageType.HANDOFF_RETURNED,
+  MessageType.HANDOFF_COMPLETED,
+  MessageType.HANDOFF_WITHDRAWN,
+];
 const SHORTEST_RETRY_MS = 250;
 const LONGEST_GOODBYE_MS = 1_000;
 
@@ -57,6 +78,8 @@ export class AgentRunner {
   readonly #settings: RunnerSettings;
   readonly #runs: TaskRuns;
   readonly #onMessage: WorkHandler | undefined;
+  readonly #handoffs: Handoffs;
+  readonly #onHandoff: HandoffHandler;
   readonly #metrics: BeatMetrics;
   readonly #observers: Observers;
   #workers: Worker[] = [];
@@ -69,13 +92,15 @@ export class AgentRunner {
    * @throws ValidationFailed for unknown or wrong options
    */
   constructor(knex: Db, options: AgentRunnerOptions) {
-    const { queue, registry, observers = new Observers(), ...rest } = given(options);
+    const { coordination, onHandoff, gates, queue, registry, ...others } = given(options);
+    const { observers = new Observers(), ...rest } = others;
     const settings = parse(runnerOptionsSchema, rest, "options");
     const { prefix, agentId } = settings;
-    const dialect = dialectFor(connect(knex).dialect, prefix);
+    const shared =
+      coordination ?? new Coordination(knex, { prefix, agentId, queue, registry, observers });
     this.agentId = agentId;
-    this.queue = queue ?? new MessageQueueManager(knex, { prefix, observers, agentId });
-    this.registry = registry ?? new AgentRegistry(knex, { prefix, observers });
+    this.queue = shared.parts.queue;
+    this.registry = shared.registry;
     this.#settings = settings;
     this.#onMessage = settings.onMessage as WorkHandler | undefined;
     this.#metrics = new BeatMetrics(
@@ -84,11 +109,16 @@ export class AgentRunner {
       (error) => this.#tell(error),
     );
     this.#observers = observers;
+    const handlers = settings.tasks as Record<string, TaskHandler>;
+    const handoffs = new RunHandoffs(shared, gates);
+    this.#handoffs = shared.handoffs;
+    this.#onHandoff = onHandoff ?? handoffs.decider(handlers);
     this.#runs = {
       agentId,
-      tasks: new TaskStore(knex, dialect, prefix),
-      handlers: settings.tasks as Record<string, TaskHandler>,
+      tasks: shared.parts.tasks,
+      handlers,
       observers,
+      handoffs,
       stacks: settings.stacks ?? process.env.NODE_ENV !== "production",
       running: new Map(),
     };
@@ -134,7 +164,7 @@ export class AgentRunner {
         ...(all ? {} : { messageTypes: [MessageType.TASK_ASSIGNMENT] }),
       }),
       // Apart, so that "stop this task" gets through while every place is taken by a task.
-      this.queue.work(this.agentId, handle, { leaseMs, messageTypes: [MessageType.TASK_CANCEL] }),
+      this.queue.work(this.agentId, handle, { leaseMs, messageTypes: APART }),
     ];
     const stop = new AbortController();
     this.#beating = { stop, ended: this.#beat(stop.signal) };
@@ -188,7 +218,10 @@ export class AgentRunner {
       if (run !== undefined && (run.assignment ?? assignment) === assignment) {
         run.cancel(typeof reason === "string" ? reason : "canceled");
       }
+    } else if (message.messageType === MessageType.AGENT_HANDOFF) {
+      await decide(this.#handoffs, message, context, this.#onHandoff);
     } else {
+      // What became of its own handoffs is in the database; whoever wants to hear of it has `onMessage`.
       await this.#onMessage?.(message, context);
     }
   }

@@ -1,7 +1,6 @@
 import { AgentRegistry } from "../agent-registry.ts";
 import { Observers } from "../protocol/events.ts";
 import type { TaskInput } from "../protocol/tasks.ts";
-import { parse } from "../protocol/validate.ts";
 import { MessageQueueManager } from "../queue/manager.ts";
 import { AgentSlots } from "../store/agent-slots.ts";
 import { AgentStore } from "../store/agents.ts";
@@ -14,7 +13,7 @@ import { SchemaCheck } from "../store/migrate.ts";
 import { TaskHistory } from "../store/task-history.ts";
 import { TaskStore } from "../store/tasks.ts";
 import { Assigner, type SubmitOptions, type Submitted } from "./assigner.ts";
-import { type Gates, type GatesInput, gatesSchema } from "./handoffs/gates.ts";
+import { type Gates, type GatesInput, gatesOf } from "./handoffs/gates.ts";
 import { Handoffs } from "./handoffs/handoffs.ts";
 import type { Parts } from "./parts.ts";
 import { submission } from "./submission.ts";
@@ -65,7 +64,7 @@ export class Coordination {
     };
     this.history = new TaskHistory(knex, dialect, prefix);
     this.assigner = new Assigner(this.parts);
-    this.gates = parse(gatesSchema, given.gates ?? {}, "gates");
+    this.gates = gatesOf(given.gates);
     const handoffs = new HandoffStore(knex, dialect, prefix);
     this.handoffs = new Handoffs(knex, this.parts, this.schema, handoffs, this.gates.beforeHandoff);
   }

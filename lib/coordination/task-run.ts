@@ -1,5 +1,16 @@
-import { AgentCommunicationError, errorRecord, LeaseLost, ValidationFailed } from "../errors.ts";
+import {
+  AgentCommunicationError,
+  errorRecord,
+  GateFailed,
+  LeaseLost,
+  ValidationFailed,
+} from "../errors.ts";
 import type { Observers } from "../protocol/events.ts";
+import {
+  type ReceivedHandoff,
+  receivedHandoff,
+  type TaskHandoffInput,
+} from "../protocol/handoffs.ts";
 import { type TaskRequest, taskRequestSchema } from "../protocol/payloads.ts";
 import type { TaskProgress } from "../protocol/tasks.ts";
 import { MessageType } from "../protocol/types.ts";
@@ -8,6 +19,8 @@ import type { ClaimedMessage } from "../queue/claimed.ts";
 import type { WorkContext } from "../queue/worker/worker.ts";
 import type { Fence } from "../store/task-row.ts";
 import type { TaskStore } from "../store/tasks.ts";
+import { gateErrors, type RunHandoffs } from "./handoffs/in-run.ts";
+import type { InitiatedHandoff } from "./handoffs/offering.ts";
 import { derivedId, type Tx, tellTask } from "./parts.ts";
 
 /** A task as its handler gets it. */
@@ -23,6 +36,8 @@ export interface AssignedWork {
   readonly deadline: string | null;
   /** What an earlier run reached, here or with another agent; null at the first. */
   readonly progress: TaskProgress | null;
+  /** The sheet of the handoff that brought it here, or back (`state` tells); null where none did. */
+  readonly handoff: ReceivedHandoff | null;
   readonly message: ClaimedMessage;
 }
 
@@ -40,6 +55,13 @@ export interface TaskContext {
    * the acknowledgement exist together, exactly once. To be the last thing that a handler does.
    */
   tx<T>(run: (tx: Tx) => Promise<T> | T): Promise<T>;
+  /**
+   * Offers the task to another agent, and ends this run without an answer, in one commit: the last thing that a
+   * handler does. Accepted, the task goes on there; otherwise it comes back, as a new run with `task.handoff`.
+   *
+   * @throws as Handoffs.initiate, and LeaseLost; then the task is this run's as before
+   */
+  handOff(handoff: TaskHandoffInput): Promise<InitiatedHandoff>;
 }
 
 /** Does a task. What it returns is the result (any JSON); what it throws is reported, and tried again. */
@@ -51,6 +73,7 @@ export interface TaskRuns {
   readonly tasks: TaskStore;
   readonly handlers: Readonly<Record<string, TaskHandler>>;
   readonly observers: Observers;
+  readonly handoffs: RunHandoffs;
   readonly stacks: boolean;
   /** The runs under way, by task. */
   readonly running: Map<string, TaskRun>;
@@ -115,10 +138,8 @@ export class TaskRun {
     const { task_id: taskId, task_type: taskType } = this.#request;
     const handler = Object.hasOwn(handlers, taskType) ? handlers[taskType] : undefined;
     if (handler === undefined) {
-      await this.#answer({
-        status: "rejected",
-        error_message: `the agent "${this.#shared.agentId}" has no handler for tasks of the type "${taskType}"`,
-      });
+      const error_message = `the agent "${this.#shared.agentId}" has no handler for tasks of the type "${taskType}"`;
+      await this.#answer((tx) => this.#reply({ status: "rejected", error_message }, tx));
       return;
     }
     const begun = await this.#begin();
@@ -128,7 +149,7 @@ export class TaskRun {
       const result = await handler(this.#work(begun), this.#handlerContext());
       if (this.#answered || this.#abort.signal.aborted) return;
       jsonText(result ?? null, "result", MOST_RESULT_BYTES);
-      await this.#answer({ status: "completed", result: result ?? null });
+      await this.#answer((tx) => this.#complete(result ?? null, tx));
     } catch (error) {
       await this.#failed(error);
     } finally {
@@ -138,10 +159,10 @@ export class TaskRun {
 
   /** Marks the task as working. `stale`: it is someone else's by now, or has ended; it must not be run. */
   async #begin(): Promise<TaskProgress | null | "stale"> {
-    const { agentId, tasks } = this.#shared;
-    const { task_id: taskId, assignment } = this.#request;
+    const { agentId, tasks, handoffs } = this.#shared;
+    const { task_id: taskId, assignment, handoff } = this.#request;
     const fence = { taskId, assignment, agentId };
-    const task = await tasks.begin(fence);
+    const task = await handoffs.begin(fence, handoff);
     if (task !== undefined) {
       this.#fence = fence;
       return task.progress;
@@ -160,6 +181,7 @@ export class TaskRun {
       assignment: request.assignment,
       deadline: request.deadline ?? null,
       progress,
+      handoff: receivedHandoff(request.handoff),
       message: this.#message,
     };
   }
@@ -174,7 +196,7 @@ export class TaskRun {
             this.#tx = tx;
             const result = await run(tx);
             jsonText(result ?? null, "result", MOST_RESULT_BYTES);
-            await this.#reply({ status: "completed", result: result ?? null }, tx);
+            await this.#complete(result ?? null, tx);
             return result;
           });
           this.#answered = true;
@@ -182,6 +204,14 @@ export class TaskRun {
         } finally {
           this.#tx = undefined;
         }
+      },
+      handOff: async (handoff) => {
+        const { handoffs, agentId } = this.#shared;
+        const offered = await this.#context.tx((tx) =>
+          handoffs.offer(tx, this.#fence, agentId, handoff),
+        );
+        this.#answered = true;
+        return offered;
       },
     };
   }
@@ -214,6 +244,7 @@ export class TaskRun {
     // Done, but the answer could not be written: the message comes again, or has gone with the commit.
     if (this.#answering || this.#answered) throw error;
     const record = errorRecord(error);
+    const errors = gateErrors(error);
     const retryable = (error as { retryable?: unknown } | null)?.retryable;
     const unusable =
       error instanceof AgentCommunicationError &&
@@ -224,6 +255,7 @@ export class TaskRun {
           error_type: "task_execution_failure",
           error_code: clean(record.code),
           error_message: clean(record.message),
+          ...(errors === undefined ? {} : { errors }),
           ...(this.#shared.stacks && record.stack !== undefined
             ? { stack_trace: clean(record.stack) }
             : {}),
@@ -236,10 +268,29 @@ export class TaskRun {
   }
 
   /** The answer and the acknowledgement are one commit. */
-  async #answer(content: Record<string, unknown>): Promise<void> {
+  async #answer(reply: (tx: Tx) => Promise<void>): Promise<void> {
     this.#answering = true;
-    await this.#context.tx((tx) => this.#reply(content, tx));
+    try {
+      await this.#context.tx(reply);
+    } catch (error) {
+      // What a gate holds back is reported like an error of the handler.
+      if (error instanceof GateFailed) this.#answering = false;
+      throw error;
+    }
     this.#answered = true;
+  }
+
+  /** @throws GateFailed */
+  async #complete(result: unknown, tx: Tx): Promise<void> {
+    const { agentId, handoffs } = this.#shared;
+    const warnings = await handoffs.passAnswer(tx, {
+      agentId,
+      taskId: this.#request.task_id,
+      result,
+      elapsedMs: Math.round(performance.now() - this.#since),
+    });
+    const noted = warnings.length === 0 ? {} : { warnings };
+    await this.#reply({ status: "completed", result, ...noted }, tx);
   }
 
   async #reply(

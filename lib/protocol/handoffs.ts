@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { requirementList } from "./capabilities.ts";
 import { priority } from "./message-input.ts";
 import type { EndState } from "./states.ts";
 import { priorityName } from "./types.ts";
@@ -131,8 +132,10 @@ const sheet = {
 const target = {
   /** Who is to take over. */
   to: id.optional(),
-  /** Instead of `to`: the least loaded agent that has all these capabilities. */
-  requires: z.array(id).min(1).max(100).optional(),
+  /** Instead of `to`: the least loaded agent with room that meets all of these; as a task's requiredCapabilities. */
+  requires: requirementList
+    .refine((list) => list.length > 0, "expected at least one requirement")
+    .optional(),
 };
 
 const oneTarget = {
@@ -223,5 +226,44 @@ export function handoffWire(handoff: Handoff): Record<string, unknown> {
     state: handoff.state,
     created_at: new Date(handoff.createdAt).toISOString(),
     due_at: new Date(handoff.dueAt).toISOString(),
+  };
+}
+
+/** The sheet of a handoff, as the agent gets it with its task. */
+export interface ReceivedHandoff
+  extends Pick<
+    Handoff,
+    "handoffId" | "from" | "to" | "reason" | "currentState" | "context" | "deliverables"
+  > {
+  readonly actionsRequired: readonly string[];
+  readonly estimatedEffort: string | null;
+  /** `accepted`: it was handed over to this agent. `rejected`, `returned`, `withdrawn`: what it gave came back. */
+  readonly state: HandoffState;
+  /** What was said about it. */
+  readonly note: string | null;
+}
+
+/** Reads what `handoffWire` wrote; null where there is none. */
+export function receivedHandoff(
+  wire: Readonly<Record<string, unknown>> | undefined,
+): ReceivedHandoff | null {
+  if (wire === undefined) return null;
+  const context = (wire.context ?? {}) as Record<string, unknown>;
+  return {
+    handoffId: String(wire.handoff_id),
+    from: String(wire.from_agent),
+    to: String(wire.to_agent),
+    reason: String(wire.reason),
+    currentState: wire.current_state ?? null,
+    context: {
+      accomplished: (context.accomplished ?? []) as string[],
+      dataState: (context.data_state as string | undefined) ?? null,
+      warnings: (context.warnings ?? []) as string[],
+    },
+    deliverables: (wire.deliverables ?? {}) as Record<string, unknown>,
+    actionsRequired: (wire.actions_required ?? []) as string[],
+    estimatedEffort: (wire.estimated_effort as string | undefined) ?? null,
+    state: wire.state as HandoffState,
+    note: (wire.note as string | undefined) ?? null,
   };
 }

@@ -2,7 +2,7 @@ import { z } from "zod";
 import { errorRecord, GateFailed } from "../../errors.ts";
 import type { GateWarning, HandoffDraft } from "../../protocol/handoffs.ts";
 import type { Task } from "../../protocol/tasks.ts";
-import { durationMs, id } from "../../protocol/validate.ts";
+import { durationMs, id, parse } from "../../protocol/validate.ts";
 import type { MessageQueueManager } from "../../queue/manager.ts";
 import { afterCommit } from "../../store/after-commit.ts";
 import type { Parts, Tx } from "../parts.ts";
@@ -90,11 +90,16 @@ const gate = z.custom<Gate>(
   "expected a gate: { name, check(subject, { tx }), timeoutMs? }",
 );
 
-export const gatesSchema = z.strictObject({
+const gatesSchema = z.strictObject({
   beforeHandoff: z.array(gate).max(100).default([]),
   beforeRespond: z.array(gate).max(100).default([]),
 });
 export type Gates = z.output<typeof gatesSchema>;
+
+/** @throws ValidationFailed */
+export function gatesOf(given: GatesInput | undefined): Gates {
+  return parse(gatesSchema, given ?? {}, "options.gates");
+}
 
 const answerSchema = z.union([
   z.literal(true),

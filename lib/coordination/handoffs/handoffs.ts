@@ -199,6 +199,12 @@ export class Handoffs {
     });
   }
 
+  /** @internal As `activate`, where the task that it is about begins; nothing, where the handoff is over. */
+  async begun(trx: Tx, handoffId: string): Promise<void> {
+    const active = await this.#store.move(trx, handoffId, "active");
+    if (active !== undefined) tellHandoff(this.#parts, trx, active);
+  }
+
   /**
    * The target is done. The end of its task does it by itself; with a task that has not ended, only the handoff is
    * over, and the task stays the target's.

@@ -29,7 +29,8 @@ export async function take(
   note: string | undefined,
 ): Promise<StoredHandoff | undefined> {
   if (offer.taskId === null) return store.move(trx, offer.handoffId, "accepted", { note });
-  const room = await parts.slots.reserve(trx, offer.to);
+  const cost = (await parts.tasks.get(offer.taskId, trx))?.cost;
+  const room = await parts.slots.reserve(trx, offer.to, cost);
   if (room !== "reserved") throw noRoom(offer.to, room);
   const before = await store.lockTask(trx, offer.taskId);
   // Also one that was taken from a giver who died meanwhile, as long as nobody else has it.
@@ -79,7 +80,10 @@ export async function dropOffer(
       whereabouts = "assigned";
     }
   }
-  const unread = await parts.queue.cancelMessage(offer.messageId, { toAgent: offer.to, tx: trx });
+  // Who rejects it may be about to acknowledge it.
+  const unread =
+    to !== "rejected" &&
+    (await parts.queue.cancelMessage(offer.messageId, { toAgent: offer.to, tx: trx }));
   // The target need not hear that what it never saw is no longer offered.
   if (to !== "withdrawn" || !unread) await announce(parts, trx, dropped, { task: whereabouts });
   else tellHandoff(parts, trx, dropped, { task: whereabouts });
@@ -98,7 +102,8 @@ export async function giveBack(
 ): Promise<StoredHandoff | undefined> {
   const { taskId } = handoff;
   // The agent's row before the task's, as everywhere.
-  const room = taskId === null ? undefined : await parts.slots.reserve(trx, handoff.from);
+  const cost = taskId === null ? undefined : (await parts.tasks.get(taskId, trx))?.cost;
+  const room = cost === undefined ? undefined : await parts.slots.reserve(trx, handoff.from, cost);
   const before = taskId === null ? undefined : await store.lockTask(trx, taskId);
   const returned = await store.move(trx, handoff.handoffId, "returned", { note });
   if (returned === undefined) return undefined;

@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { AgentCommunicationError, UnknownRecipient } from "../../errors.ts";
+import { requirementText } from "../../protocol/capabilities.ts";
 import { type Handoff, type HandoffDraft, sheetTexts } from "../../protocol/handoffs.ts";
 import { isEnd } from "../../protocol/states.ts";
 import type { Task } from "../../protocol/tasks.ts";
@@ -20,9 +21,6 @@ export interface OfferOptions {
   /** The giver's run ends with the offer. */
   readonly detached: boolean;
 }
-
-/** How many agents one look brings, of which the giver and the supervisor may be two. */
-const CANDIDATES = 5;
 
 /** Checks and stores offers. */
 export class Offering {
@@ -57,7 +55,8 @@ export class Offering {
       handoff_id: handoffId,
       from_agent: draft.from,
       to_agent: to,
-      required_capabilities: draft.requires === undefined ? null : JSON.stringify(draft.requires),
+      required_capabilities:
+        draft.requires === undefined ? null : JSON.stringify(draft.requires.map(requirementText)),
       task_id: draft.taskId ?? null,
       assignment: task?.assignment ?? null,
       detached: detached ? 1 : 0,
@@ -102,7 +101,7 @@ export class Offering {
   }
 
   async #target(trx: Tx, draft: HandoffDraft, task: Task | undefined): Promise<string> {
-    const { agents } = this.#moving.parts;
+    const { agents, matching } = this.#moving.parts;
     if (draft.to !== undefined) {
       if (draft.to === draft.from) throw notOwner(`"${draft.from}" cannot hand over to itself`, {});
       if ((await agents.get(draft.to, trx)) === undefined) {
@@ -112,15 +111,17 @@ export class Offering {
       }
       return draft.to;
     }
-    const requires = draft.requires ?? [];
-    const found = await agents.findAvailable(requires, CANDIDATES, trx);
-    const best = found.find(
-      ({ agentId }) => agentId !== draft.from && agentId !== task?.supervisorId,
-    );
+    const needs = { required: draft.requires ?? [], preferred: [] };
+    const [best] = await matching.candidates(trx, needs, {
+      limit: 1,
+      cost: task?.cost ?? 1,
+      exclude: task === undefined ? [draft.from] : [draft.from, task.supervisorId],
+    });
     if (best !== undefined) return best.agentId;
+    const requires = needs.required.map(requirementText);
     throw new AgentCommunicationError(
       "HANDOFF_NO_TARGET",
-      `no other agent with room has all of: ${requires.join(", ")}`,
+      `no other agent with room meets all of: ${requires.join(", ")}`,
       { details: { requires } },
     );
   }
