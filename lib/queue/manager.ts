@@ -47,6 +47,7 @@ import { DeadLetters } from "./dead-letters/dead-letters.ts";
 import { causeOf } from "./delivery/lineage.ts";
 import { fieldsOf } from "./events.ts";
 import { Batcher } from "./flow/batcher.ts";
+import { mayShare, SendGroup } from "./flow/send-group.ts";
 import { Limits } from "./gates/limits.ts";
 import { Mailboxes } from "./gates/mailboxes.ts";
 import { OrderingKeys } from "./gates/ordering-keys.ts";
@@ -87,6 +88,10 @@ export class MessageQueueManager {
   readonly #workerId = newWorkerId();
   readonly #settler: Settler;
   readonly #callers: Callers;
+  /** Sends of this process that are under way at the same time. */
+  readonly #group = new SendGroup(async (messages) =>
+    this.#core.send(await this.#core.db(), messages),
+  );
   /** The messages that could not be delivered: list, get, redrive, purge. */
   readonly deadLetters: DeadLetters;
   /** What mailboxes are set to: keys, fairness, aging, breakers, depth. */
@@ -130,13 +135,21 @@ export class MessageQueueManager {
     return this.#core.knex;
   }
 
-  /** Stores one message; it exists if and only if the transaction commits. */
+  /**
+   * Stores one message; it exists if and only if the transaction commits. Calls without a transaction that come
+   * while another is under way share a statement and a commit, each with its own result.
+   */
   async sendMessage(
     message: MessageInput | AgentMessage,
     options: SendOptions = {},
   ): Promise<Sent> {
     const { tx, flow, causedBy } = this.#sendOptions(options);
     const encoded = encode(message, this.#defaults(causedBy));
+    const plain = given(options).flow === undefined && this.#core.options.flow === undefined;
+    if (tx === undefined && plain && mayShare(encoded)) {
+      await this.#core.db();
+      return this.#group.send(encoded);
+    }
     const [sent] = await this.#core.send(await this.#core.db(tx), [encoded], flow);
     return sent as Sent;
   }

@@ -1,18 +1,10 @@
-import { AgentCommunicationError, type ErrorCode, QueueFull } from "../../errors.ts";
+import { AgentCommunicationError, QueueFull } from "../../errors.ts";
 import type { AgentMessage } from "../../protocol/agent-message.ts";
 import type { EncodedMessage } from "../../protocol/envelope.ts";
 import type { BatcherSettings, Flow } from "../../protocol/flow.ts";
 import type { MessageInput } from "../../protocol/message-input.ts";
 import type { Sent } from "../../store/sending.ts";
-
-/** After these the batch may be stored for all we know, or the next try would fail alike: nothing is sent again. */
-const FOR_ALL: readonly ErrorCode[] = [
-  "SERVICE_UNAVAILABLE",
-  "STORAGE_FULL",
-  "CLOSED",
-  "NOT_MIGRATED",
-  "PERMISSION_DENIED",
-];
+import { isForAll } from "./send-group.ts";
 
 interface BatcherParts {
   encode(message: MessageInput | AgentMessage): EncodedMessage;
@@ -204,10 +196,6 @@ export class Batcher {
       }),
     }));
   }
-}
-
-function isForAll(error: unknown): boolean {
-  return error instanceof AgentCommunicationError && FOR_ALL.includes(error.code);
 }
 
 /** A batch in which one has no room is sent in parts, and only what has none waits. */

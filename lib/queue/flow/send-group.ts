@@ -1,0 +1,108 @@
+import { AgentCommunicationError, type ErrorCode } from "../../errors.ts";
+import type { EncodedMessage } from "../../protocol/envelope.ts";
+import type { Sent } from "../../store/sending.ts";
+
+/** After these the group may be stored for all we know, or each of it would fail alike: nothing is sent again. */
+const FOR_ALL: readonly ErrorCode[] = [
+  "SERVICE_UNAVAILABLE",
+  "STORAGE_FULL",
+  "CLOSED",
+  "NOT_MIGRATED",
+  "PERMISSION_DENIED",
+];
+
+export function isForAll(error: unknown): boolean {
+  return error instanceof AgentCommunicationError && FOR_ALL.includes(error.code);
+}
+
+const MOST_MESSAGES = 500;
+const MOST_BYTES = 4_000_000;
+/** A group that takes longer waits for somebody's lock: the next one does not wait for it. */
+const PATIENCE_MS = 25;
+const MOST_AT_ONCE = 4;
+
+interface Member {
+  readonly message: EncodedMessage;
+  resolve(sent: Sent): void;
+  reject(error: unknown): void;
+}
+
+/**
+ * Sends that come while another one is under way share the next statement and the next commit. Nobody waits for
+ * company: a lone send goes at once. Each has its own result and its own error: where a group fails for a reason
+ * that may be one's alone, each is sent by itself.
+ */
+export class SendGroup {
+  readonly #send: (messages: readonly EncodedMessage[]) => Promise<Sent[]>;
+  #waiting: Member[] = [];
+  #underWay = 0;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(send: (messages: readonly EncodedMessage[]) => Promise<Sent[]>) {
+    this.#send = send;
+  }
+
+  send(message: EncodedMessage): Promise<Sent> {
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ message, resolve, reject });
+      if (this.#underWay === 0) void this.#next();
+    });
+  }
+
+  async #next(): Promise<void> {
+    this.#underWay += 1;
+    while (this.#waiting.length > 0) {
+      const group = this.#take();
+      this.#watch();
+      await this.#store(group);
+    }
+    this.#underWay -= 1;
+  }
+
+  #take(): Member[] {
+    let bytes = 0;
+    let size = 0;
+    while (size < Math.min(this.#waiting.length, MOST_MESSAGES)) {
+      bytes += this.#waiting[size]?.message.contentText.length ?? 0;
+      if (size > 0 && bytes > MOST_BYTES) break;
+      size += 1;
+    }
+    const group = this.#waiting;
+    this.#waiting = group.splice(size);
+    return group;
+  }
+
+  #watch(): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      if (this.#waiting.length > 0 && this.#underWay < MOST_AT_ONCE) void this.#next();
+    }, PATIENCE_MS);
+    this.#timer.unref();
+  }
+
+  /** Never rejects. */
+  async #store(group: readonly Member[]): Promise<void> {
+    try {
+      const sent = await this.#send(group.map(({ message }) => message));
+      for (const [n, { resolve }] of group.entries()) resolve(sent[n] as Sent);
+    } catch (error) {
+      if (group.length === 1 || isForAll(error)) {
+        for (const { reject } of group) reject(error);
+      } else {
+        for (const member of group) await this.#store([member]);
+      }
+    }
+  }
+}
+
+/**
+ * Whether a message may share a statement with others: it waits for no key that somebody may hold for long, and
+ * is counted nowhere.
+ */
+export function mayShare(message: EncodedMessage): boolean {
+  return (
+    message.orderingKey === undefined &&
+    message.concurrencyKey === undefined &&
+    message.dedupeKey === undefined
+  );
+}

@@ -1,0 +1,71 @@
+import { expect, it } from "vitest";
+import { eachDatabase } from "../support/databases.ts";
+import { failure, mailbox, note, watched } from "../support/queue.ts";
+
+/** Commits of sends, as the pool sees them. */
+function inserts(knex: import("knex").Knex): () => number {
+  let count = 0;
+  knex.on("query", ({ sql }: { sql: string }) => {
+    if (/insert\s+into\s+"?`?outbox_messages/i.test(sql)) count += 1;
+  });
+  return () => count;
+}
+
+eachDatabase("sends at the same time", (database) => {
+  it("share statements, each with its own result, in the order of the calls", async () => {
+    const { knex } = await database.fresh();
+    const { queue, events } = watched(knex);
+    const to = mailbox();
+    await queue.sendMessage(note(to, { n: -1 }));
+    const count = inserts(knex);
+    const sent = await Promise.all(
+      Array.from({ length: 200 }, (_, n) =>
+        queue.sendMessage({ ...note(to, { n }), messageId: `${to}-${Math.min(n, 150)}` }),
+      ),
+    );
+    expect(count()).toBeLessThan(20);
+    expect(sent.map(({ duplicate }) => duplicate)).toEqual(
+      Array.from({ length: 200 }, (_, n) => n > 150),
+    );
+    const claimed = await queue.getMessages(to, { limit: 1_000 });
+    expect(claimed.map(({ content }) => (content as { n: number }).n)).toEqual(
+      Array.from({ length: 152 }, (_, n) => n - 1),
+    );
+    expect(events.filter((it) => it.type === "message" && it.event === "sent")).toHaveLength(152);
+  });
+
+  it("fail one by one: what cannot be stored costs the others nothing", async () => {
+    const { knex } = await database.fresh();
+    const { queue } = watched(knex);
+    const [to, shut] = [mailbox(), mailbox()];
+    await queue.mailboxes.set(shut, { maxDepth: 1 });
+    const results = await Promise.allSettled(
+      Array.from({ length: 40 }, (_, n) => queue.sendMessage(note(n % 4 === 0 ? shut : to))),
+    );
+    const failed = results.filter(({ status }) => status === "rejected");
+    expect(failed).toHaveLength(9);
+    for (const { reason } of failed as PromiseRejectedResult[]) {
+      expect(reason).toMatchObject({ code: "QUEUE_FULL" });
+    }
+    expect(await queue.getMessages(to, { limit: 100 })).toHaveLength(30);
+    expect(await queue.getMessages(shut, { limit: 100 })).toHaveLength(1);
+  });
+
+  it("never share a caller's transaction, and are refused after close", async () => {
+    const { knex } = await database.fresh();
+    const { queue } = watched(knex);
+    const to = mailbox();
+    await queue.sendMessage(note(mailbox()));
+    const tx = await knex.transaction();
+    const inside = await queue.sendMessage(note(to, { n: 1 }), { tx });
+    // SQLite has one connection: sends outside wait for the transaction there.
+    const outside = Promise.all([1, 2, 3].map((n) => queue.sendMessage(note(to, { n: n + 1 }))));
+    await tx.rollback();
+    expect(inside.duplicate).toBe(false);
+    await outside;
+    const claimed = await queue.getMessages(to);
+    expect(claimed.map(({ content }) => (content as { n: number }).n)).toEqual([2, 3, 4]);
+    await queue.close();
+    expect(await failure(() => queue.sendMessage(note(to)))).toMatchObject({ code: "CLOSED" });
+  });
+});
