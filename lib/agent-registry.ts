@@ -97,7 +97,8 @@ export class AgentRegistry {
     const metadataText = jsonDocument(metadata, "agent.metadata", MOST_METADATA_BYTES);
     if (checked.card) jsonDocument(checked.card, "agent.card", MOST_METADATA_BYTES);
     const created = await (await this.#checked()).register({ ...checked, metadataText });
-    this.#saw(checked.agentId, "active", checked.staleAfterMs);
+    const { agentId, staleAfterMs } = checked;
+    this.#seen.set(agentId, { status: "active", staleAfterMs, at: performance.now() });
     this.#tell(created ? "registered" : "updated", checked.agentId, {
       agent_role: checked.role,
       capabilities: namesOf(checked.capabilities),
@@ -276,22 +277,19 @@ export class AgentRegistry {
     return status === undefined ? seen.status === "offline" : status !== seen.status;
   }
 
-  #saw(agentId: string, status: AgentStatus, staleAfterMs: number): void {
-    this.#seen.set(agentId, { status, staleAfterMs, at: performance.now() });
-  }
-
+  /** After the commit: of a heartbeat that is rolled back nothing is remembered. */
   #tellChange(db: Db, agentId: string, { status, staleAfterMs, returned, above }: Beat): void {
-    const before = this.#seen.get(agentId)?.status;
-    this.#saw(agentId, status, staleAfterMs);
-    // Somebody else may have resumed it, or it is the first heartbeat of this process.
-    const changed = before !== status;
-    if (!changed && !returned) return;
     afterCommit(db, () => {
+      const before = this.#seen.get(agentId)?.status;
+      this.#seen.set(agentId, { status, staleAfterMs, at: performance.now() });
+      // Somebody else may have resumed it, or it is the first heartbeat of this process.
+      const changed = before !== status;
       if (above !== undefined) this.#tell("draining", agentId, { reason: "limits", ...above });
       else if (changed && before !== undefined) {
         this.#tell("status_change", agentId, { old_status: before, new_status: status });
       }
-      if (status !== "draining" && status !== "offline") this.#announce(agentId);
+      const takesTasks = status !== "draining" && status !== "offline";
+      if ((changed || returned) && takesTasks) this.#announce(agentId);
     });
   }
 

@@ -47,8 +47,9 @@ const MOST_VALUES = 50;
 const COMPARISON = /^([^\s@=<>!()]+)\s*(>=|<=|!=|==|=|<|>)\s*(\S.*)$/u;
 const MEMBERSHIP = /^([^\s@=<>!()]+)\s+in\s*\((.*)\)$/iu;
 /** One value, in quotation marks or without. */
-const VALUE = /^(?:"(?:[^"\\]|\\.)*"|'[^']*'|[^\s"'(),]+)$/u;
-const VALUES = /"(?:[^"\\]|\\.)*"|'[^']*'|[^,]+/gu;
+const VALUE = /^(?:"(?:[^"\\]|\\.)*"|'[^']*'|[^\s"'(),=<>!]+)$/u;
+/** The first of several values, with the comma behind it. */
+const LISTED = /^\s*("(?:[^"\\]|\\.)*"|'[^']*'|[^\s"'(),=<>!]+)\s*(,|$)/u;
 /** What needs no quotation marks when it is written down. */
 const BARE = /^[\p{L}\p{N}_.+:/-]+$/u;
 
@@ -65,10 +66,15 @@ function literal(text: string): string | undefined {
 
 /** "a, b" as its values; undefined where there is something else between the commas. */
 function literals(text: string): string[] | undefined {
-  const parts = (text.match(VALUES) ?? []).map((part) => part.trim()).filter((part) => part !== "");
-  const values = parts.map(literal).filter((value) => value !== undefined);
-  const commas = text.replace(/"(?:[^"\\]|\\.)*"|'[^']*'/gu, "").split(",").length - 1;
-  return values.length === parts.length && commas === parts.length - 1 ? values : undefined;
+  const values: string[] = [];
+  for (let rest = text; ; ) {
+    const [whole, value, comma] = LISTED.exec(rest) ?? [];
+    const read = value === undefined ? undefined : literal(value);
+    if (whole === undefined || read === undefined) return undefined;
+    values.push(read);
+    if (comma === "") return values;
+    rest = rest.slice(whole.length);
+  }
 }
 
 interface Read {

@@ -1,5 +1,6 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import { AgentRegistry } from "../../lib/agent-registry.ts";
+import { ValidationFailed } from "../../lib/errors.ts";
 import {
   needsOf,
   type PreferenceInput,
@@ -123,6 +124,97 @@ eachDatabase("matching", (database) => {
       expect(await who(["x"], { cost: 3 })).toEqual(["b", "c"]);
       expect(await who(["x"], { cost: 2, exclude: ["b", "nobody"] })).toEqual(["c", "a"]);
       expect(await who([], { cost: 5 })).toEqual([]);
+    });
+  });
+
+  describe("by strategy", () => {
+    const room = { maxConcurrentTasks: 4 };
+
+    it("takes turns with roundRobin, whatever the load", async () => {
+      for (const agentId of ["a", "b", "c"]) await registry.registerAgent({ agentId, ...room });
+      for (const [agentId, at] of Object.entries({ a: 3, b: 1, c: 2 })) {
+        await database
+          .knex()("outbox_agents")
+          .where({ agent_id: agentId })
+          .update({ last_assigned_at: at });
+      }
+      await give("b", { cost: 3 });
+      expect(await who([], { strategy: "roundRobin" })).toEqual(["b", "c", "a"]);
+      expect(await who([])).toEqual(["c", "a", "b"]);
+    });
+
+    it("keeps a context with the agent that had it last, as long as that can take it", async () => {
+      for (const agentId of ["a", "b", "c"]) await registry.registerAgent({ agentId, ...room });
+      await give("c", { context_id: "order-7", finished_at: 1, state: "completed" });
+      await give("b", { context_id: "order-7", finished_at: 1, state: "completed" });
+      await give("b", { context_id: "order-8" });
+      const sticky = (contextId?: string, cost = 1) =>
+        who([], { strategy: "sticky", contextId, cost });
+      expect(await sticky("order-7")).toEqual(["b", "a", "c"]);
+      expect(await sticky("order-9")).toEqual(["a", "c", "b"]);
+      expect(await sticky()).toEqual(["a", "c", "b"]);
+      expect(await sticky("order-7", 4)).toEqual(["a", "c"]);
+      await registry.drainAgent("b");
+      expect(await sticky("order-7")).toEqual(["a", "c"]);
+    });
+
+    it("draws by weight times free slots with weighted", async () => {
+      // 1 × 4, 3 × 4 and 4 × 2 (two of its four slots are used): 4, 12 and 8 of 24.
+      await registry.registerAgent({ agentId: "light", weight: 1, ...room });
+      await registry.registerAgent({ agentId: "heavy", weight: 3, ...room });
+      await registry.registerAgent({ agentId: "half", weight: 4, ...room });
+      await give("half", { cost: 2 });
+      await registry.registerAgent({ agentId: "none", weight: 1_000, maxConcurrentTasks: 0 });
+      const draws = database.dialect === "mssql" ? 100 : 600;
+      const wins = new Map<string, number>();
+      for (let n = 0; n < draws; n++) {
+        const [first] = await who([], { strategy: "weighted", limit: 1 });
+        wins.set(String(first), (wins.get(String(first)) ?? 0) + 1);
+      }
+      expect(wins.has("none")).toBe(false);
+      const shares = { light: 4 / 24, heavy: 12 / 24, half: 8 / 24 };
+      for (const [agentId, share] of Object.entries(shares)) {
+        // Five standard deviations: wrong once in two million runs.
+        const spread = 5 * Math.sqrt(draws * share * (1 - share));
+        expect(Math.abs((wins.get(agentId) ?? 0) - draws * share), agentId).toBeLessThan(spread);
+      }
+      expect((await who([], { strategy: "weighted" })).sort()).toEqual(["half", "heavy", "light"]);
+    });
+
+    it("answers finds as well, and refuses what it cannot do", async () => {
+      await registry.registerAgent({ agentId: "old", capabilities: ["python@3.9"], ...room });
+      await registry.registerAgent({ agentId: "new", capabilities: ["python@3.12"], ...room });
+      await give("new");
+      await give("old", { context_id: "c" });
+      await give("old");
+      const best = async (options: object) =>
+        (await registry.findBestAgent(["python"], options))?.agentId;
+      expect(await best({})).toBe("new");
+      expect(await best({ strategy: "sticky", contextId: "c" })).toBe("old");
+      expect(await best({ cost: 3 })).toBe("new");
+      expect(await best({ cost: 4 })).toBeUndefined();
+      expect(await best({ preferred: ["python < 3.10"] })).toBe("old");
+      expect((await registry.findBestAgent(["python >= 3.10"]))?.agentId).toBe("new");
+      for (const bad of [
+        { strategy: "auction" },
+        { strategy: "sticky" },
+        { preferred: [{ requirement: "x", weight: 0 }] },
+        { preferred: [{ requirement: "x", weight: 101 }] },
+        { cost: 0 },
+      ]) {
+        await expect(registry.findBestAgent(["x"], bad as never)).rejects.toThrow(ValidationFailed);
+      }
+      for (const bad of [
+        "python >=",
+        "python > 3 4",
+        "in (a)",
+        "x in ()",
+        "x in a, b",
+        "a b",
+        "",
+      ]) {
+        await expect(registry.findBestAgent([bad]), bad).rejects.toThrow(ValidationFailed);
+      }
     });
   });
 
