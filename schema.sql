@@ -137,6 +137,7 @@ alter table "outbox_tasks" add column "urgent_at" bigint not null default '90071
 alter table "outbox_tasks" add column "warnings" jsonb;
 alter table "outbox_tasks" add column "run_timeout_ms" bigint;
 alter table "outbox_tasks" add column "run_deadline_at" bigint;
+alter table "outbox_tasks" add column "operation" varchar(16) COLLATE "C";
 alter table "outbox_tasks" add column "auction" jsonb;
 alter table "outbox_tasks" add column "auction_ends_at" bigint;
 UPDATE outbox_tasks SET urgent_at = deadline_at WHERE deadline_at IS NOT NULL;
@@ -153,6 +154,7 @@ create table "outbox_task_inputs" ("seq" bigint GENERATED ALWAYS AS IDENTITY PRI
 CREATE UNIQUE INDEX outbox_task_inputs_id ON outbox_task_inputs (input_id);
 CREATE INDEX outbox_task_inputs_task ON outbox_task_inputs (task_id, seq);
 CREATE INDEX outbox_task_inputs_open ON outbox_task_inputs (seq) WHERE answered_at IS NULL;
+CREATE INDEX outbox_task_inputs_due ON outbox_task_inputs (due_at) WHERE due_at IS NOT NULL AND answered_at IS NULL;
 
 -- 010_workflows
 

@@ -41,6 +41,22 @@ export const ERROR_CODES = {
     severity: "error",
     remedy: "Check the task id with `agent-outbox tasks ls`.",
   },
+  UNKNOWN_INPUT: {
+    retryable: false,
+    severity: "error",
+    remedy: "Check the id of the question with `agent-outbox tasks inputs`.",
+  },
+  TASK_STATE: {
+    retryable: false,
+    severity: "warning",
+    remedy:
+      "The task is not in a state for that, most often because it has ended: look at it (`agent-outbox tasks show`) and go on from there.",
+  },
+  TASK_TOO_DEEP: {
+    retryable: false,
+    severity: "error",
+    remedy: "Subtasks go 16 levels deep: check whether a task makes itself a part of itself.",
+  },
   ALREADY_EXISTS: {
     retryable: false,
     severity: "error",

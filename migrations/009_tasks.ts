@@ -22,6 +22,8 @@ export function up(schema: Knex.SchemaBuilder, context: MigrationContext): Knex.
     // How long one run may take as the task says it, and when the run under way must end.
     (_table, columns) => columns.instant("run_timeout_ms"),
     (_table, columns) => columns.instant("run_deadline_at"),
+    // The class of its work, which says how long a run may take where nobody says it more precisely.
+    (_table, columns) => columns.key("operation", 16),
     (_table, columns) => columns.json("auction"),
     (_table, columns) => columns.instant("auction_ends_at"),
   ];
@@ -81,6 +83,9 @@ export function up(schema: Knex.SchemaBuilder, context: MigrationContext): Knex.
       .raw(`CREATE UNIQUE INDEX ${name("task_inputs_id")} ON ${inputs} (input_id)`)
       .raw(`CREATE INDEX ${name("task_inputs_task")} ON ${inputs} (task_id, seq)`)
       .raw(`CREATE INDEX ${name("task_inputs_open")} ON ${inputs} (seq) WHERE answered_at IS NULL`)
+      .raw(
+        `CREATE INDEX ${name("task_inputs_due")} ON ${inputs} (due_at) WHERE due_at IS NOT NULL AND answered_at IS NULL`,
+      )
   );
 }
 
@@ -98,6 +103,7 @@ export function down(schema: Knex.SchemaBuilder, { name }: MigrationContext): Kn
     "warnings",
     "run_timeout_ms",
     "run_deadline_at",
+    "operation",
     "auction",
     "auction_ends_at",
   ];

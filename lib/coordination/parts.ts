@@ -9,8 +9,9 @@ import { afterCommit } from "../store/after-commit.ts";
 import type { AgentSlots } from "../store/agent-slots.ts";
 import type { AgentStore } from "../store/agents.ts";
 import type { Matching } from "../store/matching/matching.ts";
+import type { TaskOutcome } from "../store/task-moves.ts";
 import type { Fence } from "../store/task-row.ts";
-import type { TaskOutcome, TaskStore } from "../store/tasks.ts";
+import type { TaskStore } from "../store/tasks.ts";
 
 export type Tx = NonNullable<TxOption["tx"]>;
 
@@ -83,6 +84,9 @@ export function endOf(task: Task, executionMs?: number): Record<string, unknown>
   return {
     duration_ms: executionMs ?? Math.max(0, (task.finishedAt ?? since) - since),
     success: task.state === "completed",
+    ...(task.warnings.length === 0
+      ? {}
+      : { warnings: task.warnings.map(({ message }) => message) }),
     ...(task.lastError === null || task.state === "completed"
       ? {}
       : { error_type: task.lastError.code, error_message: task.lastError.message }),

@@ -57,6 +57,7 @@ export function submission(supervisorId: string, task: TaskInput): Submission {
       requested_by: checked.requestedBy ?? null,
       waits_for: 0,
       run_timeout_ms: checked.runTimeoutMs ?? null,
+      operation: checked.operation ?? null,
       auction: null,
       auction_ms: null,
     },

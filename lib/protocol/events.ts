@@ -50,6 +50,14 @@ export type TaskEventName =
   | "assigned"
   | "reassigned"
   | "progress"
+  | "input_required"
+  | "auth_required"
+  /** A question was answered; `data.input_id`. */
+  | "input_answered"
+  | "paused"
+  | "resumed"
+  /** A report that changed nothing: it came late, twice, or from an agent that no longer has the task. */
+  | "stale"
   | "completed"
   | "failed"
   | "cancelled"

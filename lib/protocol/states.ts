@@ -89,3 +89,35 @@ export function taskStateOf(word: string): TaskState | undefined {
   if (Object.hasOwn(SPELLINGS, plain)) return SPELLINGS[plain];
   return TASK_STATES.find((state) => state === plain);
 }
+
+/** The states of A2A as its JSON writes them. */
+export type A2aTaskState = `TASK_STATE_${Uppercase<Exclude<TaskState, "assigned">>}`;
+
+/** The statuses of tasks in MCP. */
+export type McpTaskStatus = "working" | "input_required" | "completed" | "failed" | "cancelled";
+
+/** A state in the words of A2A, which knows no difference between given to an agent and begun. */
+export function toA2aState(state: TaskState): A2aTaskState {
+  const known = state === "assigned" ? "working" : state;
+  return `TASK_STATE_${known.toUpperCase()}` as A2aTaskState;
+}
+
+const MCP: Record<TaskState, McpTaskStatus> = {
+  submitted: "working",
+  assigned: "working",
+  working: "working",
+  input_required: "input_required",
+  // MCP has no word of its own: the status message tells what is asked.
+  auth_required: "input_required",
+  completed: "completed",
+  // For faults of the protocol; a tool that reports an error of its own is `completed` with `isError`.
+  failed: "failed",
+  canceled: "cancelled",
+  // With a status message that says so.
+  rejected: "cancelled",
+};
+
+/** A state in the words of MCP. */
+export function toMcpStatus(state: TaskState): McpTaskStatus {
+  return MCP[state];
+}

@@ -24,6 +24,12 @@ export const TASK_FAILURES = {
   UNDELIVERED: "TASK_UNDELIVERED",
   /** It can never be sent: larger than a message may be. */
   UNSENDABLE: "TASK_UNSENDABLE",
+  /** A run took longer than it may; another agent tries. */
+  TIMEOUT: "TASK_TIMEOUT",
+  /** Nobody answered in time what its agent asked. */
+  INPUT: "INPUT_TIMEOUT",
+  /** Its agent acknowledged it and was not heard of it since. */
+  UNANSWERED: "TASK_UNANSWERED",
 } as const;
 
 export interface TaskProgress {
@@ -84,11 +90,24 @@ export interface Task {
   readonly runTimeoutMs: number | null;
   /** When the run under way must have ended; null without a limit, and while it does not run. */
   readonly runDeadlineAt: number | null;
+  /** The class of its work, which limits a run where neither the task nor its agent does; null: none. */
+  readonly operation: TaskOperation | null;
   /** The terms of its auction; null where it is not auctioned. */
   readonly auction: unknown;
   /** Until when agents may bid for it; null when nobody may. */
   readonly auctionEndsAt: number | null;
 }
+
+/** How long one run of a task of this class may take, in milliseconds. */
+export const OPERATION_MS = {
+  request: 30_000,
+  event: 5_000,
+  file: 120_000,
+  batch: 300_000,
+  task: 300_000,
+} as const;
+export type TaskOperation = keyof typeof OPERATION_MS;
+export const TASK_OPERATIONS = Object.keys(OPERATION_MS) as readonly TaskOperation[];
 
 /** Something that did not keep a task from being completed. */
 export interface TaskWarning {
@@ -188,8 +207,13 @@ export const taskSchema = z.strictObject({
   parentTaskId: id.optional(),
   /** Who answers when its agent needs input. Default: its supervisor. */
   requestedBy: id.optional(),
-  /** The most that one run may take, in milliseconds. */
+  /** The most that one run may take, in milliseconds. Default: as its agent, its class or the environment say. */
   runTimeoutMs: durationMs(1).optional(),
+  /**
+   * The class of its work, which limits a run where neither `runTimeoutMs` nor its agent does: request 30 s, event
+   * 5 s, file 120 s, batch and task 300 s. Default: none, because agents run for hours.
+   */
+  operation: z.enum(TASK_OPERATIONS as readonly [TaskOperation, ...TaskOperation[]]).optional(),
   /** As for messages: a name or 0 to 100. Default NORMAL. */
   priority: priority.optional(),
   /** Fails unless it ends within this many milliseconds from now. Default: no deadline. */

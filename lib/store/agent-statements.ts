@@ -43,7 +43,7 @@ export function isFresh(now: string): string {
 }
 
 const TASK_COLUMNS =
-  "task_id, task_type, description, parameters, required_capabilities, need_key, priority, state, supervisor_id, agent_id, message_id, assignment, max_assignments, context_id, correlation_id, created_at, assigned_at, deadline_at, urgent_at, cost, preferred_capabilities, strategy, parent_task_id, requested_by, waits_for, run_timeout_ms, auction, auction_ends_at";
+  "task_id, task_type, description, parameters, required_capabilities, need_key, priority, state, supervisor_id, agent_id, message_id, assignment, max_assignments, context_id, correlation_id, created_at, assigned_at, deadline_at, urgent_at, cost, preferred_capabilities, strategy, parent_task_id, requested_by, waits_for, run_timeout_ms, operation, auction, auction_ends_at";
 
 /** When a task without a deadline is urgent. */
 const NEVER = Number.MAX_SAFE_INTEGER;
@@ -61,7 +61,7 @@ function postgres(prefix: string, now: string): AgentStatements {
              CASE WHEN CAST(:assignment AS int) > 0 THEN n.now END, n.now + CAST(:deadline_ms AS bigint),
              COALESCE(n.now + CAST(:deadline_ms AS bigint), ${NEVER}), CAST(:cost AS int),
              CAST(:preferred_capabilities AS jsonb), :strategy, :parent_task_id, :requested_by, CAST(:waits_for AS int),
-             CAST(:run_timeout_ms AS bigint), CAST(:auction AS jsonb), n.now + CAST(:auction_ms AS bigint)
+             CAST(:run_timeout_ms AS bigint), :operation, CAST(:auction AS jsonb), n.now + CAST(:auction_ms AS bigint)
       FROM (SELECT ${now} AS now) n
       ON CONFLICT (task_id) DO NOTHING
       RETURNING *`,
@@ -88,7 +88,7 @@ function mssql(prefix: string, now: string): AgentStatements {
              :supervisor_id, :agent_id, :message_id, :assignment, :max_assignments, :context_id, :correlation_id, @now,
              CASE WHEN :assignment > 0 THEN @now END, @now + CAST(:deadline_ms AS bigint),
              COALESCE(@now + CAST(:deadline_ms AS bigint), ${NEVER}), :cost, :preferred_capabilities, :strategy,
-             :parent_task_id, :requested_by, :waits_for, :run_timeout_ms, :auction, @now + CAST(:auction_ms AS bigint)
+             :parent_task_id, :requested_by, :waits_for, :run_timeout_ms, :operation, :auction, @now + CAST(:auction_ms AS bigint)
       WHERE NOT EXISTS (SELECT 1 FROM ${prefix}tasks WITH (UPDLOCK, HOLDLOCK, ROWLOCK) WHERE task_id = :task_id)`,
     lockAgent: `SELECT agent_id FROM ${prefix}agents WITH (UPDLOCK, READPAST, ROWLOCK) WHERE agent_id = :agent`,
     buried: `
@@ -109,7 +109,7 @@ function sqlite(prefix: string, now: string): AgentStatements {
              :supervisor_id, :agent_id, :message_id, :assignment, :max_assignments, :context_id, :correlation_id, n.now,
              CASE WHEN :assignment > 0 THEN n.now END, n.now + :deadline_ms,
              COALESCE(n.now + :deadline_ms, ${NEVER}), :cost, :preferred_capabilities, :strategy, :parent_task_id,
-             :requested_by, :waits_for, :run_timeout_ms, :auction, n.now + :auction_ms
+             :requested_by, :waits_for, :run_timeout_ms, :operation, :auction, n.now + :auction_ms
       FROM (SELECT ${now} AS now) n WHERE true
       ON CONFLICT (task_id) DO NOTHING
       RETURNING *`,

@@ -3,6 +3,7 @@ import type { TaskState } from "../protocol/states.ts";
 import type {
   Task,
   TaskFailure,
+  TaskOperation,
   TaskProgress,
   TaskStrategy,
   TaskWarning,
@@ -33,6 +34,7 @@ export interface NewTask {
   /** How many tasks must complete before it. */
   readonly waits_for: number;
   readonly run_timeout_ms: number | null;
+  readonly operation: string | null;
   /** JSON text of the auction's terms, or null. */
   readonly auction: string | null;
   readonly auction_ms: number | null;
@@ -81,6 +83,7 @@ export function taskOf(row: Row, json: ParseJson): Task {
     warnings: (json(row.warnings) ?? []) as TaskWarning[],
     runTimeoutMs: intOrNull(row.run_timeout_ms),
     runDeadlineAt: intOrNull(row.run_deadline_at),
+    operation: (row.operation as TaskOperation | null) ?? null,
     auction: json(row.auction),
     auctionEndsAt: intOrNull(row.auction_ends_at),
   };
