@@ -1,0 +1,79 @@
+import type { TaskContext, TaskHandler } from "../coordination/task-run.ts";
+import type { Outbox } from "../outbox.ts";
+import type { WorkHandler, WorkOptions } from "../queue/worker/worker.ts";
+import type { TestProcess } from "./process.ts";
+import type { World } from "./world.ts";
+
+/** As for `outbox.runAgent`. */
+export type TestAgentOptions = Parameters<Outbox["runAgent"]>[0];
+
+type Task = Parameters<TaskHandler>[0];
+
+/** What happens around each run of a task handler; the kit's own contract tests hold handlers up with it. */
+export type AroundTask = (
+  task: Task,
+  context: TaskContext,
+  run: () => Promise<unknown>,
+) => Promise<unknown>;
+
+export async function startAgent(
+  world: World,
+  process: TestProcess,
+  options: TestAgentOptions,
+  around: AroundTask = (_task, _context, run) => run(),
+): Promise<void> {
+  const { onMessage } = options;
+  const tasks = Object.fromEntries(
+    Object.entries(options.tasks).map(([taskType, handler]): [string, TaskHandler] => [
+      taskType,
+      (task, context) =>
+        world.handle(process, `the task ${task.taskId} (${taskType})`, () =>
+          twice(world, task.message.messageId, () =>
+            around(task, context, async () => handler(task, context)),
+          ),
+        ),
+    ]),
+  );
+  process.runs(
+    await process.outbox.runAgent({
+      ...options,
+      tasks,
+      ...(onMessage === undefined ? {} : { onMessage: watched(world, process, onMessage) }),
+    }),
+  );
+}
+
+export function startConsumer(
+  world: World,
+  process: TestProcess,
+  handler: WorkHandler,
+  options: WorkOptions,
+): void {
+  const { id, outbox } = process;
+  process.runs(
+    outbox.queue.work(id, watched(world, process, handler), {
+      onError: () => undefined,
+      ...options,
+    }),
+  );
+}
+
+function watched(world: World, process: TestProcess, handler: WorkHandler): WorkHandler {
+  return (message, context) =>
+    world.handle(process, `the message ${message.messageId} (${message.messageType})`, () =>
+      twice(world, message.messageId, async () => handler(message, context)),
+    );
+}
+
+/** Takes the message away from a run that is to lose it; where it was not settled by then, it comes again at once. */
+async function twice<T>(world: World, messageId: string, run: () => Promise<T>): Promise<T> {
+  if (!world.faults.duplicates(messageId)) return run();
+  const { knex, prefix } = world.database;
+  const row = () => knex(`${prefix}messages`).where({ message_id: messageId, state: 0 });
+  await row().increment("receipt", 1);
+  try {
+    return await run();
+  } finally {
+    await row().update({ visible_at: world.time.now, worker_id: null });
+  }
+}

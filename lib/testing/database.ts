@@ -1,0 +1,238 @@
+import knexFactory, { type Knex } from "knex";
+import { knexConfig } from "../store/connect.ts";
+import { dialectFor } from "../store/dialects.ts";
+import { migrate } from "../store/migrate.ts";
+import type { VirtualTime } from "./clock.ts";
+import { type FaultPoint, pointOf } from "./statements.ts";
+
+/** The parts of knex's client that are stepped into; it has no types of its own for them. */
+interface Client {
+  config: object;
+  acquireConnection(): Promise<Connection>;
+  releaseConnection(connection: Connection): Promise<void>;
+  _query(connection: Connection, statement: Statement): Promise<unknown>;
+}
+
+interface Connection {
+  __knexTxId?: string;
+  run(sql: string, done: (error: Error | null) => void): void;
+}
+
+interface Statement {
+  sql: string;
+}
+
+/** Says what is to go wrong with a statement, before it is sent. */
+export type FaultHook = (process: string, point: FaultPoint | undefined) => Promise<void>;
+
+/** As a driver says it when the other end is gone. */
+export function connectionLost(what: string): Error {
+  return Object.assign(new Error(`${what}: Connection terminated unexpectedly`), {
+    code: "ECONNRESET",
+  });
+}
+
+const SETTINGS = knexConfig("sqlite::memory:");
+/** knex's client for SQLite; nothing is opened by this. */
+const BASE = knexFactory(SETTINGS).client.constructor as new (config: object) => Client;
+
+type State = "alive" | "frozen" | "dead";
+
+/**
+ * One of the processes of a test's world: a knex of its own on the shared database, which can be cut off from it
+ * as a crash, a freeze or a lost network would.
+ */
+export class Connected {
+  readonly name: string;
+  readonly knex: Knex;
+  readonly #shared: Shared;
+  readonly #held = new Set<Connection>();
+  #state: State = "alive";
+  #thawed: Promise<void> | undefined;
+  #thaw: (() => void) | undefined;
+  /** Statements and transactions that are under way, or wait for the connection. */
+  #active = 0;
+  /** Statements that were answered, well or not. */
+  answered = 0;
+  #failingSince: number | undefined;
+  #recoversAt = 0;
+
+  constructor(name: string, shared: Shared) {
+    this.name = name;
+    this.#shared = shared;
+    this.knex = knexFactory({ ...SETTINGS, client: this.#client() });
+    // One configuration is one database: that is how the library recognises it.
+    (this.knex.client as Client).config = shared.client.config;
+  }
+
+  get state(): State {
+    return this.#state;
+  }
+
+  get active(): number {
+    return this.#active;
+  }
+
+  /** Whether a worker may still be waiting, in real time, because a statement failed. */
+  get recovering(): boolean {
+    return performance.now() < this.#recoversAt;
+  }
+
+  /** Nothing reaches the database any more; an open transaction is undone, as a server does for a dead client. */
+  async kill(): Promise<void> {
+    this.#state = "dead";
+    this.#thaw?.();
+    for (const connection of [...this.#held]) {
+      this.#held.delete(connection);
+      delete connection.__knexTxId;
+      await new Promise<void>((done) => connection.run("ROLLBACK", () => done()));
+      await this.#shared.client.releaseConnection(connection);
+    }
+  }
+
+  freeze(): void {
+    if (this.#state !== "alive") return;
+    this.#state = "frozen";
+    this.#thawed = new Promise((resolve) => {
+      this.#thaw = resolve;
+    });
+  }
+
+  thaw(): void {
+    if (this.#state === "frozen") this.#state = "alive";
+    this.#thaw?.();
+  }
+
+  /** A client of the database's kind whose connections are the shared ones. */
+  #client(): typeof Knex.Client {
+    const process = this;
+    return class extends BASE {
+      override acquireConnection() {
+        return process.#acquire();
+      }
+      override releaseConnection(connection: Connection) {
+        return process.#release(connection);
+      }
+      override _query(connection: Connection, statement: Statement) {
+        return process.#query((sql) => super._query(connection, sql), connection, statement);
+      }
+    } as unknown as typeof Knex.Client;
+  }
+
+  async #acquire(): Promise<Connection> {
+    if (this.#state === "frozen") await this.#thawed;
+    this.#mustLive();
+    this.#active++;
+    try {
+      const connection = await this.#shared.client.acquireConnection();
+      this.#held.add(connection);
+      return connection;
+    } catch (error) {
+      this.#active--;
+      throw error;
+    }
+  }
+
+  async #release(connection: Connection): Promise<void> {
+    this.#active--;
+    // Taken from it when it was killed.
+    if (!this.#held.delete(connection)) return;
+    await this.#shared.client.releaseConnection(connection);
+  }
+
+  async #query(
+    send: (statement: Statement) => Promise<unknown>,
+    connection: Connection,
+    statement: Statement,
+  ): Promise<unknown> {
+    const { hook, prefix } = this.#shared;
+    try {
+      this.#mustLive();
+      // What ends a transaction always gets through, or the one connection would stay in it.
+      if (!/^(rollback|commit)/i.test(statement.sql)) {
+        await hook(this.name, pointOf(statement.sql, prefix)).catch((error) => this.#failed(error));
+        this.#mustLive();
+        if (!this.recovering) this.#failingSince = undefined;
+      }
+      if (!this.#held.has(connection)) throw connectionLost(this.name);
+      statement.sql = this.#shared.atVirtualTime(statement.sql);
+      return await send(statement);
+    } finally {
+      this.answered++;
+    }
+  }
+
+  /** Workers leave a failing database alone for about as long as it has failed. */
+  #failed(error: unknown): never {
+    const now = performance.now();
+    this.#failingSince ??= now;
+    this.#recoversAt = now + Math.min(5_000, Math.max(120, 2 * (now - this.#failingSince)));
+    throw error;
+  }
+
+  #mustLive(): void {
+    if (this.#state === "dead") throw connectionLost(`the process of "${this.name}" was killed`);
+  }
+}
+
+interface Shared {
+  readonly client: Client;
+  readonly hook: FaultHook;
+  readonly prefix: string;
+  atVirtualTime(sql: string): string;
+}
+
+/** A database in memory whose clock stands where the test's world does. */
+export class TestDatabase {
+  /** For the kit's own looks: no fault ever touches it. */
+  readonly knex: Knex;
+  readonly prefix: string;
+  readonly #shared: Shared;
+  readonly #processes: Connected[] = [];
+
+  constructor(time: VirtualTime, prefix: string, hook: FaultHook) {
+    const clock = dialectFor("sqlite", prefix).now;
+    const atVirtualTime = (sql: string) => sql.replaceAll(clock, String(time.now));
+    // A class, because knex makes the clients of its transactions from the prototype.
+    class Root extends BASE {
+      override _query(connection: Connection, statement: Statement) {
+        statement.sql = atVirtualTime(statement.sql);
+        return super._query(connection, statement);
+      }
+    }
+    this.knex = knexFactory({ ...SETTINGS, client: Root as unknown as typeof Knex.Client });
+    this.prefix = prefix;
+    const client = this.knex.client as Client;
+    this.#shared = { client, hook, prefix, atVirtualTime };
+  }
+
+  async migrate(): Promise<void> {
+    await migrate(this.knex, { prefix: this.prefix });
+  }
+
+  process(name: string): Connected {
+    const process = new Connected(name, this.#shared);
+    this.#processes.push(process);
+    return process;
+  }
+
+  /** Whether nothing is under way that will go on by itself. */
+  get quiet(): boolean {
+    return this.#processes.every(({ active, state }) => active === 0 || state === "dead");
+  }
+
+  get answered(): number {
+    return this.#processes.reduce((sum, { answered }) => sum + answered, 0);
+  }
+
+  /** Grows with every row that a statement changes. */
+  async changes(): Promise<number> {
+    const [row] = (await this.knex.raw("SELECT total_changes() AS n")) as { n: number }[];
+    return row?.n ?? 0;
+  }
+
+  async close(): Promise<void> {
+    for (const process of this.#processes) process.thaw();
+    await this.knex.destroy();
+  }
+}

@@ -1,0 +1,326 @@
+import type { Knex } from "knex";
+import type { SupervisorOptions } from "../coordination/options.ts";
+import type { SupervisorCoordinator } from "../coordination/supervisor.ts";
+import { AlreadyExists, MessageTimeout, UnknownRecipient, ValidationFailed } from "../errors.ts";
+import type { OpenOptions, Outbox } from "../outbox.ts";
+import { AgentRole } from "../protocol/agents.ts";
+import type { OutboxEvent } from "../protocol/events.ts";
+import type { MessageInput } from "../protocol/message-input.ts";
+import { isEnd } from "../protocol/states.ts";
+import type { FinishedTask, Task } from "../protocol/tasks.ts";
+import type { WorkHandler, WorkOptions } from "../queue/worker/worker.ts";
+import {
+  type AroundTask,
+  startAgent,
+  startConsumer,
+  type TestAgentOptions,
+} from "./agent-process.ts";
+import { Assertions, type Census } from "./assertions.ts";
+import { durationOf, type InstantInput, instantOf } from "./clock.ts";
+import { type Delivery, deliver } from "./deliver.ts";
+import type { Faults } from "./faults.ts";
+import { Journal, type SentFilter, type SentMessage } from "./journal.ts";
+import { type ProcessKind, TestProcess } from "./process.ts";
+import { MAIN, World } from "./world.ts";
+
+export interface TestOutboxOptions {
+  /** Where the virtual clock stands at first. Default: 1 January 2026, 00:00 UTC. */
+  readonly now?: InstantInput | undefined;
+  /**
+   * How long a handler may take, in milliseconds of real time, before the world goes on without it. Default 2,000.
+   */
+  readonly patienceMs?: number | undefined;
+  /** How often handlers may be called while the clock stands: more is a circle without end. Default 5,000. */
+  readonly mostCalls?: number | undefined;
+  /** Options of openOutbox for every process, such as retry policies or gates. Default: none. */
+  readonly outbox?:
+    | Omit<OpenOptions, "database" | "migrate" | "prefix" | "fileLogging">
+    | undefined;
+}
+
+/** The clock of a test's database, and of all who live on it. It moves only when it is told to. */
+export interface TestClock {
+  /** Milliseconds since the epoch. */
+  readonly now: number;
+  /** Lets so much time pass, and everything happen that falls due in it, in its order. */
+  advance(ms: number): Promise<void>;
+  /** As `advance`, to an instant; one that has passed changes nothing. */
+  advanceTo(instant: InstantInput): Promise<void>;
+  /** For handlers: until so much time has passed by this clock. Rejects with the signal's reason when it aborts. */
+  sleep(ms: number, options?: { signal?: AbortSignal | undefined }): Promise<void>;
+}
+
+/** An agent that lives in a test. */
+export interface TestAgent {
+  readonly agentId: string;
+  /** The outbox of its process: what the agent itself sends, offers or locks goes through it. */
+  readonly outbox: Outbox;
+}
+
+const PREFIX = "outbox_";
+const START = Date.UTC(2026, 0, 1);
+/** As long as a supervisor waits for a task by itself. */
+const WITHIN_MS = 300_000;
+
+/**
+ * An outbox for a test: real, on SQLite in memory, with a clock that stands still. Agents, supervisors and
+ * consumers live in processes of their own, as far as the database can tell, so that one can crash alone.
+ */
+export class TestOutbox {
+  /** The test's own outbox. */
+  readonly outbox: Outbox;
+  readonly clock: TestClock;
+  readonly #world: World;
+  readonly #journal: Journal;
+  readonly #assertions: Assertions;
+  readonly #options: NonNullable<TestOutboxOptions["outbox"]>;
+
+  /** @internal Use createTestOutbox. */
+  constructor(
+    world: World,
+    journal: Journal,
+    main: TestProcess,
+    options: NonNullable<TestOutboxOptions["outbox"]>,
+  ) {
+    this.#world = world;
+    this.#journal = journal;
+    this.#assertions = new Assertions(world, journal);
+    this.#options = options;
+    this.outbox = main.outbox;
+    this.clock = {
+      get now() {
+        return world.time.now;
+      },
+      advance: async (ms) => world.advanceTo(world.time.now + durationOf(ms, "advance")),
+      advanceTo: async (instant) => world.advanceTo(instantOf(instant, "advanceTo")),
+      sleep: (ms, { signal } = {}) => world.sleep(durationOf(ms, "sleep"), signal),
+    };
+  }
+
+  /** The queue of the test's own outbox. */
+  get queue(): Outbox["queue"] {
+    return this.outbox.queue;
+  }
+
+  /** The knex of the test's own outbox, for transactions and for looking into the tables. */
+  get knex(): Knex {
+    return this.outbox.knex;
+  }
+
+  /** What goes wrong with the database. */
+  get faults(): Faults {
+    return this.#world.faults;
+  }
+
+  /** Everything that observers were told, in order; instants are the virtual clock's. */
+  get events(): readonly OutboxEvent[] {
+    return this.#journal.events;
+  }
+
+  /**
+   * Starts an agent: registers it, and lets it do tasks; as `outbox.runAgent`, in a process of its own. It beats as
+   * the virtual clock goes on.
+   *
+   * @throws AlreadyExists while something of this id runs; one that crashed may be started again
+   */
+  async agent(options: TestAgentOptions, around?: AroundTask): Promise<TestAgent> {
+    const process = await this.#open(options.agentId, "agent");
+    await startAgent(this.#world, process, options, around);
+    return { agentId: process.id, outbox: process.outbox };
+  }
+
+  /**
+   * Starts a supervisor in a process of its own. It needs no `start`: its rounds are part of `settle` and `advance`.
+   *
+   * @throws AlreadyExists
+   */
+  async supervisor(
+    supervisorId = "supervisor",
+    options: Parameters<Outbox["supervisor"]>[1] = {},
+  ): Promise<SupervisorCoordinator> {
+    const process = await this.#open(supervisorId, "supervisor");
+    const { heartbeatIntervalMs = 30_000 } = options as SupervisorOptions;
+    await process.outbox.agents.registerAgent({
+      agentId: supervisorId,
+      role: AgentRole.SUPERVISOR,
+      maxConcurrentTasks: 0,
+      staleAfterMs: 3 * heartbeatIntervalMs,
+    });
+    process.supervisor = process.outbox.supervisor(supervisorId, options);
+    return process.supervisor;
+  }
+
+  /**
+   * Works a mailbox, as `queue.work`, in a process of its own, until the returned call.
+   *
+   * @throws AlreadyExists
+   */
+  async consumer(
+    agentId: string,
+    handler: WorkHandler,
+    options: WorkOptions = {},
+  ): Promise<() => Promise<void>> {
+    const process = await this.#open(agentId, "consumer");
+    startConsumer(this.#world, process, handler, options);
+    return async () => {
+      await process.close();
+      if (this.#world.processes.get(agentId) === process) this.#world.processes.delete(agentId);
+    };
+  }
+
+  /** Sends a message to one mailbox and lets it be handled: by `handler`, or by who works the mailbox already. */
+  deliver(message: MessageInput, handler?: WorkHandler): Promise<Delivery> {
+    return deliver(this.#world, this.#journal, message, handler, (agentId, given) =>
+      this.consumer(agentId, given, { concurrency: 1 }),
+    );
+  }
+
+  /**
+   * Lets everything happen that can happen now, without time going on: messages are handled, supervisors make their
+   * rounds, answers come, until nothing moves.
+   *
+   * @throws NotSettled naming what still moves
+   */
+  settle(): Promise<void> {
+    return this.#world.settle();
+  }
+
+  /**
+   * Lets time go on until the task has ended, from one thing that falls due to the next.
+   *
+   * @throws MessageTimeout when it has not ended after `withinMs` of virtual time (default 300,000), or when nothing
+   *   is due that could end it; with the task's state, and why it waits
+   */
+  async waitForTask(
+    taskId: string,
+    { withinMs = WITHIN_MS }: { withinMs?: number | undefined } = {},
+  ): Promise<FinishedTask> {
+    const until = this.clock.now + durationOf(withinMs, "withinMs");
+    for (;;) {
+      await this.#world.advanceTo(this.clock.now);
+      const task = await this.#task(taskId);
+      if (isEnd(task.state)) return task as FinishedTask;
+      const next = await this.#world.nextDue(until);
+      if (next === undefined) {
+        await this.#world.advanceTo(until);
+        const last = await this.#task(taskId);
+        if (isEnd(last.state)) return last as FinishedTask;
+        throw await this.#unfinished(last, withinMs);
+      }
+      await this.#world.advanceTo(next);
+    }
+  }
+
+  /** The process dies without a goodbye: nothing more of it reaches the database; lease and heartbeat lapse. */
+  async crashAgent(agentId: string): Promise<void> {
+    await this.#world.kill(this.#process(agentId));
+  }
+
+  /** The process stands still, as in a long pause of its machine: lease and heartbeat lapse, until `thawAgent`. */
+  freezeAgent(agentId: string): void {
+    this.#process(agentId).connected.freeze();
+  }
+
+  /** A frozen process goes on where it stood, and beats. */
+  async thawAgent(agentId: string): Promise<void> {
+    const process = this.#process(agentId);
+    process.connected.thaw();
+    if (process.kind === "consumer") return;
+    await process.outbox.agents.updateHeartbeat(agentId).catch((error: unknown) => {
+      if (!(error instanceof UnknownRecipient)) throw error;
+    });
+  }
+
+  /** What was sent, by whomever, in the order of its commits. */
+  sent(filter: SentFilter = {}): Promise<SentMessage[]> {
+    return this.#journal.sent(this.#world.queue, filter);
+  }
+
+  /** @throws AssertionError unless the message was processed */
+  async assertDelivered(messageId: string): Promise<void> {
+    await this.#assertions.assertDelivered(messageId);
+  }
+
+  /** @throws AssertionError unless the message failed and was tried again so many times */
+  assertRetried(messageId: string, times: number): Promise<void> {
+    return this.#assertions.assertRetried(messageId, times);
+  }
+
+  /** @throws AssertionError unless the message is a dead letter, for this reason where one is given */
+  async assertDeadLettered(messageId: string, reason?: string): Promise<void> {
+    await this.#assertions.assertDeadLettered(messageId, reason);
+  }
+
+  /**
+   * Returns how many of the messages that were sent ended how.
+   *
+   * @throws AssertionError when one is nowhere, or was processed twice
+   */
+  expectNoLoss(): Promise<Census> {
+    return this.#assertions.expectNoLoss();
+  }
+
+  /** Ends everything that runs, and the database with it. */
+  close(): Promise<void> {
+    return this.#world.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  async #open(id: string, kind: ProcessKind): Promise<TestProcess> {
+    const before = this.#world.processes.get(id);
+    if (before !== undefined && before.connected.state !== "dead") {
+      throw new AlreadyExists(`"${id}" runs in this test already`);
+    }
+    const process = await TestProcess.open(id, kind, {
+      database: this.#world.database,
+      options: this.#options,
+      observe: this.#journal.observe,
+    });
+    this.#world.processes.set(id, process);
+    return process;
+  }
+
+  #process(id: string): TestProcess {
+    const process = this.#world.processes.get(id);
+    if (process !== undefined && process.kind !== "main") return process;
+    throw new ValidationFailed(`nothing of the id "${id}" runs in this test`);
+  }
+
+  async #task(taskId: string): Promise<Task> {
+    const task = await this.#world.tasks.get(taskId);
+    if (task === undefined) throw new ValidationFailed(`there is no task "${taskId}"`);
+    return task;
+  }
+
+  async #unfinished(task: Task, withinMs: number): Promise<MessageTimeout> {
+    const supervised = [...this.#world.processes.values()].some((one) => one.kind === "supervisor");
+    const why = supervised ? "" : "; no supervisor runs in this test that could hear of its end";
+    return new MessageTimeout(
+      `the task "${task.taskId}" is ${task.state} after ${withinMs} ms of virtual time${why}`,
+      { details: { taskId: task.taskId, state: task.state, agentId: task.agentId, withinMs } },
+    );
+  }
+}
+
+/** Opens an outbox for a test, on a fresh database in memory. Close it, or hold it with `await using`. */
+export async function createTestOutbox(options: TestOutboxOptions = {}): Promise<TestOutbox> {
+  const { now = START, patienceMs = 2_000, mostCalls = 5_000, outbox = {} } = options;
+  const world = new World({
+    now: instantOf(now, "now"),
+    prefix: PREFIX,
+    patienceMs: durationOf(patienceMs, "patienceMs"),
+    mostCalls: durationOf(mostCalls, "mostCalls"),
+  });
+  await world.database.migrate();
+  const journal = new Journal(() => world.time.now);
+  const main = await TestProcess.open(MAIN, "main", {
+    database: world.database,
+    options: outbox,
+    observe: journal.observe,
+  });
+  world.processes.set(MAIN, main);
+  return new TestOutbox(world, journal, main, outbox);
+}

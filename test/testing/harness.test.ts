@@ -1,0 +1,213 @@
+import { describe, expect, it } from "vitest";
+import { MessageTimeout, type TaskInput } from "../../lib/index.ts";
+import type { TestOutbox } from "../../lib/testing/index.ts";
+import { testOutbox } from "./support.ts";
+
+const add = {
+  taskType: "add",
+  description: "add two numbers",
+  parameters: { a: 2, b: 3 },
+  requiredCapabilities: ["arithmetic"],
+} satisfies TaskInput;
+
+const sum = (task: { parameters: Readonly<Record<string, unknown>> }) =>
+  Number(task.parameters.a) + Number(task.parameters.b);
+
+function adder(harness: TestOutbox, agentId = "adder") {
+  return harness.agent({ agentId, capabilities: ["arithmetic"], tasks: { add: sum } });
+}
+
+describe("deliver", () => {
+  it("hands one message to a handler, and says what came of it", async () => {
+    const harness = await testOutbox();
+    const delivery = await harness.deliver(
+      {
+        toAgent: "analysis",
+        fromAgent: "detection",
+        messageType: "ANALYSIS_REQUEST",
+        content: { n: 1 },
+      },
+      async (message) => {
+        await message.reply({ root_cause: "disk" }, { messageType: "ANALYSIS_RESULT" });
+        await harness.queue.sendMessage({ toAgent: "log", messageType: "NOTE", content: {} });
+        return { status: "SUCCESS" };
+      },
+    );
+    expect(delivery).toMatchObject({
+      outcome: "acked",
+      returned: { status: "SUCCESS" },
+      error: null,
+    });
+    expect(
+      delivery.replies.map(({ toAgent, messageType, content }) => [toAgent, messageType, content]),
+    ).toEqual([["detection", "ANALYSIS_RESULT", { root_cause: "disk" }]]);
+    expect(delivery.sent.map(({ toAgent }) => toAgent).sort()).toEqual(["detection", "log"]);
+  });
+
+  it("tells of failures, dead letters and deferrals", async () => {
+    const harness = await testOutbox();
+    const to = (messageId: string) => ({
+      toAgent: "a",
+      messageType: "NOTE",
+      content: {},
+      messageId,
+    });
+    const nacked = await harness.deliver(to("1"), () => {
+      throw new Error("not today");
+    });
+    expect(nacked).toMatchObject({
+      outcome: "nacked",
+      returned: undefined,
+      error: { message: "not today" },
+    });
+    const dead = await harness.deliver(to("2"), (message) => message.deadLetter("rejected"));
+    expect(dead.outcome).toBe("dead_lettered");
+    const deferred = await harness.deliver(to("3"), (message) => message.defer(1_000));
+    expect(deferred.outcome).toBe("released");
+  });
+
+  it("leaves the message where nobody works the mailbox, and uses who does", async () => {
+    const harness = await testOutbox();
+    const note = { toAgent: "a", messageType: "NOTE", content: {} };
+    expect((await harness.deliver(note)).outcome).toBe("waiting");
+    await harness.consumer("a", () => undefined);
+    expect((await harness.deliver(note)).outcome).toBe("acked");
+  });
+});
+
+describe("agents and supervisors", () => {
+  it("do a task while the clock stands still", async () => {
+    const harness = await testOutbox();
+    const supervisor = await harness.supervisor();
+    await adder(harness);
+    const { taskId } = await supervisor.assignTask(add);
+    const task = await harness.waitForTask(taskId);
+    expect(task).toMatchObject({ state: "completed", result: 5, agentId: "adder" });
+    expect(task.finishedAt).toBe(harness.clock.now);
+    expect(
+      harness.events
+        .filter(({ type }) => type === "task")
+        .map((event) => "event" in event && event.event),
+    ).toEqual(["submitted", "assigned", "completed"]);
+    expect(await harness.sent({ messageType: "TASK_RESPONSE" })).toMatchObject([
+      { fromAgent: "adder", toAgent: "supervisor", taskId, content: { result: 5 } },
+    ]);
+  });
+
+  it("give a task of a crashed agent to another one, by the virtual clock alone", async () => {
+    const harness = await testOutbox();
+    const supervisor = await harness.supervisor();
+    let late: unknown;
+    await harness.agent({
+      agentId: "first",
+      capabilities: ["arithmetic"],
+      tasks: {
+        add: async (task) => {
+          await harness.clock.sleep(3_600_000);
+          late = sum(task);
+          return "too late";
+        },
+      },
+    });
+    const { taskId } = await supervisor.assignTask(add);
+    await harness.settle();
+    await harness.crashAgent("first");
+    await adder(harness, "second");
+    await harness.clock.advance(60_000);
+    expect(await supervisor.getTask(taskId), "it beat until it crashed").toMatchObject({
+      state: "working",
+      agentId: "first",
+    });
+    const task = await harness.waitForTask(taskId);
+    expect(task).toMatchObject({ state: "completed", result: 5, agentId: "second", assignment: 2 });
+    await harness.clock.advance(7_200_000);
+    expect(late, "the dead process ran on, and nobody heard").toBe(5);
+    expect(await supervisor.getTask(taskId)).toMatchObject({ result: 5, agentId: "second" });
+    await harness.expectNoLoss();
+  });
+
+  it("fence off what a frozen agent says when it thaws", async () => {
+    const harness = await testOutbox();
+    const supervisor = await harness.supervisor();
+    await harness.agent({
+      agentId: "first",
+      capabilities: ["arithmetic"],
+      tasks: {
+        add: async () => {
+          await harness.clock.sleep(10_000);
+          return "of the frozen one";
+        },
+      },
+    });
+    const { taskId } = await supervisor.assignTask(add);
+    await harness.settle();
+    harness.freezeAgent("first");
+    await adder(harness, "second");
+    const task = await harness.waitForTask(taskId);
+    expect(task).toMatchObject({ result: 5, agentId: "second" });
+    await harness.thawAgent("first");
+    await harness.settle();
+    expect(await supervisor.getTask(taskId)).toMatchObject({ result: 5, agentId: "second" });
+    const other = await supervisor.assignTask({ ...add, taskId: "other" });
+    expect(other.state, "it is back").toBe("assigned");
+  });
+
+  it("may start again after a crash, under the same id", async () => {
+    const harness = await testOutbox();
+    const supervisor = await harness.supervisor();
+    await adder(harness);
+    await harness.crashAgent("adder");
+    await expect(adder(harness)).resolves.toMatchObject({ agentId: "adder" });
+    await expect(adder(harness)).rejects.toThrow('"adder" runs in this test already');
+    const { taskId } = await supervisor.assignTask(add);
+    expect((await harness.waitForTask(taskId)).result).toBe(5);
+  });
+
+  it("go on when the supervisor crashes and another one takes over", async () => {
+    const harness = await testOutbox();
+    const supervisor = await harness.supervisor("boss");
+    const { taskId } = await supervisor.assignTask(add);
+    await harness.crashAgent("boss");
+    await adder(harness);
+    await harness.supervisor("boss");
+    expect((await harness.waitForTask(taskId)).result).toBe(5);
+  });
+
+  it("end a task by its deadline, and abort its handler", async () => {
+    const harness = await testOutbox();
+    const supervisor = await harness.supervisor();
+    let reason: unknown;
+    await harness.agent({
+      agentId: "slow",
+      capabilities: ["arithmetic"],
+      tasks: {
+        add: async (_task, { signal }) => {
+          await harness.clock.sleep(3_600_000, { signal }).catch((why: unknown) => {
+            reason = why;
+          });
+        },
+      },
+    });
+    const { taskId } = await supervisor.assignTask({ ...add, deadlineMs: 5_000 });
+    const begun = harness.clock.now;
+    const task = await harness.waitForTask(taskId);
+    expect(task).toMatchObject({ state: "failed", lastError: { code: "TASK_DEADLINE" } });
+    expect((task.finishedAt as number) - begun).toBe(5_000);
+    await harness.settle();
+    expect(String(reason)).toContain("taken back");
+  });
+});
+
+describe("waitForTask", () => {
+  it("ends with the task's state when it does not end in time", async () => {
+    const harness = await testOutbox();
+    const supervisor = await harness.supervisor();
+    const { taskId } = await supervisor.assignTask(add);
+    const begun = harness.clock.now;
+    const error = await harness.waitForTask(taskId, { withinMs: 60_000 }).catch((thrown) => thrown);
+    expect(error).toBeInstanceOf(MessageTimeout);
+    expect(error.message).toContain("is submitted after 60000 ms of virtual time");
+    expect(harness.clock.now - begun).toBe(60_000);
+    await expect(harness.waitForTask("nothing")).rejects.toThrow('there is no task "nothing"');
+  });
+});
