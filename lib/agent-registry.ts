@@ -24,8 +24,9 @@ import {
   registryOptionsSchema,
 } from "./protocol/agents.ts";
 import { type RequirementInput, requirementList } from "./protocol/capabilities.ts";
-import type { AgentHistoryEntry } from "./protocol/cards.ts";
-import { namesOf } from "./protocol/declarations.ts";
+import { agentDocumentOf, changelogOf, greetingOf } from "./protocol/card-texts.ts";
+import type { AgentHistoryEntry, CardDocument } from "./protocol/cards.ts";
+import { declaredAs, namesOf } from "./protocol/declarations.ts";
 import { Observers } from "./protocol/events.ts";
 import { given } from "./protocol/given.ts";
 import { jsonDocument, parse } from "./protocol/validate.ts";
@@ -40,6 +41,7 @@ import { Matching } from "./store/matching/matching.ts";
 import { SchemaCheck } from "./store/migrate.ts";
 
 const MOST_METADATA_BYTES = 65_536;
+const MOST_ENTRIES = 1_000;
 /** Between two looks at the tasks of an agent that is to end them. */
 const SHORTEST_POLL_MS = 20;
 const LONGEST_POLL_MS = 500;
@@ -182,6 +184,43 @@ export class AgentRegistry {
     const id = agentIdOf(agentId);
     const filter = parse(historyOptionsSchema, options, "options");
     return (await this.#checked()).history.list(id, filter);
+  }
+
+  /**
+   * How an agent presents itself, as Markdown: name, domain, location, status, capabilities, and whether those
+   * that it depends on are alive.
+   *
+   * @throws UnknownRecipient, as do the next two
+   */
+  async getAgentGreeting(agentId: string): Promise<string> {
+    const { agent, card } = await this.#described(agentId);
+    return greetingOf(agent, card);
+  }
+
+  /**
+   * AGENT.md of an agent: all that its users rely on, with the hash of it in front (`card_hash`), so that a file
+   * can be compared with what is registered.
+   */
+  async getAgentDocument(agentId: string): Promise<string> {
+    const { agent, card } = await this.#described(agentId);
+    return agentDocumentOf(agent.agentId, agent.cardHash ?? "", card);
+  }
+
+  /** The changes of its card, the newest first, each as the message of a commit. Empty when there was none yet. */
+  async getAgentChangelog(agentId: string): Promise<string> {
+    const { agent } = await this.#described(agentId);
+    const filter = { limit: MOST_ENTRIES, cards: true };
+    return changelogOf(agent.agentId, await this.#agents.history.list(agent.agentId, filter));
+  }
+
+  async #described(agentId: string): Promise<{ agent: AgentInfo; card: CardDocument }> {
+    const agent = await this.#require(agentIdOf(agentId));
+    const declared = agent.capabilities.flatMap((name) => {
+      const detail = agent.capabilityDetails.find((it) => it.name === name);
+      return detail === undefined ? name : declaredAs(detail);
+    });
+    const { role, maxConcurrentTasks, card } = agent;
+    return { agent, card: { role, capabilities: declared, maxConcurrentTasks, card } };
   }
 
   /**

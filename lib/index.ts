@@ -25,6 +25,25 @@ export type {
   HandoffListenOptions,
 } from "./coordination/handoffs/listen.ts";
 export type { InitiatedHandoff } from "./coordination/handoffs/offering.ts";
+export {
+  agentDocCurrent,
+  auditExists,
+  errorsAreStructured,
+  type GateOptions,
+  requiredContext,
+  type SlaOptions,
+  type Stages,
+  schemaGate,
+  stagesComplete,
+  withinSla,
+} from "./coordination/handoffs/shipped-gates.ts";
+export {
+  createTransferTool,
+  type TransferCall,
+  type TransferResult,
+  type TransferTool,
+  type TransferToolOptions,
+} from "./coordination/handoffs/transfer-tool.ts";
 export type {
   AssignedTask,
   BroadcastOptions,
@@ -51,14 +70,29 @@ export { AgentMessage } from "./protocol/agent-message.ts";
 export {
   type AgentInfo,
   AgentRole,
+  type AgentState,
   type AgentStatus,
   type BestOptions,
+  type DrainOptions,
   type FindOptions,
   type HeartbeatOptions,
+  type HistoryOptions,
   type ListAgentsOptions,
+  type MatchingStrategy,
   type RegisterAgent,
   type RegistryStats,
 } from "./protocol/agents.ts";
+export type {
+  PreferenceInput,
+  RequirementInput,
+} from "./protocol/capabilities.ts";
+export type {
+  AgentCard,
+  AgentCardInput,
+  AgentHistoryEntry,
+  AgentHistoryEvent,
+  CardDocument,
+} from "./protocol/cards.ts";
 export type {
   ClaimCheckAbout,
   ClaimCheckEntry,
@@ -67,10 +101,12 @@ export type {
 } from "./protocol/claim-check.ts";
 export type * from "./protocol/dead-letters.ts";
 export { DEAD_LETTER_REASONS } from "./protocol/dead-letters.ts";
+export type { CapabilityDetail, CapabilityInput } from "./protocol/declarations.ts";
 export type * from "./protocol/events.ts";
 export { Observers } from "./protocol/events.ts";
 export type { BatcherOptions, FlowInput } from "./protocol/flow.ts";
 export type { LimitInput, MailboxSettingsInput } from "./protocol/gates.ts";
+export { handoffMarkdown } from "./protocol/handoff-markdown.ts";
 export {
   type GateWarning,
   HANDOFF_STATES,
@@ -79,6 +115,7 @@ export {
   type HandoffInput,
   type HandoffState,
   type ListHandoffsOptions,
+  type ReceivedHandoff,
   type TaskHandoffInput,
 } from "./protocol/handoffs.ts";
 export type { Content, Headers, MessageInput } from "./protocol/message-input.ts";

@@ -1,4 +1,5 @@
 import type { AgentInfo } from "../index.ts";
+import { cardCommands } from "./agents-cards.ts";
 import { atMost } from "./at-most.ts";
 import { defineCommand } from "./command.ts";
 import { NotFound } from "./exit-codes.ts";
@@ -7,12 +8,10 @@ import { duration, prettyJson, relative, wire } from "./text.ts";
 
 const STATUSES = ["active", "idle", "busy", "draining", "offline"] as const;
 
-const stateOf = (agent: AgentInfo): string => (agent.lost ? "lost" : agent.status);
-
-const styleOf = (agent: AgentInfo) =>
-  agent.lost || agent.status === "offline"
+const styleOf = ({ state }: AgentInfo) =>
+  state === "lost" || state === "offline"
     ? ("red" as const)
-    : agent.status === "draining"
+    : state === "draining"
       ? ("yellow" as const)
       : ("green" as const);
 
@@ -52,7 +51,7 @@ const ls = defineCommand({
     terminal.table(list, [
       { title: "AGENT", value: ({ agentId }) => agentId, flexible: true },
       { title: "ROLE", value: ({ role }) => role },
-      { title: "STATUS", value: stateOf, style: styleOf },
+      { title: "STATUS", value: ({ state }) => state, style: styleOf },
       {
         title: "TASKS",
         value: ({ currentTasks, maxConcurrentTasks }) => `${currentTasks}/${maxConcurrentTasks}`,
@@ -72,6 +71,11 @@ const ls = defineCommand({
   },
 });
 
+function tasksOf({ currentTasks, usedSlots, maxConcurrentTasks }: AgentInfo): string {
+  const slots = usedSlots === currentTasks ? "" : `, which use ${usedSlots} slots`;
+  return `${currentTasks}${slots} of at most ${maxConcurrentTasks}`;
+}
+
 const AGENT = { agent: { help: "The agent's id" } } as const;
 
 const show = defineCommand({
@@ -89,19 +93,23 @@ const show = defineCommand({
     terminal.fields([
       ["agent", agent.agentId],
       ["role", agent.role],
-      ["status", stateOf(agent), styleOf(agent)],
+      ["status", agent.state, styleOf(agent)],
       ["takes tasks", agent.available ? "yes" : "no"],
-      ["tasks", `${agent.currentTasks} of at most ${agent.maxConcurrentTasks}`],
+      ["tasks", tasksOf(agent)],
       ["capabilities", agent.capabilities.join(", ")],
+      ...(agent.dependenciesDown.length === 0
+        ? []
+        : [["dependencies down", agent.dependenciesDown.join(", "), "red"] as const]),
       ["heartbeat", relative(agent.heartbeatAt, now)],
       ["lost after", duration(agent.staleAfterMs)],
       ["last task", relative(agent.lastAssignedAt, now)],
       ["registered", relative(agent.registeredAt, now)],
     ]);
-    for (const name of ["metadata", "metrics"] as const) {
-      if (!filled(agent[name])) continue;
+    for (const name of ["card", "metadata", "metrics"] as const) {
+      const value = agent[name];
+      if (value === null || !filled(value)) continue;
       terminal.line(terminal.style("dim", name));
-      terminal.line(prettyJson(agent[name], "  "));
+      terminal.line(prettyJson(value, "  "));
     }
     return undefined;
   },
@@ -121,7 +129,7 @@ const register = defineCommand({
       short: "c",
       value: "NAME",
       multiple: "list",
-      help: "What it can do",
+      help: "What it can do, also with a version (python@3.12) or a value (gpu=true)",
     },
     "max-concurrent-tasks": {
       type: "number",
@@ -138,6 +146,19 @@ const register = defineCommand({
       default: 90_000,
       help: "Lost without a heartbeat for this long",
     },
+    weight: {
+      type: "number",
+      value: "N",
+      min: 1,
+      max: 1_000,
+      default: 1,
+      help: "Its share where agents are drawn",
+    },
+    card: {
+      type: "text",
+      value: "JSON",
+      help: "What it says of itself, as an object; @FILE and - as in send. Default: as it was",
+    },
     metadata: {
       type: "text",
       value: "JSON",
@@ -150,12 +171,15 @@ const register = defineCommand({
       "an agent that can do two things",
     ],
     ["agents register big --capability render --max-concurrent-tasks 8", "with more room"],
+    ["agents register gpu-1 -c python@3.12,gpu=true --card @card.json", "with versions and a card"],
   ],
   async run({ args, options, terminal, stdin, outbox }) {
-    const metadata =
-      options.metadata === undefined
-        ? undefined
-        : await readObject("metadata", options.metadata, { terminal, stdin });
+    const object = async (name: "metadata" | "card") => {
+      const text = options[name];
+      return text === undefined ? undefined : readObject(name, text, { terminal, stdin });
+    };
+    const card = await object("card");
+    const metadata = await object("metadata");
     const { agents } = await outbox();
     const agent = await agents.registerAgent({
       agentId: args.agent,
@@ -163,6 +187,8 @@ const register = defineCommand({
       capabilities: [...options.capability],
       maxConcurrentTasks: options["max-concurrent-tasks"],
       staleAfterMs: options["stale-after-ms"],
+      weight: options.weight,
+      card,
       metadata,
     });
     terminal.document(wire(agent));
@@ -175,13 +201,26 @@ const drain = defineCommand({
   name: "agents drain",
   summary: "Give an agent no new tasks; it goes on with those that it has",
   arguments: AGENT,
-  examples: [["agents drain worker-1", "before it is updated"]],
-  async run({ args, terminal, outbox }) {
+  options: {
+    "wait-ms": {
+      type: "number",
+      value: "MS",
+      max: 315_576_000_000,
+      help: "Wait this long until it has ended its tasks; exit code 1 when it has not",
+    },
+  },
+  examples: [
+    ["agents drain worker-1", "before it is updated"],
+    ["agents drain worker-1 --wait-ms 60000", "and until it has nothing to do any more"],
+  ],
+  async run({ args, options, terminal, outbox }) {
     const { agents } = await outbox();
-    await agents.drainAgent(args.agent);
+    const waitMs = options["wait-ms"];
+    await agents.drainAgent(args.agent, { waitMs });
     terminal.document({ agent_id: args.agent, status: "draining" });
+    const ended = waitMs === undefined ? "" : " and has none left";
     terminal.say(
-      `${args.agent} gets no new tasks. To undo: agent-outbox agents resume ${args.agent}`,
+      `${args.agent} gets no new tasks${ended}. To undo: agent-outbox agents resume ${args.agent}`,
     );
     return undefined;
   },
@@ -216,4 +255,4 @@ const rm = defineCommand({
   },
 });
 
-export const agentCommands = [ls, show, register, drain, resume, rm];
+export const agentCommands = [ls, show, register, drain, resume, rm, ...cardCommands];

@@ -93,6 +93,7 @@ export function plural(count: number, one: string, many = `${one}s`): string {
 
 /** Keys whose values belong to the application: they are shown as they are. */
 const OPAQUE = new Set([
+  "card",
   "content",
   "headers",
   "metadata",

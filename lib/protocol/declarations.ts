@@ -149,6 +149,19 @@ export function detailsOf(rows: readonly CapabilityRow[]): CapabilityDetail[] {
   });
 }
 
+/** The declarations that a capability was made of, in the order of its rows. */
+export function declaredAs({ name, versions, values }: CapabilityDetail): string[] {
+  return declarationList
+    .parse([
+      {
+        name,
+        ...(versions.length > 0 ? { version: versions } : {}),
+        ...(values.length > 0 ? { value: values } : {}),
+      },
+    ])
+    .map(declarationText);
+}
+
 function scalarIn({ kind, value }: CapabilityRow): Scalar {
   if (kind === "number") return Number(value);
   return kind === "boolean" ? value === "true" : (value ?? "");
