@@ -289,7 +289,10 @@ export class TaskRun {
       result,
       elapsedMs: Math.round(performance.now() - this.#since),
     });
-    const noted = warnings.length === 0 ? {} : { warnings };
+    const noted =
+      warnings.length === 0
+        ? {}
+        : { warnings: warnings.map(({ gate, message }) => ({ code: gate, message })) };
     await this.#reply({ status: "completed", result, ...noted }, tx);
   }
 

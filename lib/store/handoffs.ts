@@ -255,6 +255,20 @@ export class HandoffStore {
     });
   }
 
+  /** The parts of a task that have not completed, by their ids. */
+  async pendingParts(taskId: string, limit: number, db: Db): Promise<string[]> {
+    return translated(this.#dialect, async () => {
+      const rows = (await db(this.#tasks)
+        .select("task_id")
+        .whereRaw("parent_task_id IS NOT NULL")
+        .where({ parent_task_id: taskId })
+        .whereNot("state", "completed")
+        .orderBy("seq")
+        .limit(limit)) as Row[];
+      return rows.map((row) => String(row.task_id));
+    });
+  }
+
   /** Deletes handoffs that ended longer ago than that. Returns how many. */
   async purge(retentionMs: number, limit: number): Promise<number> {
     return translated(this.#dialect, async () => {

@@ -1,10 +1,12 @@
 import { z } from "zod";
 import { errorRecord, GateFailed } from "../../errors.ts";
+import type { AgentInfo } from "../../protocol/agents.ts";
 import type { GateWarning, HandoffDraft } from "../../protocol/handoffs.ts";
 import type { Task } from "../../protocol/tasks.ts";
 import { durationMs, id, parse } from "../../protocol/validate.ts";
 import type { MessageQueueManager } from "../../queue/manager.ts";
 import { afterCommit } from "../../store/after-commit.ts";
+import type { HandoffStore } from "../../store/handoffs.ts";
 import type { Parts, Tx } from "../parts.ts";
 
 /** `critical` blocks the commit, `warning` is noted on the handoff or the task, `info` is told to observers. */
@@ -44,6 +46,10 @@ export interface GateContext {
   /** The transaction that the gate may block. On SQLite nothing can be read beside it. */
   readonly tx: Tx;
   readonly queue: MessageQueueManager;
+  /** The agent as it is registered; undefined where it is not. */
+  agent(): Promise<AgentInfo | undefined>;
+  /** The task's subtasks that have not completed, by their ids, at most 100. */
+  pendingSubtasks(): Promise<string[]>;
   /** Aborts when the gate's time is over. */
   readonly signal: AbortSignal;
 }
@@ -74,6 +80,9 @@ export interface GateFailure {
 }
 
 const REMEDY = "Mend what the gate names, then try again.";
+
+/** How many subtasks a gate is told of. */
+const MOST_PENDING = 100;
 
 /** How long a gate may take unless it says otherwise: 1F-9's class of requests within a commit. */
 const TIMEOUT_MS = 5_000;
@@ -118,14 +127,22 @@ const answerSchema = z.union([
  * @throws GateFailed naming every critical finding with its remedy, and the warnings beside them
  */
 export async function passGates(
-  parts: Parts,
+  { parts, store }: { readonly parts: Parts; readonly store: HandoffStore },
   trx: Tx,
   gates: readonly Gate[],
   subject: GateSubject,
 ): Promise<GateWarning[]> {
   const findings: (GateFinding & { readonly gate: string })[] = [];
+  const { agentId, taskId } = subject;
+  const context = {
+    tx: trx,
+    queue: parts.queue,
+    agent: () => parts.agents.get(agentId, trx),
+    pendingSubtasks: async () =>
+      taskId === null ? [] : store.pendingParts(taskId, MOST_PENDING, trx),
+  };
   for (const each of gates) {
-    const answer = await ask(each, subject, { tx: trx, queue: parts.queue });
+    const answer = await ask(each, subject, context);
     if (answer !== true) findings.push({ ...answer, gate: each.name });
   }
   if (findings.length === 0) return [];

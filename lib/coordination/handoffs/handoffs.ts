@@ -60,7 +60,8 @@ export class Handoffs {
   readonly #parts: Parts;
   readonly #schema: SchemaCheck;
   readonly #store: HandoffStore;
-  readonly #moving: Moving;
+  /** @internal */
+  readonly moving: Moving;
   readonly #offering: Offering;
 
   /** @internal Made by Coordination. */
@@ -75,10 +76,10 @@ export class Handoffs {
     this.#parts = parts;
     this.#schema = schema;
     this.#store = store;
-    this.#moving = { parts, store };
-    this.#offering = new Offering(this.#moving, gates);
-    parts.followers.push(new HandoffFollower(this.#moving));
-    parts.sweepSteps.push(new HandoffSweep(this.#moving));
+    this.moving = { parts, store };
+    this.#offering = new Offering(this.moving, gates);
+    parts.followers.push(new HandoffFollower(this.moving));
+    parts.sweepSteps.push(new HandoffSweep(this.moving));
   }
 
   /**
@@ -134,8 +135,7 @@ export class Handoffs {
   async #accept(trx: Tx, handoffId: string, agentId: string, note?: string): Promise<Handoff> {
     const offer = await this.#of(trx, handoffId, agentId, "to");
     if (offer.state === "accepted" || offer.state === "active") return shown(offer);
-    const taken =
-      offer.state === "offered" ? await take(this.#moving, trx, offer, note) : undefined;
+    const taken = offer.state === "offered" ? await take(this.moving, trx, offer, note) : undefined;
     if (taken === undefined) throw await this.#late(trx, offer, "accepted");
     await announce(this.#parts, trx, taken);
     return shown(taken);
@@ -156,7 +156,7 @@ export class Handoffs {
     return this.#decide(options, async (trx) => {
       const offer = await this.#of(trx, handoffId, agentId, "to");
       if (offer.state === "rejected") return offer;
-      const dropped = await dropOffer(this.#moving, trx, offer, "rejected", why);
+      const dropped = await dropOffer(this.moving, trx, offer, "rejected", why);
       if (dropped === undefined) throw await this.#late(trx, offer, "rejected");
       return dropped;
     });
@@ -177,7 +177,7 @@ export class Handoffs {
     return this.#decide(options, async (trx) => {
       const offer = await this.#of(trx, handoffId, agentId, "from");
       if (offer.state === "withdrawn") return offer;
-      const dropped = await dropOffer(this.#moving, trx, offer, "withdrawn", why);
+      const dropped = await dropOffer(this.moving, trx, offer, "withdrawn", why);
       if (dropped === undefined) throw await this.#late(trx, offer, "withdrawn");
       return dropped;
     });
@@ -246,8 +246,8 @@ export class Handoffs {
       if (handoff.state === "returned") return handoff;
       const returned =
         handoff.state === "offered"
-          ? await dropOffer(this.#moving, trx, handoff, "returned", why)
-          : await giveBack(this.#moving, trx, handoff, why);
+          ? await dropOffer(this.moving, trx, handoff, "returned", why)
+          : await giveBack(this.moving, trx, handoff, why);
       if (returned === undefined) throw await this.#late(trx, handoff, "returned");
       return returned;
     });

@@ -70,9 +70,9 @@ export class RunHandoffs {
     answer: { agentId: string; taskId: string; result: unknown; elapsedMs: number },
   ): Promise<GateWarning[]> {
     if (!this.checksAnswers) return [];
-    const { parts } = this.#coordination;
+    const { parts, handoffs } = this.#coordination;
     const { agentId, taskId, result, elapsedMs } = answer;
-    return passGates(parts, tx, this.#beforeRespond, {
+    return passGates(handoffs.moving, tx, this.#beforeRespond, {
       stage: "beforeRespond",
       agentId,
       taskId,

@@ -39,11 +39,15 @@ export class Offering {
   ): Promise<InitiatedHandoff> {
     const handoffId = draft.handoffId ?? `handoff_${randomBytes(16).toString("hex")}`;
     const known = await this.#moving.store.get(handoffId, trx);
+    // A run that ends with an offer needs one of its own: an old one would never bring the task back.
+    if (known !== undefined && detached) {
+      throw wrongState(known, `there is a handoff "${handoffId}" already: it is ${known.state}`);
+    }
     if (known !== undefined) return { ...shown(known), duplicate: true };
     const texts = sheetTexts(draft);
     const task = draft.taskId === undefined ? undefined : await this.#ownTask(trx, draft);
     const to = await this.#target(trx, draft, task);
-    const warnings = await passGates(this.#moving.parts, trx, [...this.#gates, ...gates], {
+    const warnings = await passGates(this.#moving, trx, [...this.#gates, ...gates], {
       stage: "beforeHandoff",
       agentId: draft.from,
       taskId: draft.taskId ?? null,
