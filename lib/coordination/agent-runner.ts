@@ -227,7 +227,7 @@ export class AgentRunner {
   }
 
   async #register(): Promise<void> {
-    const { role, capabilities, maxConcurrentTasks, metadata, heartbeatIntervalMs } =
+    const { role, capabilities, maxConcurrentTasks, metadata, heartbeatIntervalMs, card, weight } =
       this.#settings;
     await this.registry.registerAgent({
       agentId: this.agentId,
@@ -235,6 +235,8 @@ export class AgentRunner {
       capabilities,
       maxConcurrentTasks,
       metadata,
+      card,
+      weight,
       staleAfterMs: Math.max(100, heartbeatIntervalMs * 3),
     });
   }
