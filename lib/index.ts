@@ -52,6 +52,8 @@ export type {
 } from "./coordination/options.ts";
 export { SupervisorCoordinator } from "./coordination/supervisor.ts";
 export type { AssignedWork, TaskContext, TaskHandler } from "./coordination/task-run.ts";
+export type { TaskTree } from "./coordination/tasks/subtasks.ts";
+export type { AnswerOptions, Tasks } from "./coordination/tasks/tasks.ts";
 export { type Diagnosis, type DiagnosisCheck, doctor } from "./doctor.ts";
 export * from "./errors.ts";
 export type { Health } from "./health.ts";
@@ -138,7 +140,21 @@ export type {
   ScheduleOptions,
   ScheduleTrigger,
 } from "./protocol/schedules.ts";
-export { TASK_STATES, type TaskState } from "./protocol/states.ts";
+export {
+  type A2aTaskState,
+  type McpTaskStatus,
+  TASK_STATES,
+  type TaskState,
+  taskStateOf,
+  toA2aState,
+  toMcpStatus,
+} from "./protocol/states.ts";
+export type {
+  AnswerResult,
+  InputRequest,
+  InputRequestInput,
+  ListInputsOptions,
+} from "./protocol/task-inputs.ts";
 export type {
   CoordinationStats,
   FinishedTask,

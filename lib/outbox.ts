@@ -9,6 +9,7 @@ import { type GatesInput, gatesOf } from "./coordination/handoffs/gates.ts";
 import type { Handoffs } from "./coordination/handoffs/handoffs.ts";
 import type { SupervisorOptions } from "./coordination/options.ts";
 import { SupervisorCoordinator } from "./coordination/supervisor.ts";
+import type { Tasks } from "./coordination/tasks/tasks.ts";
 import { type Health, healthCheck } from "./health.ts";
 import { FileLogger, type FileLoggingOptions } from "./observability/file-logger.ts";
 import { type Observer, Observers } from "./protocol/events.ts";
@@ -42,6 +43,8 @@ const ownOptions = z.object({
 export class Outbox {
   readonly queue: MessageQueueManager;
   readonly agents: AgentRegistry;
+  /** The tasks of all supervisors: get, list, tree, wait, cancel, pause, resume, and what their agents ask. */
+  readonly tasks: Tasks;
   /** Work that is passed from agent to agent: initiate, accept, reject, withdraw, complete, return. */
   readonly handoffs: Handoffs;
   readonly dialect: DialectName;
@@ -86,6 +89,7 @@ export class Outbox {
       observers,
       gates: parts.gates,
     });
+    this.tasks = this.#coordination.tasks;
     this.handoffs = this.#coordination.handoffs;
   }
 

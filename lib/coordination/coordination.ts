@@ -10,13 +10,18 @@ import { dialectFor } from "../store/dialects.ts";
 import { HandoffStore } from "../store/handoffs.ts";
 import { Matching } from "../store/matching/matching.ts";
 import { SchemaCheck } from "../store/migrate.ts";
+import { TaskFamily } from "../store/task-family.ts";
 import { TaskHistory } from "../store/task-history.ts";
+import { TaskInputs } from "../store/task-inputs.ts";
 import { TaskStore } from "../store/tasks.ts";
 import { Assigner, type SubmitOptions, type Submitted } from "./assigner.ts";
 import { type Gates, type GatesInput, gatesOf } from "./handoffs/gates.ts";
 import { Handoffs } from "./handoffs/handoffs.ts";
 import type { Parts } from "./parts.ts";
 import { submission } from "./submission.ts";
+import { QuestionSweep } from "./tasks/questions.ts";
+import { SubtaskFollower } from "./tasks/subtasks.ts";
+import { Tasks } from "./tasks/tasks.ts";
 
 /** What a Coordination is made on; what is not given, it makes itself on the same tables. */
 export interface CoordinationInput {
@@ -44,6 +49,7 @@ export class Coordination {
   readonly assigner: Assigner;
   readonly gates: Gates;
   readonly handoffs: Handoffs;
+  readonly tasks: Tasks;
 
   constructor(knex: Db, { prefix, agentId, ...given }: CoordinationInput) {
     const observers = given.observers ?? new Observers();
@@ -55,6 +61,8 @@ export class Coordination {
     this.parts = {
       queue: given.queue ?? new MessageQueueManager(knex, { prefix, observers, agentId }),
       tasks: new TaskStore(knex, dialect, prefix),
+      inputs: new TaskInputs(knex, dialect, prefix),
+      family: new TaskFamily(knex, dialect, prefix),
       agents: new AgentStore(knex, dialect, prefix),
       slots: new AgentSlots(knex, dialect, prefix),
       matching: new Matching(knex, dialect, prefix),
@@ -62,8 +70,11 @@ export class Coordination {
       followers: [],
       sweepSteps: [],
     };
+    this.parts.followers.push(new SubtaskFollower(this.parts));
+    this.parts.sweepSteps.push(new QuestionSweep(this.parts));
     this.history = new TaskHistory(knex, dialect, prefix);
     this.assigner = new Assigner(this.parts);
+    this.tasks = new Tasks(this);
     this.gates = gatesOf(given.gates);
     const handoffs = new HandoffStore(knex, dialect, prefix);
     this.handoffs = new Handoffs(knex, this.parts, this.schema, handoffs, this.gates.beforeHandoff);

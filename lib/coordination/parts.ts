@@ -9,6 +9,8 @@ import { afterCommit } from "../store/after-commit.ts";
 import type { AgentSlots } from "../store/agent-slots.ts";
 import type { AgentStore } from "../store/agents.ts";
 import type { Matching } from "../store/matching/matching.ts";
+import type { TaskFamily } from "../store/task-family.ts";
+import type { TaskInputs } from "../store/task-inputs.ts";
 import type { TaskOutcome } from "../store/task-moves.ts";
 import type { Fence } from "../store/task-row.ts";
 import type { TaskStore } from "../store/tasks.ts";
@@ -19,6 +21,8 @@ export type Tx = NonNullable<TxOption["tx"]>;
 export interface Parts {
   readonly queue: MessageQueueManager;
   readonly tasks: TaskStore;
+  readonly inputs: TaskInputs;
+  readonly family: TaskFamily;
   readonly agents: AgentStore;
   readonly slots: AgentSlots;
   readonly matching: Matching;

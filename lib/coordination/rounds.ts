@@ -7,7 +7,7 @@ import { runIntervalMs, type SupervisorSettings } from "../protocol/tasks.ts";
 import { parse } from "../protocol/validate.ts";
 import type { ClaimedMessage } from "../queue/claimed.ts";
 import type { Inbox } from "./inbox.ts";
-import type { Parts } from "./parts.ts";
+import type { Parts, SweepStep } from "./parts.ts";
 import type { Sweeper } from "./sweeper.ts";
 
 export interface RunOptions {
@@ -21,6 +21,7 @@ interface Pieces {
   readonly supervisorId: string;
   readonly parts: Parts;
   readonly inbox: Inbox;
+  readonly runs: SweepStep;
   readonly sweeper: Sweeper;
   readonly registry: AgentRegistry;
   readonly settings: SupervisorSettings;
@@ -107,6 +108,7 @@ export class Rounds {
   }
 
   async #sweep(): Promise<void> {
+    await this.#pieces.runs.sweep(null);
     await this.#pieces.sweeper.sweep();
     this.#sweepAt = performance.now() + this.#pieces.settings.sweepIntervalMs;
   }

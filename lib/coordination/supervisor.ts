@@ -1,15 +1,11 @@
 import type { AgentRegistry } from "../agent-registry.ts";
-import { AgentCommunicationError, MessageTimeout } from "../errors.ts";
 import { given, noMore } from "../protocol/given.ts";
 import type { Content } from "../protocol/message-input.ts";
-import { isEnd } from "../protocol/states.ts";
 import {
   type CoordinationStats,
-  cancelReason,
   type FinishedTask,
   HOUR_MS,
   type ListTasksOptions,
-  listTasksSchema,
   type PerformanceMetrics,
   type ProcessOptions,
   processOptionsSchema,
@@ -17,8 +13,6 @@ import {
   supervisorOptionsSchema,
   type Task,
   type TaskInput,
-  taskIdOf,
-  waitTimeoutMs,
 } from "../protocol/tasks.ts";
 import { id, parse } from "../protocol/validate.ts";
 import type { TxOption } from "../queue/claimed.ts";
@@ -29,9 +23,10 @@ import { broadcast } from "./broadcast.ts";
 import { Coordination } from "./coordination.ts";
 import { Inbox } from "./inbox.ts";
 import type { AssignedTask, BroadcastOptions, SupervisorOptions, WaitOptions } from "./options.ts";
-import { cancelTask, type Parts, type Tx } from "./parts.ts";
+import type { Parts, Tx } from "./parts.ts";
 import { Rounds, type RunOptions } from "./rounds.ts";
 import { Sweeper } from "./sweeper.ts";
+import { RunSweep } from "./tasks/run-sweep.ts";
 
 /** How far back the stats look at ended tasks. */
 const STATS_WINDOW_MS = HOUR_MS;
@@ -57,7 +52,7 @@ export class SupervisorCoordinator {
     const { coordination, queue, registry, observers, onMessage, ...rest } = given(options);
     this.supervisorId = parse(id, supervisorId, "supervisorId");
     this.#settings = parse(supervisorOptionsSchema, rest, "options");
-    const { prefix, taskRetentionMs } = this.#settings;
+    const { prefix, taskRetentionMs, unansweredMs } = this.#settings;
     const shared =
       coordination ??
       new Coordination(knex, { prefix, agentId: this.supervisorId, queue, registry, observers });
@@ -70,6 +65,7 @@ export class SupervisorCoordinator {
       supervisorId: this.supervisorId,
       parts,
       inbox: new Inbox(parts, onMessage),
+      runs: new RunSweep(parts, unansweredMs),
       sweeper: new Sweeper(parts, assigner, history, taskRetentionMs),
       registry: shared.registry,
       settings: this.#settings,
@@ -104,29 +100,22 @@ export class SupervisorCoordinator {
 
   /** The task, or null. */
   async getTask(taskId: string): Promise<Task | null> {
-    return (await this.#parts.tasks.get(taskIdOf(taskId))) ?? null;
+    return this.#coordination.tasks.get(taskId);
   }
 
   /** Tasks of all supervisors in the order of their arrival, a page at a time. */
   async listTasks(options: ListTasksOptions = {}): Promise<Task[]> {
-    return this.#parts.tasks.list(parse(listTasksSchema, options, "options"));
+    return this.#coordination.tasks.list(options);
   }
 
   /**
-   * Ends a task as canceled. Its message is taken back; an agent that has begun is told to stop (TASK_CANCEL),
-   * and its result, if it comes, changes nothing. False when the task had ended already.
+   * Ends a task as canceled, with its subtasks. Its message is taken back; an agent that has begun is told to stop
+   * (TASK_CANCEL), and its result, if it comes, changes nothing. False when the task had ended already.
    *
    * @throws AgentCommunicationError UNKNOWN_TASK
    */
   async cancelTask(taskId: string, reason?: string, options: TxOption = {}): Promise<boolean> {
-    const checked = taskIdOf(taskId);
-    const why = parse(cancelReason, reason, "reason") ?? "canceled";
-    const { tasks } = this.#parts;
-    return tasks.transaction(async (trx) => {
-      if ((await cancelTask(this.#parts, trx, checked, why)) !== undefined) return true;
-      if ((await tasks.get(checked, trx)) === undefined) throw unknownTask(checked);
-      return false;
-    }, this.#join(options) ?? this.#coordination.knex);
+    return this.#coordination.tasks.cancel(taskId, reason, options);
   }
 
   /**
@@ -136,25 +125,12 @@ export class SupervisorCoordinator {
    * @throws MessageTimeout, AgentCommunicationError UNKNOWN_TASK
    */
   async waitForTask(taskId: string, options: WaitOptions = {}): Promise<FinishedTask> {
-    const checked = taskIdOf(taskId);
-    const { signal, timeoutMs: asked, ...rest } = given(options);
-    noMore(rest);
-    const timeoutMs =
-      parse(waitTimeoutMs, asked, "options.timeoutMs") ?? this.#settings.taskTimeoutMs;
-    const deadline = performance.now() + timeoutMs;
-    for (let look = 0; ; look++) {
-      signal?.throwIfAborted();
-      const task = await this.#parts.tasks.get(checked);
-      if (task === undefined) throw unknownTask(checked);
-      if (isEnd(task.state)) return task as FinishedTask;
-      const left = deadline - performance.now();
-      if (left <= 0) {
-        throw new MessageTimeout(`the task "${checked}" is ${task.state} after ${timeoutMs} ms`, {
-          details: { taskId: checked, state: task.state, agentId: task.agentId, timeoutMs },
-        });
-      }
-      await this.#rounds.pause(look, left, signal);
-    }
+    return this.#coordination.tasks.waitWith(
+      taskId,
+      options,
+      this.#settings.taskTimeoutMs,
+      (look, left, signal) => this.#rounds.pause(look, left, signal),
+    );
   }
 
   /** Figures over the tasks of all supervisors. What they cost does not grow with backlog or history. */
@@ -227,10 +203,4 @@ export class SupervisorCoordinator {
     noMore(rest);
     return tx === undefined ? undefined : (joined(this.#coordination.knex, tx) as Tx);
   }
-}
-
-function unknownTask(taskId: string): AgentCommunicationError {
-  return new AgentCommunicationError("UNKNOWN_TASK", `there is no task "${taskId}"`, {
-    details: { taskId },
-  });
 }

@@ -174,6 +174,12 @@ export const supervisorOptionsSchema = z.strictObject({
   heartbeatIntervalMs: durationMs(50).max(DAY_MS, "expected at most a day").default(30_000),
   /** How often `run` looks for lost agents, deadlines and parked tasks, in milliseconds. Default 1,000. */
   sweepIntervalMs: durationMs(10).max(HOUR_MS, "expected at most an hour").default(1_000),
+  /**
+   * After how long a task is taken from an agent that acknowledged its assignment and never reported anything, in
+   * milliseconds; null: never. An agent that acknowledges first and works longer has to send one STATUS_UPDATE.
+   * Default 3,600,000 (an hour).
+   */
+  unansweredMs: durationMs(1_000).nullable().default(HOUR_MS),
   /** How long waitForTask waits unless told otherwise, in milliseconds. Default 300,000 (AGENT_DEFAULT_TIMEOUT). */
   taskTimeoutMs: durationMs().default(300_000),
 });

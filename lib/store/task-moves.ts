@@ -9,7 +9,7 @@ import {
 } from "../protocol/tasks.ts";
 import { type AgentStatements, agentStatements } from "./agent-statements.ts";
 import type { Db, Dialect } from "./dialect.ts";
-import { isTransaction, type Row, retried, transaction, translated } from "./sql.ts";
+import { isTransaction, type Row, readClock, retried, transaction, translated } from "./sql.ts";
 import { type Fence, taskOf } from "./task-row.ts";
 
 /** What a statement of a move writes besides the state. */
@@ -63,6 +63,11 @@ export class TaskMoves {
     return translated(this.dialect, () =>
       transaction(this.dialect, db, (trx) => run(trx as Knex.Transaction)),
     );
+  }
+
+  /** The database's clock. */
+  async clock(): Promise<number> {
+    return translated(this.dialect, () => readClock(this.knex, this.dialect));
   }
 
   async get(taskId: string, db: Db = this.knex): Promise<Task | undefined> {
