@@ -16,6 +16,7 @@ interface Client {
 interface Connection {
   __knexTxId?: string;
   run(sql: string, done: (error: Error | null) => void): void;
+  wait(done: () => void): void;
 }
 
 interface Statement {
@@ -85,7 +86,10 @@ export class Connected {
     for (const connection of [...this.#held]) {
       this.#held.delete(connection);
       delete connection.__knexTxId;
-      await new Promise<void>((done) => connection.run("ROLLBACK", () => done()));
+      // After the statement that is under way; outside a transaction it does nothing.
+      await new Promise<void>((done) => {
+        connection.wait(() => connection.run("ROLLBACK", () => done()));
+      });
       await this.#shared.client.releaseConnection(connection);
     }
   }
@@ -121,10 +125,12 @@ export class Connected {
 
   async #acquire(): Promise<Connection> {
     if (this.#state === "frozen") await this.#thawed;
-    this.#mustLive();
+    await this.#unlessDead();
     this.#active++;
     try {
       const connection = await this.#shared.client.acquireConnection();
+      if (this.#state === "dead") await this.#shared.client.releaseConnection(connection);
+      await this.#unlessDead();
       this.#held.add(connection);
       return connection;
     } catch (error) {
@@ -147,14 +153,14 @@ export class Connected {
   ): Promise<unknown> {
     const { hook, prefix } = this.#shared;
     try {
-      this.#mustLive();
+      await this.#unlessDead();
       // What ends a transaction always gets through, or the one connection would stay in it.
       if (!/^(rollback|commit)/i.test(statement.sql)) {
         await hook(this.name, pointOf(statement.sql, prefix)).catch((error) => this.#failed(error));
-        this.#mustLive();
+        await this.#unlessDead();
         if (!this.recovering) this.#failingSince = undefined;
       }
-      if (!this.#held.has(connection)) throw connectionLost(this.name);
+      if (!this.#held.has(connection)) await this.#unlessDead();
       statement.sql = this.#shared.atVirtualTime(statement.sql);
       return await send(statement);
     } finally {
@@ -170,8 +176,9 @@ export class Connected {
     throw error;
   }
 
-  #mustLive(): void {
-    if (this.#state === "dead") throw connectionLost(`the process of "${this.name}" was killed`);
+  /** A dead process never gets an answer: what it was about to do next does not happen. */
+  async #unlessDead(): Promise<void> {
+    if (this.#state === "dead") await new Promise<never>(() => {});
   }
 }
 

@@ -33,6 +33,11 @@ export class Faults {
     this.#failing.push({ target: targetOf(target), times, error });
   }
 
+  /** How many of the failures that `failNext` asked for have not struck yet. */
+  get outstanding(): number {
+    return this.#failing.reduce((sum, { times }) => sum + times, 0);
+  }
+
   /** Every statement fails from now on, as if the server were gone, until `restoreDatabase`. */
   loseDatabase(): void {
     this.#lost = true;

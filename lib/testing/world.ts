@@ -128,13 +128,13 @@ export class World {
 
   /** The process is gone, and its leases stand where they are. */
   async kill(process: TestProcess): Promise<void> {
+    await process.kill();
     const rows = (await this.database
       .knex(`${this.database.prefix}messages`)
       .where({ to_agent: process.id })
       .whereNotNull("worker_id")
       .distinct("worker_id")) as { worker_id: string }[];
     for (const { worker_id } of rows) this.#dead.add(worker_id);
-    await process.kill();
   }
 
   async close(): Promise<void> {
