@@ -50,6 +50,9 @@ function orders(log: string): Record<MatchingStrategy, string> {
   };
 }
 
+/** How far it is counted how many agents can do a thing, to find what fewest can do. */
+const COUNTED = 2_000;
+
 const COLUMNS =
   "a.agent_id, a.status, a.max_concurrent_tasks, a.last_assigned_at, a.lifecycle, a.weight";
 
@@ -61,7 +64,9 @@ const FIGURES = `
          SUM(CASE WHEN x.taking = 1 AND x.max_concurrent_tasks - x.used >= :cost THEN 1 ELSE 0 END) AS free
   FROM x`;
 
-function postgres(prefix: string, now: string): MatchingStatements {
+function postgres(prefix: string, clock: string): MatchingStatements {
+  // In a query of its own it is worked out once, not for each row.
+  const now = `(SELECT ${clock})`;
   const agents = `${prefix}agents`;
   const capabilities = `${prefix}agent_capabilities`;
   const order = orders("ln(1 - random())");
@@ -76,9 +81,10 @@ function postgres(prefix: string, now: string): MatchingStatements {
     `EXISTS (SELECT 1 FROM ${capabilities} c WHERE c.capability = r.c AND c.agent_id = ${agent} AND ${PASSES} OFFSET 0)`;
   const matching = (required: boolean) =>
     required
-      ? `f AS MATERIALIZED (
-           SELECT q.n FROM (SELECT DISTINCT n, c FROM r WHERE w IS NULL) q
-           ORDER BY (SELECT COUNT(*) FROM (SELECT 1 FROM ${capabilities} c WHERE c.capability = q.c LIMIT 500) s), q.n LIMIT 1),
+      ? `q AS MATERIALIZED (SELECT DISTINCT n, c, o FROM r WHERE w IS NULL),
+         f AS MATERIALIZED (
+           SELECT q.n FROM q
+           ORDER BY (SELECT COUNT(*) FROM (SELECT 1 FROM ${capabilities} c WHERE c.capability = q.c LIMIT ${COUNTED}) s), q.n LIMIT 1),
          m AS MATERIALIZED (
            SELECT DISTINCT c.agent_id FROM r CROSS JOIN LATERAL (
              SELECT c.agent_id FROM ${capabilities} c WHERE c.capability = r.c AND ${PASSES} OFFSET 0) c
@@ -86,7 +92,10 @@ function postgres(prefix: string, now: string): MatchingStatements {
       : `m AS MATERIALIZED (SELECT agent_id FROM ${agents} WHERE lost_at IS NULL)`;
   const others = (required: boolean) =>
     required
-      ? `AND (CAST(:needed AS int) = 1 OR CAST(:needed AS int) = (SELECT COUNT(DISTINCT r.n) FROM r WHERE r.w IS NULL AND ${probe("m.agent_id")}))`
+      ? `AND CAST(:needed AS int) = (SELECT COUNT(*) FROM q) AND NOT EXISTS (
+           SELECT 1 FROM q WHERE q.n <> (SELECT n FROM f) AND NOT EXISTS (
+             SELECT 1 FROM ${capabilities} c WHERE c.capability = q.c AND c.agent_id = m.agent_id
+               AND (q.o = 'has' OR EXISTS (SELECT 1 FROM r WHERE r.n = q.n AND ${PASSES})) OFFSET 0) OFFSET 0)`
       : "";
   const used = `CROSS JOIN LATERAL (SELECT COALESCE(SUM(t.cost), 0) AS used FROM ${prefix}tasks t WHERE t.agent_id = a.agent_id AND ${OPEN} OFFSET 0) l`;
   return {
@@ -181,7 +190,8 @@ function mssql(prefix: string, now: string): MatchingStatements {
   };
 }
 
-function sqlite(prefix: string, now: string): MatchingStatements {
+function sqlite(prefix: string, clock: string): MatchingStatements {
+  const now = `(SELECT ${clock})`;
   const agents = `${prefix}agents`;
   const capabilities = `${prefix}agent_capabilities`;
   // Differs from PostgreSQL: random() is a whole number of 64 bits. Above 0 and at most 1.
@@ -197,16 +207,20 @@ function sqlite(prefix: string, now: string): MatchingStatements {
     `EXISTS (SELECT 1 FROM ${capabilities} c WHERE c.capability = r.c AND c.agent_id = ${agent} AND ${PASSES})`;
   const matching = (required: boolean) =>
     required
-      ? `f AS MATERIALIZED (
-           SELECT q.n FROM (SELECT DISTINCT n, c FROM r WHERE w IS NULL) q
-           ORDER BY (SELECT COUNT(*) FROM (SELECT 1 FROM ${capabilities} c WHERE c.capability = q.c LIMIT 500) s), q.n LIMIT 1),
+      ? `q AS MATERIALIZED (SELECT DISTINCT n, c, o FROM r WHERE w IS NULL),
+         f AS MATERIALIZED (
+           SELECT q.n FROM q
+           ORDER BY (SELECT COUNT(*) FROM (SELECT 1 FROM ${capabilities} c WHERE c.capability = q.c LIMIT ${COUNTED}) s), q.n LIMIT 1),
          m AS MATERIALIZED (
            SELECT DISTINCT c.agent_id FROM f CROSS JOIN r ON r.n = f.n CROSS JOIN ${capabilities} c ON c.capability = r.c
            WHERE r.w IS NULL AND ${PASSES})`
       : `m AS MATERIALIZED (SELECT agent_id FROM ${agents} WHERE lost_at IS NULL)`;
   const others = (required: boolean) =>
     required
-      ? `AND (:needed = 1 OR :needed = (SELECT COUNT(DISTINCT r.n) FROM r WHERE r.w IS NULL AND ${probe("m.agent_id")}))`
+      ? `AND :needed = (SELECT COUNT(*) FROM q) AND NOT EXISTS (
+           SELECT 1 FROM q WHERE q.n <> (SELECT n FROM f) AND NOT EXISTS (
+             SELECT 1 FROM ${capabilities} c WHERE c.capability = q.c AND c.agent_id = m.agent_id
+               AND (q.o = 'has' OR EXISTS (SELECT 1 FROM r WHERE r.n = q.n AND ${PASSES}))))`
       : "";
   const used = `(SELECT COALESCE(SUM(t.cost), 0) FROM ${prefix}tasks t WHERE t.agent_id = a.agent_id AND ${OPEN})`;
   return {
