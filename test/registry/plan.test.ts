@@ -72,6 +72,11 @@ async function fill(knex: Knex, series: string): Promise<void> {
        SELECT '${state}-' || i, 't', '', '{}', '[]', 'h', 20, '${state}', 's', 'agent-' || (1 + i % 5000), 1, 3, 'context-' || (i % 1000), 1, i, ${finished} FROM series`,
       n,
     );
+  await insert(
+    `INSERT INTO outbox_agent_history (agent_id, event, at, card_hash, gone_at)
+     SELECT 'agent-' || (i % 10000), 'card', i, 'h', CASE WHEN i % 2 = 0 THEN 9000000000000 END FROM series`,
+    30_000,
+  );
   await tasks("assigned", "NULL", 10_000);
   await tasks("completed", "i", 20_000);
 }
@@ -114,7 +119,9 @@ eachDatabase("plans of matching", (database) => {
             const plan = await planOf(knex, database.dialect, statement);
             const scans = plan
               .split("\n")
-              .filter((line) => FULL_SCAN.test(line) && !ALLOWED.test(line));
+              .filter((line) => FULL_SCAN.test(line))
+              // Where nothing is required, all agents are looked at.
+              .filter((line) => name !== "any" || !/outbox_agents\b/.test(line));
             expect(scans, `${name}, analyzed ${analyzed}\n${statement.sql}\n${plan}`).toEqual([]);
           }
         }
@@ -130,5 +137,3 @@ eachDatabase("plans of matching", (database) => {
 
 /** A table, or an index without any condition, from its first entry to its last. */
 const FULL_SCAN = /Seq Scan on outbox_(agent|task)|SCAN (outbox_(agent|task)|[abct] )/;
-/** Where nothing is required, all agents that are not known to be lost are looked at. */
-const ALLOWED = /agents_present/;
