@@ -31,6 +31,7 @@ import { Observers } from "./protocol/events.ts";
 import { given } from "./protocol/given.ts";
 import { jsonDocument, parse } from "./protocol/validate.ts";
 import { afterCommit } from "./store/after-commit.ts";
+import { hashOf } from "./store/agent-history.ts";
 import { AgentSlots } from "./store/agent-slots.ts";
 import { AgentStore, type Beat } from "./store/agents.ts";
 import { connect } from "./store/connect.ts";
@@ -203,7 +204,7 @@ export class AgentRegistry {
    */
   async getAgentDocument(agentId: string): Promise<string> {
     const { agent, card } = await this.#described(agentId);
-    return agentDocumentOf(agent.agentId, agent.cardHash ?? "", card);
+    return agentDocumentOf(agent.agentId, agent.cardHash ?? hashOf(card), card);
   }
 
   /** The changes of its card, the newest first, each as the message of a commit. Empty when there was none yet. */
