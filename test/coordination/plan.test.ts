@@ -65,6 +65,10 @@ async function fill(knex: Knex, series: string): Promise<void> {
     "INSERT INTO outbox_agent_capabilities (capability, agent_id) SELECT 'other-' || i, 'agent-' || (i % 2000) FROM series",
     20_000,
   );
+  await insert(
+    "INSERT INTO outbox_agent_history (agent_id, event, at) SELECT 'agent-' || (i % 2000), 'active', i FROM series",
+    20_000,
+  );
   const tasks = (
     id: string,
     need: string,
