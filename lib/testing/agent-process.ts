@@ -1,4 +1,3 @@
-import type { TaskContext, TaskHandler } from "../coordination/task-run.ts";
 import type { Outbox } from "../outbox.ts";
 import type { WorkHandler, WorkOptions } from "../queue/worker/worker.ts";
 import type { TestProcess } from "./process.ts";
@@ -7,7 +6,10 @@ import type { World } from "./world.ts";
 /** As for `outbox.runAgent`. */
 export type TestAgentOptions = Parameters<Outbox["runAgent"]>[0];
 
+type AnyHandler = TestAgentOptions["tasks"][string];
+type TaskHandler = Extract<AnyHandler, (...given: never[]) => unknown>;
 type Task = Parameters<TaskHandler>[0];
+type TaskContext = Parameters<TaskHandler>[1];
 
 /** What happens around each run of a task handler; the kit's own contract tests hold handlers up with it. */
 export type AroundTask = (
@@ -23,15 +25,20 @@ export async function startAgent(
   around: AroundTask = (_task, _context, run) => run(),
 ): Promise<void> {
   const { onMessage } = options;
-  const tasks = Object.fromEntries(
-    Object.entries(options.tasks).map(([taskType, handler]): [string, TaskHandler] => [
-      taskType,
-      (task, context) =>
-        world.handle(process, `the task ${task.taskId} (${taskType})`, () =>
-          twice(world, task.message.messageId, () =>
-            around(task, context, async () => handler(task, context)),
-          ),
+  const wrapped = (taskType: string, handler: TaskHandler): TaskHandler => {
+    return (task, context) =>
+      world.handle(process, `the task ${task.taskId} (${taskType})`, () =>
+        twice(world, task.message.messageId, () =>
+          around(task, context, async () => handler(task, waiting(world, context))),
         ),
+      );
+  };
+  const tasks = Object.fromEntries(
+    Object.entries(options.tasks).map(([taskType, handler]) => [
+      taskType,
+      typeof handler === "function"
+        ? wrapped(taskType, handler)
+        : timed(handler, (run) => wrapped(taskType, run)),
     ]),
   );
   process.runs(
@@ -41,6 +48,26 @@ export async function startAgent(
       ...(onMessage === undefined ? {} : { onMessage: watched(world, process, onMessage) }),
     }),
   );
+}
+
+function timed(
+  handler: { run?: TaskHandler },
+  wrap: (run: TaskHandler) => TaskHandler,
+): AnyHandler {
+  const { run } = handler;
+  return (run === undefined ? handler : { ...handler, run: wrap(run) }) as AnyHandler;
+}
+
+const WAITS = ["requestInput", "subtasks"];
+
+/** Who waits for others does not keep the world from coming to rest. */
+function waiting(world: World, context: TaskContext): TaskContext {
+  const idle = Object.entries(context).flatMap(([name, call]) =>
+    WAITS.includes(name)
+      ? [[name, (...given: unknown[]) => world.idle(async () => call(...given))]]
+      : [],
+  );
+  return { ...context, ...Object.fromEntries(idle) };
 }
 
 export function startConsumer(

@@ -3,6 +3,16 @@
 export type { TestAgentOptions } from "./agent-process.ts";
 export type { Census } from "./assertions.ts";
 export type { InstantInput } from "./clock.ts";
+export {
+  agentContractTests,
+  type ContractOptions,
+  type ContractReport,
+  type PathReport,
+  runAgentContract,
+  type TestFunction,
+} from "./contract.ts";
+export type { ContractPath } from "./contract-paths.ts";
+export type { AgentContract, ContractTask } from "./contract-stage.ts";
 export type { Delivery } from "./deliver.ts";
 export type { Faults, FaultTarget } from "./faults.ts";
 export {

@@ -81,11 +81,16 @@ export class World {
   }
 
   /** Until the virtual clock has moved so far. */
-  async sleep(ms: number, signal?: AbortSignal): Promise<void> {
+  sleep(ms: number, signal?: AbortSignal): Promise<void> {
+    return this.idle(() => this.time.sleepUntil(this.time.now + ms, signal));
+  }
+
+  /** Runs what waits for others; the handler that calls it is not waited for meanwhile. */
+  async idle<T>(run: () => Promise<T>): Promise<T> {
     const handling = this.#inside.getStore();
     if (handling !== undefined) handling.asleep++;
     try {
-      await this.time.sleepUntil(this.time.now + ms, signal);
+      return await run();
     } finally {
       if (handling !== undefined) handling.asleep--;
     }
