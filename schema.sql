@@ -142,13 +142,13 @@ alter table "outbox_tasks" add column "auction" jsonb;
 alter table "outbox_tasks" add column "auction_ends_at" bigint;
 UPDATE outbox_tasks SET urgent_at = deadline_at WHERE deadline_at IS NOT NULL;
 drop index "outbox_tasks_parked";
-CREATE INDEX outbox_tasks_parked ON outbox_tasks (need_key, priority DESC, urgent_at, seq) WHERE agent_id IS NULL AND finished_at IS NULL AND waits_for = 0 AND paused_at IS NULL;
+CREATE INDEX outbox_tasks_parked ON outbox_tasks (need_key, priority DESC, urgent_at, seq) WHERE agent_id IS NULL AND finished_at IS NULL AND waits_for = 0 AND paused_at IS NULL AND auction_ends_at IS NULL;
 drop index "outbox_tasks_live";
 CREATE INDEX outbox_tasks_live ON outbox_tasks (agent_id, seq, cost) WHERE agent_id IS NOT NULL AND finished_at IS NULL;
 CREATE INDEX outbox_tasks_run_deadline ON outbox_tasks (run_deadline_at) WHERE run_deadline_at IS NOT NULL AND finished_at IS NULL;
 CREATE INDEX outbox_tasks_auction ON outbox_tasks (auction_ends_at) WHERE auction_ends_at IS NOT NULL AND finished_at IS NULL;
 CREATE INDEX outbox_tasks_parent ON outbox_tasks (parent_task_id, seq) WHERE parent_task_id IS NOT NULL;
-create table "outbox_task_dependencies" ("task_id" varchar(128) COLLATE "C" not null, "depends_on" varchar(128) COLLATE "C" not null, constraint "outbox_task_dependencies_pk" primary key ("task_id", "depends_on"));
+create table "outbox_task_dependencies" ("task_id" varchar(128) COLLATE "C" not null, "depends_on" varchar(128) COLLATE "C" not null, "when_failed" varchar(8) COLLATE "C" not null, constraint "outbox_task_dependencies_pk" primary key ("task_id", "depends_on"));
 CREATE INDEX outbox_task_dependencies_on ON outbox_task_dependencies (depends_on, task_id);
 create table "outbox_task_inputs" ("seq" bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "input_id" varchar(128) COLLATE "C" not null, "task_id" varchar(128) COLLATE "C" not null, "assignment" integer not null, "kind" varchar(16) COLLATE "C" not null, "prompt" text not null, "answer_schema" jsonb, "asked_by" varchar(128) COLLATE "C" not null, "asked_at" bigint not null, "due_at" bigint, "answered_by" varchar(128) COLLATE "C", "answered_at" bigint, "answer" jsonb);
 CREATE UNIQUE INDEX outbox_task_inputs_id ON outbox_task_inputs (input_id);
@@ -157,7 +157,15 @@ CREATE INDEX outbox_task_inputs_open ON outbox_task_inputs (seq) WHERE answered_
 CREATE INDEX outbox_task_inputs_due ON outbox_task_inputs (due_at) WHERE due_at IS NOT NULL AND answered_at IS NULL;
 
 -- 010_workflows
-
+create table "outbox_workflows" ("seq" bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "workflow_id" varchar(128) COLLATE "C" not null, "workflow_type" varchar(128) COLLATE "C" not null, "mode" varchar(16) COLLATE "C" not null, "supervisor_id" varchar(128) COLLATE "C" not null, "state" varchar(32) COLLATE "C" not null, "resumes_as" varchar(32) COLLATE "C", "version" integer not null default '0', "input" jsonb not null, "context_id" varchar(128) COLLATE "C", "correlation_id" varchar(128) COLLATE "C", "on_failure" varchar(16) COLLATE "C" not null, "failure" jsonb, "output_bytes" bigint not null default '0', "completions" integer not null default '0', "deadline_ms" bigint, "deadline_at" bigint, "due_at" bigint, "created_at" bigint not null, "finished_at" bigint);
+CREATE UNIQUE INDEX outbox_workflows_id ON outbox_workflows (workflow_id);
+CREATE INDEX outbox_workflows_due ON outbox_workflows (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX outbox_workflows_state ON outbox_workflows (state, seq);
+CREATE INDEX outbox_workflows_type ON outbox_workflows (workflow_type, seq);
+CREATE INDEX outbox_workflows_ended ON outbox_workflows (finished_at) WHERE finished_at IS NOT NULL;
+create table "outbox_workflow_steps" ("workflow_id" varchar(128) COLLATE "C" not null, "step_id" varchar(64) COLLATE "C" not null, "part" varchar(8) COLLATE "C" not null, "position" integer not null, "plan" jsonb not null, "work" jsonb not null, "state" varchar(16) COLLATE "C" not null, "attempt" integer not null default '0', "failures" integer not null default '0', "task_id" varchar(128) COLLATE "C", "due_at" bigint, "completion" integer, "result" jsonb, "error" jsonb, "warnings" jsonb, "started_at" bigint, "finished_at" bigint, constraint "outbox_workflow_steps_pk" primary key ("workflow_id", "step_id", "part"));
+CREATE INDEX outbox_workflow_steps_task ON outbox_workflow_steps (task_id) WHERE task_id IS NOT NULL AND finished_at IS NULL;
+create table "outbox_workflow_signals" ("workflow_id" varchar(128) COLLATE "C" not null, "name" varchar(128) COLLATE "C" not null, "data" jsonb not null, "sent_by" varchar(128) COLLATE "C", "sent_at" bigint not null, constraint "outbox_workflow_signals_pk" primary key ("workflow_id", "name"));
 
 -- 011_handoffs
 create table "outbox_handoffs" ("seq" bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "handoff_id" varchar(128) COLLATE "C" not null, "from_agent" varchar(128) COLLATE "C" not null, "to_agent" varchar(128) COLLATE "C" not null, "required_capabilities" jsonb, "task_id" varchar(128) COLLATE "C", "assignment" integer, "detached" integer not null default '0', "context_id" varchar(128) COLLATE "C", "correlation_id" varchar(128) COLLATE "C", "reason" text not null, "current_state" jsonb, "context" jsonb not null, "deliverables" jsonb not null, "actions_required" jsonb not null, "priority" integer not null, "estimated_effort" varchar(255) COLLATE "C", "state" varchar(16) COLLATE "C" not null, "message_id" varchar(128) COLLATE "C" not null, "note" text, "outcome" varchar(16) COLLATE "C", "warnings" jsonb, "created_at" bigint not null, "due_at" bigint not null, "accepted_at" bigint, "started_at" bigint, "ended_at" bigint);

@@ -160,6 +160,7 @@ export class Outbox {
    */
   async close(): Promise<void> {
     await Promise.all(this.#stopFirst.map((running) => running.stop()));
+    await this.#coordination.close();
     await this.queue.close();
     // The log ends with what was committed last.
     await told();

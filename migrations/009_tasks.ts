@@ -40,7 +40,7 @@ export function up(schema: Knex.SchemaBuilder, context: MigrationContext): Knex.
       .raw(`UPDATE ${tasks} SET urgent_at = deadline_at WHERE deadline_at IS NOT NULL`)
       .alterTable(tasks, (table) => table.dropIndex([], name("tasks_parked")))
       .raw(
-        `CREATE INDEX ${name("tasks_parked")} ON ${tasks} (need_key, priority DESC, urgent_at, seq) WHERE agent_id IS NULL AND finished_at IS NULL AND waits_for = 0 AND paused_at IS NULL`,
+        `CREATE INDEX ${name("tasks_parked")} ON ${tasks} (need_key, priority DESC, urgent_at, seq) WHERE agent_id IS NULL AND finished_at IS NULL AND waits_for = 0 AND paused_at IS NULL AND auction_ends_at IS NULL`,
       )
       .alterTable(tasks, (table) => table.dropIndex([], name("tasks_live")))
       // With the cost, so that an agent's load is read from the index alone.
@@ -60,6 +60,8 @@ export function up(schema: Knex.SchemaBuilder, context: MigrationContext): Knex.
         const columns = new Columns(table, context);
         columns.key("task_id").notNullable();
         columns.key("depends_on").notNullable();
+        // What becomes of the task when the other one does not complete: "fail" or "run".
+        columns.key("when_failed", 8).notNullable();
         table.primary(["task_id", "depends_on"], name("task_dependencies_pk"));
       })
       .raw(`CREATE INDEX ${name("task_dependencies_on")} ON ${dependencies} (depends_on, task_id)`)

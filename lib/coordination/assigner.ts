@@ -1,9 +1,14 @@
-import { randomBytes } from "node:crypto";
-import { AgentCommunicationError, AlreadyExists } from "../errors.ts";
-import { taskRequest } from "../protocol/payloads.ts";
-import { TASK_FAILURES, type Task } from "../protocol/tasks.ts";
-import { derivedId, endTask, fenceOf, type Parts, type Tx, tellTask } from "./parts.ts";
-import { type Submission, type Wanted, wantedOf } from "./submission.ts";
+import type { Task } from "../protocol/tasks.ts";
+import { afterCommit } from "../store/after-commit.ts";
+import type { FirstAssignment } from "../store/assignments/assignments.ts";
+import { type Parts, type Tx, tellTask } from "./parts.ts";
+import { dependenciesOf, settled } from "./placing/awaited.ts";
+import { failDependent } from "./placing/dependents.ts";
+import { firstAgents } from "./placing/first-agents.ts";
+import { assignmentId, describe, sendAssignments } from "./placing/messages.ts";
+import { inDependencyOrder } from "./placing/order.ts";
+import type { Submission, Wanted } from "./submission.ts";
+import { adopt } from "./tasks/subtasks.ts";
 
 /** A task as assignTask found or stored it. */
 export interface Submitted {
@@ -15,14 +20,12 @@ export interface Submitted {
 /** How many agents one look brings. Further ones are asked only when all these were taken meanwhile. */
 const CANDIDATES = 10;
 
-/** After this many lost races a task is parked; the next sweep gives it to whoever is free then. */
+/** After this many lost races a task is parked; whoever places parked tasks gives it to an agent then. */
 const MOST_RACES = 25;
 
 interface Place extends Wanted {
   /** The supervisor of the task, which is never given its own tasks, whatever it can do. */
   readonly owner: string;
-  /** Who failed or lost it before: asked last. */
-  readonly avoid: string | null;
   /** Whether the transaction is ours to start anew. */
   readonly owned: boolean;
   /** Whether to wait for an agent's row; never while the row of a task is held. */
@@ -39,13 +42,10 @@ export interface SubmitOptions {
 /** Another supervisor took the last place of the agent that we had chosen. */
 class Raced extends Error {}
 
-/** Somebody else assigned the task that we were about to assign. */
-class Taken extends Error {}
-
 /**
- * Brings tasks and agents together. The order of locks is the same everywhere: agent, then task, then message;
- * and a transaction of our own never waits for a second agent while it holds one, so supervisors cannot
- * deadlock, however many there are.
+ * Brings new tasks and agents together. The order of locks is the same everywhere: agent, then task, then message;
+ * and a transaction of our own never waits for a second agent while it holds one, so supervisors cannot deadlock,
+ * however many there are. Parked tasks are Placer's.
  */
 export class Assigner {
   readonly #parts: Parts;
@@ -70,87 +70,171 @@ export class Assigner {
 
   async #submit(
     trx: Tx,
-    { row: task, wanted }: Submission,
+    submission: Submission,
     { owned, park, wait }: { owned: boolean; park: boolean; wait: boolean },
   ): Promise<Submitted> {
+    const { row, wanted } = submission;
     const { tasks } = this.#parts;
-    const before = await tasks.get(task.task_id, trx);
+    const before = await tasks.get(row.task_id, trx);
     if (before !== undefined) return { task: before, duplicate: true };
-    const agentId = park
-      ? undefined
-      : await this.#reserve(trx, {
+    const awaited = await dependenciesOf(this.#parts, trx, [submission]);
+    const depends = settled(submission, awaited);
+    const assignable = depends.ready && row.auction_ms === null && !park;
+    const agentId = assignable
+      ? await this.#reserve(trx, {
           ...wanted,
-          owner: task.supervisor_id,
-          avoid: null,
+          owner: row.supervisor_id,
           owned,
-          wait,
-        });
-    const messageId = assignmentId(task.task_id, 1);
+          // The tasks that it depends on are locked.
+          wait: wait && submission.dependsOn.length === 0,
+        })
+      : undefined;
+    const messageId = assignmentId(row.task_id, 1);
     const first = agentId === undefined ? undefined : { agentId, messageId };
-    const stored = await tasks.insert(trx, task, first);
-    if (stored === undefined) {
-      // Another sender of the same id committed between our look and our insert, which waited for it.
-      const theirs = await tasks.get(task.task_id, trx);
-      if (theirs === undefined) throw new Raced();
-      return { task: theirs, duplicate: true };
+    const [stored] = await this.#store(trx, [
+      { submission, depends, insert: { task: { ...row, waits_for: depends.waitsFor }, first } },
+    ]);
+    if (stored !== undefined) {
+      if (first !== undefined) await sendAssignments(this.#parts, trx, [stored], { chain: wait });
+      return { task: stored, duplicate: false };
     }
-    tellTask(this.#parts, trx, "submitted", { ...stored, agentId: null }, describe(stored));
-    if (first !== undefined) {
-      await this.#send(trx, stored);
-      tellTask(this.#parts, trx, "assigned", stored, describe(stored));
-    }
-    return { task: stored, duplicate: false };
+    // Another sender of the same id committed between our look and our insert, which waited for it.
+    const theirs = await tasks.get(row.task_id, trx);
+    if (theirs === undefined) throw new Raced();
+    return { task: theirs, duplicate: true };
   }
 
   /**
-   * Gives a parked task to an agent. `nobody`: no agent can take a task with these requirements now. `settled`:
-   * it needs no agent from us any more.
+   * Stores many tasks in one transaction, which may depend on each other, and gives them to agents, all of one need
+   * at once. What finds no free agent is parked, and placed right after the commit where there is one by then.
+   * Answers in the order given.
    */
-  async place(parked: Task): Promise<"assigned" | "nobody" | "settled"> {
-    // A look without a transaction first: most often there is nobody, and SQLite has one write lock for all.
-    if ((await this.#find(undefined, wantedOf(parked), [], 1)).length === 0) return "nobody";
-    for (let race = 0; race < MOST_RACES; race++) {
-      try {
-        return await this.#parts.tasks.transaction((trx) => this.#place(trx, parked));
-      } catch (error) {
-        if (error instanceof Raced) continue;
-        if (error instanceof Taken) return "settled";
-        if (!unsendable(error)) throw error;
-        await this.#fail(parked, error);
-        return "settled";
-      }
-    }
-    return "nobody";
+  async submitAll(given: readonly Submission[], tx?: Tx): Promise<Submitted[]> {
+    const list = inDependencyOrder(given);
+    const run = (trx: Tx) => this.#submitAll(trx, list);
+    const results = await (tx === undefined ? this.#parts.tasks.transaction(run) : run(tx));
+    return given.flatMap(({ row }) => results.get(row.task_id) ?? []);
   }
 
-  async #place(trx: Tx, parked: Task): Promise<"assigned" | "nobody"> {
-    const agentId = await this.#reserve(trx, {
-      ...wantedOf(parked),
-      owner: parked.supervisorId,
-      avoid: parked.previousAgentId,
-      owned: true,
-      wait: true,
-    });
-    if (agentId === undefined) return "nobody";
-    const messageId = assignmentId(parked.taskId, parked.assignment + 1);
-    const task = await this.#parts.tasks.assign(trx, parked, agentId, messageId);
-    if (task === undefined) throw new Taken();
-    await this.#send(trx, task);
-    const event = task.assignment === 1 ? "assigned" : "reassigned";
-    tellTask(this.#parts, trx, event, task, {
-      ...describe(task),
-      ...(task.previousAgentId === null ? {} : { previous_agent: task.previousAgentId }),
-    });
-    return "assigned";
+  async #submitAll(trx: Tx, list: readonly Submission[]): Promise<Map<string, Submitted>> {
+    const { assignments } = this.#parts;
+    const ids = list.map(({ row }) => row.task_id);
+    const before = new Map(
+      (await assignments.some(trx, ids)).map((task) => [task.taskId, task] as const),
+    );
+    const fresh = list.filter(({ row }) => !before.has(row.task_id));
+    const awaited = await dependenciesOf(this.#parts, trx, fresh);
+    const plans = fresh.map((submission) => ({
+      submission,
+      depends: settled(submission, awaited),
+    }));
+    const open = plans.filter(
+      ({ depends, submission }) => depends.ready && submission.row.auction_ms === null,
+    );
+    const agents = await firstAgents(
+      this.#parts,
+      trx,
+      open.map(({ submission }) => submission),
+    );
+    const stored = await this.#store(
+      trx,
+      plans.map(({ submission, depends }) => {
+        const { row } = submission;
+        const agentId = agents.get(row.task_id);
+        const messageId = assignmentId(row.task_id, 1);
+        const first = agentId === undefined ? undefined : { agentId, messageId };
+        return {
+          submission,
+          depends,
+          insert: { task: { ...row, waits_for: depends.waitsFor }, first },
+        };
+      }),
+    );
+    const assigned = stored.filter(({ agentId }) => agentId !== null);
+    await assignments.touch(trx, [...new Set(assigned.map(({ agentId }) => agentId as string))]);
+    await sendAssignments(this.#parts, trx, assigned, { chain: true });
+    if (open.length > agents.size) afterCommit(trx, this.#parts.freed);
+    const results = new Map<string, Submitted>();
+    for (const task of before.values()) results.set(task.taskId, { task, duplicate: true });
+    for (const task of stored) results.set(task.taskId, { task, duplicate: false });
+    const others = ids.filter((id) => !results.has(id));
+    // Stored by somebody else between our look and our insert, which waited for it.
+    for (const task of await assignments.some(trx, others)) {
+      results.set(task.taskId, { task, duplicate: true });
+    }
+    return results;
+  }
+
+  /** Stores tasks, what they depend on and belong to; returns those whose id was not taken. */
+  async #store(
+    trx: Tx,
+    plans: readonly {
+      readonly submission: Submission;
+      readonly depends: ReturnType<typeof settled>;
+      readonly insert: FirstAssignment;
+    }[],
+  ): Promise<Task[]> {
+    const { assignments, dependencies } = this.#parts;
+    const inserted = await assignments.insert(
+      trx,
+      plans.map(({ insert }) => insert),
+    );
+    const byId = new Map(inserted.map((task) => [task.taskId, task]));
+    const mine = plans.filter(({ submission }) => byId.has(submission.row.task_id));
+    await dependencies.add(
+      trx,
+      mine.flatMap(({ submission, depends }) =>
+        depends.open.map((depends_on) => ({
+          task_id: submission.row.task_id,
+          depends_on,
+          when_failed: submission.whenFailed,
+        })),
+      ),
+    );
+    const parents = mine.flatMap(({ submission }) => submission.row.parent_task_id ?? []);
+    for (const parent of [...new Set(parents)].sort()) await adopt(this.#parts, trx, parent);
+    for (const task of inserted) {
+      tellTask(this.#parts, trx, "submitted", { ...task, agentId: null }, describe(task));
+    }
+    const failing = mine.filter(({ depends }) => depends.failed !== undefined);
+    if (failing.length === 0) return inserted;
+    for (const { submission, depends } of failing) {
+      const task = byId.get(submission.row.task_id);
+      if (task && depends.failed) await failDependent(this.#parts, trx, task, depends.failed);
+    }
+    // Those that depend on them have failed too.
+    return assignments.some(trx, [...byId.keys()]);
+  }
+
+  /**
+   * Gives a parked task to this agent, whatever it asks for otherwise: the award of an auction. Undefined when the agent has no
+   * room, does not take tasks, or another transaction holds it, and when the task is no longer to be given away.
+   */
+  async assignTo(trx: Tx, task: Task, agentId: string): Promise<Task | undefined> {
+    const { slots, assignments } = this.#parts;
+    // Without waiting: the caller may hold the row of the task.
+    if ((await slots.reserve(trx, agentId, task.cost, false)) !== "reserved") return undefined;
+    const messageId = assignmentId(task.taskId, task.assignment + 1);
+    const [assigned] = await assignments.assign(trx, [{ task, agentId, messageId }]);
+    if (assigned === undefined) return undefined;
+    await sendAssignments(this.#parts, trx, [assigned], { chain: false });
+    return assigned;
   }
 
   /** An agent with a place that is ours until the transaction ends. */
   async #reserve(trx: Tx, place: Place): Promise<string | undefined> {
-    const { owner, avoid, owned, wait, cost } = place;
+    const { owner, owned, wait, cost, needs, strategy, contextId } = place;
     const passed = new Set([owner]);
     for (let look = 0; look < MOST_RACES; look++) {
-      const open = await this.#find(trx, place, [...passed], CANDIDATES);
-      const agentId = open.find((candidate) => candidate !== avoid) ?? open[0];
+      const open = await this.#parts.matching.candidates(trx, needs, {
+        limit: CANDIDATES,
+        cost,
+        // What an auction has not given away goes to the least loaded.
+        strategy: strategy === "auction" ? "leastLoaded" : strategy,
+        contextId,
+        exclude: [...passed],
+      });
+      const agentId = open[0]?.agentId;
       if (agentId === undefined) return undefined;
       const answer = await this.#parts.slots.reserve(trx, agentId, cost, wait);
       if (answer === "reserved") return agentId;
@@ -160,73 +244,4 @@ export class Assigner {
     }
     return undefined;
   }
-
-  async #find(
-    db: Tx | undefined,
-    { needs, cost, strategy, contextId }: Wanted,
-    exclude: readonly string[],
-    limit: number,
-  ): Promise<string[]> {
-    // What an auction has not given away goes to the least loaded.
-    const by = strategy === "auction" ? "leastLoaded" : strategy;
-    const options = { limit, cost, strategy: by, contextId, exclude };
-    const found = await this.#parts.matching.candidates(db, needs, options);
-    return found.map(({ agentId }) => agentId);
-  }
-
-  async #send(trx: Tx, task: Task): Promise<void> {
-    const sent = await this.#parts.queue.sendMessage(
-      taskRequest(
-        {
-          // Whoever places it: the answer goes to the supervisor that was given the task.
-          fromAgent: task.supervisorId,
-          toAgent: task.agentId as string,
-          messageId: task.messageId as string,
-          priority: task.priority,
-          correlationId: task.correlationId ?? undefined,
-          contextId: task.contextId ?? undefined,
-          expiresAt: task.deadlineAt ?? undefined,
-        },
-        {
-          task_id: task.taskId,
-          task_type: task.taskType,
-          description: task.description,
-          parameters: task.parameters,
-          required_capabilities: [...task.requiredCapabilities],
-          assignment: task.assignment,
-          deadline: task.deadlineAt === null ? undefined : new Date(task.deadlineAt).toISOString(),
-          progress: task.progress ?? undefined,
-        },
-      ),
-      { tx: trx },
-    );
-    // Rolls the assignment back: without a message the agent would never hear of it.
-    if (sent.duplicate) {
-      throw new AlreadyExists(`a message with the id "${task.messageId}" was sent before`);
-    }
-  }
-
-  async #fail(parked: Task, cause: Error): Promise<void> {
-    const error = { code: TASK_FAILURES.UNSENDABLE, message: cause.message };
-    await this.#parts.tasks.transaction(async (trx) => {
-      await endTask(this.#parts, trx, fenceOf(parked), "failed", { error });
-    });
-  }
-}
-
-/** Random, because a task's id may be used again when the task was purged, and its messages are still known. */
-function assignmentId(taskId: string, assignment: number): string {
-  return derivedId("", taskId, `:${assignment}:${randomBytes(8).toString("hex")}`);
-}
-
-function describe(task: Task): Record<string, unknown> {
-  return { task_type: task.taskType, required_capabilities: task.requiredCapabilities };
-}
-
-/** Trying again would fail again: the message itself cannot be sent. */
-function unsendable(error: unknown): error is AgentCommunicationError {
-  return (
-    error instanceof AgentCommunicationError &&
-    (error.code === "PAYLOAD_TOO_LARGE" || error.code === "VALIDATION_FAILED")
-  );
 }

@@ -1,9 +1,13 @@
 import { AgentRegistry } from "../agent-registry.ts";
+import { errorRecord } from "../errors.ts";
 import { Observers } from "../protocol/events.ts";
-import type { TaskInput } from "../protocol/tasks.ts";
+import { type TaskInput, taskListSchema } from "../protocol/tasks.ts";
+import { parse } from "../protocol/validate.ts";
 import { MessageQueueManager } from "../queue/manager.ts";
 import { AgentSlots } from "../store/agent-slots.ts";
 import { AgentStore } from "../store/agents.ts";
+import { Assignments } from "../store/assignments/assignments.ts";
+import { Dependencies } from "../store/assignments/dependencies.ts";
 import { connect } from "../store/connect.ts";
 import type { Db, Dialect } from "../store/dialect.ts";
 import { dialectFor } from "../store/dialects.ts";
@@ -18,6 +22,8 @@ import { Assigner, type SubmitOptions, type Submitted } from "./assigner.ts";
 import { type Gates, type GatesInput, gatesOf } from "./handoffs/gates.ts";
 import { Handoffs } from "./handoffs/handoffs.ts";
 import type { Parts } from "./parts.ts";
+import { Dependents } from "./placing/dependents.ts";
+import { Placement } from "./placing/placement.ts";
 import { submission } from "./submission.ts";
 import { QuestionSweep } from "./tasks/questions.ts";
 import { SubtaskFollower } from "./tasks/subtasks.ts";
@@ -37,7 +43,7 @@ export interface CoordinationInput {
 
 /**
  * Everything that coordinates on one database, put together once and shared by all supervisors of an outbox: so
- * that whoever ends a task, all that goes on from it hears of it. It holds no state of its own.
+ * that whoever ends a task, all that goes on from it hears of it. All that it knows is in the database.
  */
 export class Coordination {
   readonly knex: Db;
@@ -47,9 +53,12 @@ export class Coordination {
   readonly parts: Parts;
   readonly history: TaskHistory;
   readonly assigner: Assigner;
+  readonly placement: Placement;
   readonly gates: Gates;
   readonly handoffs: Handoffs;
   readonly tasks: Tasks;
+  readonly #dependents: Dependents;
+  readonly #unlisten: () => void;
 
   constructor(knex: Db, { prefix, agentId, ...given }: CoordinationInput) {
     const observers = given.observers ?? new Observers();
@@ -66,10 +75,19 @@ export class Coordination {
       agents: new AgentStore(knex, dialect, prefix),
       slots: new AgentSlots(knex, dialect, prefix),
       matching: new Matching(knex, dialect, prefix),
+      assignments: new Assignments(knex, dialect, prefix),
+      dependencies: new Dependencies(knex, dialect, prefix),
       observers,
       followers: [],
       sweepSteps: [],
+      freed: () => this.placement.poke(),
     };
+    const tell = (error: unknown) => tellError(observers, agentId ?? "coordination", error);
+    this.placement = new Placement(this.parts, tell);
+    this.#dependents = new Dependents(this.parts, tell);
+    this.#unlisten = this.registry.onRoom(this.parts.freed);
+    this.parts.followers.push(this.#dependents);
+    this.parts.sweepSteps.push(this.#dependents);
     this.parts.followers.push(new SubtaskFollower(this.parts));
     this.parts.sweepSteps.push(new QuestionSweep(this.parts));
     this.history = new TaskHistory(knex, dialect, prefix);
@@ -95,4 +113,37 @@ export class Coordination {
     await this.schema.ensure(options.tx);
     return this.assigner.submit(checked, options);
   }
+
+  /**
+   * Stores many tasks in one transaction; they may depend on each other. Answers in the order given.
+   *
+   * @throws ValidationFailed, PayloadTooLarge
+   */
+  async submitAll(
+    supervisorId: string,
+    tasks: readonly TaskInput[],
+    { tx }: Pick<SubmitOptions, "tx"> = {},
+  ): Promise<Submitted[]> {
+    const checked = parse(taskListSchema, tasks, "tasks").map((task, n) =>
+      submission(supervisorId, task as TaskInput, `tasks.${n}`),
+    );
+    await this.schema.ensure(tx);
+    return checked.length === 0 ? [] : this.assigner.submitAll(checked, tx);
+  }
+
+  /** Ends what runs in the background; what is under way is waited for. */
+  async close(): Promise<void> {
+    this.#unlisten();
+    await this.placement.close();
+    await this.#dependents.close();
+  }
+}
+
+/** Tells observers of an error that no call ends with. */
+function tellError(observers: Observers, agentId: string, error: unknown): void {
+  if (!observers.active) return;
+  const { code, message } = errorRecord(error);
+  observers.emit([
+    { type: "error", agentId, errorType: code, errorMessage: message, at: Date.now() },
+  ]);
 }

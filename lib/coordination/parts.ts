@@ -8,6 +8,8 @@ import type { MessageQueueManager } from "../queue/manager.ts";
 import { afterCommit } from "../store/after-commit.ts";
 import type { AgentSlots } from "../store/agent-slots.ts";
 import type { AgentStore } from "../store/agents.ts";
+import type { Assignments } from "../store/assignments/assignments.ts";
+import type { Dependencies } from "../store/assignments/dependencies.ts";
 import type { Matching } from "../store/matching/matching.ts";
 import type { TaskFamily } from "../store/task-family.ts";
 import type { TaskInputs } from "../store/task-inputs.ts";
@@ -26,11 +28,15 @@ export interface Parts {
   readonly agents: AgentStore;
   readonly slots: AgentSlots;
   readonly matching: Matching;
+  readonly assignments: Assignments;
+  readonly dependencies: Dependencies;
   readonly observers: Observers;
   /** Who is told of every task that ends, in the transaction that ends it. */
   readonly followers: TaskFollower[];
   /** What every sweep does first. */
   readonly sweepSteps: SweepStep[];
+  /** An agent may have room, or a task may be given away: to be called after the commit; parked tasks are placed soon. */
+  readonly freed: () => void;
 }
 
 /** One bounded step of a sweep, before tasks are taken from lost agents; in any number of processes at once. */
@@ -117,6 +123,7 @@ export async function endTask(
 async function follow(parts: Parts, trx: Tx, ended: Task, executionMs?: number): Promise<void> {
   const event = ended.state === "canceled" ? "cancelled" : (ended.state as EndState);
   tellTask(parts, trx, event as TaskEventName, ended, endOf(ended, executionMs));
+  if (ended.agentId !== null) afterCommit(trx, parts.freed);
   for (const follower of parts.followers) await follower.ended(trx, ended as FinishedTask);
 }
 
@@ -156,7 +163,10 @@ export async function takeAway(
     : await endTask(parts, trx, fenceOf(task), "failed", { error });
   if (moved === undefined) return undefined;
   await cancelMessage(parts, trx, task);
-  if (again) tellTask(parts, trx, "submitted", moved, { reason: error.code });
+  if (again) {
+    tellTask(parts, trx, "submitted", moved, { reason: error.code });
+    afterCommit(trx, parts.freed);
+  }
   return moved;
 }
 

@@ -23,12 +23,15 @@ export interface Wanted {
 export interface Submission {
   readonly row: NewTask;
   readonly wanted: Wanted;
+  /** The tasks that must have ended before. */
+  readonly dependsOn: readonly string[];
+  readonly whenFailed: "fail" | "run";
 }
 
 /** @throws ValidationFailed, PayloadTooLarge */
-export function submission(supervisorId: string, task: TaskInput): Submission {
-  const checked = parse(taskSchema, task, "task");
-  const parameters = jsonDocument(checked.parameters, "task.parameters", MOST_PARAMETER_BYTES);
+export function submission(supervisorId: string, task: TaskInput, what = "task"): Submission {
+  const checked = parse(taskSchema, task, what);
+  const parameters = jsonDocument(checked.parameters, `${what}.parameters`, MOST_PARAMETER_BYTES);
   const wanted: Wanted = {
     needs: { required: checked.requiredCapabilities, preferred: checked.preferredCapabilities },
     cost: checked.cost,
@@ -44,7 +47,7 @@ export function submission(supervisorId: string, task: TaskInput): Submission {
       parameters,
       required_capabilities: JSON.stringify(required.map(requirementText)),
       preferred_capabilities: preferred.length === 0 ? null : JSON.stringify(preferred),
-      need_key: needKey(wanted),
+      need_key: needKey(supervisorId, wanted),
       priority: checked.priority ?? DEFAULT_PRIORITY,
       supervisor_id: supervisorId,
       max_assignments: checked.maxAssignments,
@@ -62,6 +65,8 @@ export function submission(supervisorId: string, task: TaskInput): Submission {
       auction_ms: null,
     },
     wanted,
+    dependsOn: checked.dependsOn,
+    whenFailed: checked.whenDependencyFails,
   };
 }
 
@@ -75,9 +80,15 @@ export function wantedOf(task: Task): Wanted {
   };
 }
 
-/** One value per line of parked tasks: who can take the first of a line can take all of it. */
-function needKey({ needs, cost, strategy, contextId }: Wanted): string {
+/** The line in which a parked task waits. */
+export const lineOf = (task: Task): string => needKey(task.supervisorId, wantedOf(task));
+
+/**
+ * One value per line of parked tasks: who can take the first of a line can take all of it. The supervisor is part of
+ * it, because nobody is given its own tasks.
+ */
+function needKey(supervisorId: string, { needs, cost, strategy, contextId }: Wanted): string {
   const context = strategy === "sticky" ? contextId : null;
-  const said = JSON.stringify([needs, cost, strategy, context]);
+  const said = JSON.stringify([supervisorId, needs, cost, strategy, context]);
   return createHash("sha256").update(said).digest("hex");
 }

@@ -1,7 +1,7 @@
-import { TASK_FAILURES, type Task } from "../protocol/tasks.ts";
+import { TASK_FAILURES } from "../protocol/tasks.ts";
 import type { TaskHistory } from "../store/task-history.ts";
-import type { Assigner } from "./assigner.ts";
 import { cancelMessage, endTask, fenceOf, type Parts, recall, takeAway } from "./parts.ts";
+import type { Placement } from "./placing/placement.ts";
 
 /** What one sweep did. */
 export interface SweepReport {
@@ -19,8 +19,6 @@ const AGENTS = 20;
 const TASKS_OF_AGENT = 200;
 const OVERDUE = 100;
 const HELD_PAGE = 200;
-const NEEDS = 100;
-const PLACED = 200;
 /** Small steps, which a planner with old statistics takes along the index too. */
 const PURGED = 200;
 const PURGES = 5;
@@ -32,18 +30,21 @@ const PURGE_EVERY_MS = 60_000;
  */
 export class Sweeper {
   readonly #parts: Parts;
-  readonly #assigner: Assigner;
+  readonly #placement: Placement;
   readonly #history: TaskHistory;
   readonly #retentionMs: number | null;
   /** Where the next look for dead messages goes on: a hint, nothing depends on it. */
   #held = { agentId: "", seq: 0 };
-  /** The same for the sets of requirements of parked tasks. */
-  #need = "";
   #purgeAt = 0;
 
-  constructor(parts: Parts, assigner: Assigner, history: TaskHistory, retentionMs: number | null) {
+  constructor(
+    parts: Parts,
+    placement: Placement,
+    history: TaskHistory,
+    retentionMs: number | null,
+  ) {
     this.#parts = parts;
-    this.#assigner = assigner;
+    this.#placement = placement;
     this.#history = history;
     this.#retentionMs = retentionMs;
   }
@@ -150,40 +151,9 @@ export class Sweeper {
     }
   }
 
-  /**
-   * Gives parked tasks to agents, the highest priority first. It looks at the first task of each set of
-   * requirements only: when no agent can take that one, none can take those behind it. So a set that nobody
-   * meets costs one look, however many tasks wait for it, and holds up no other set. Returns how many got one.
-   */
+  /** Gives parked tasks to agents, the most urgent first. Returns how many got one. */
   async place(): Promise<number> {
-    const heads = await this.#heads();
-    let placed = 0;
-    while (heads.size > 0 && placed < PLACED) {
-      const [key, task] = first(heads);
-      const outcome = await this.#assigner.place(task);
-      if (outcome === "assigned") placed++;
-      const next = outcome === "nobody" ? undefined : await this.#parts.tasks.firstParked(key);
-      // The same one again: it was settled by a transaction that we do not see yet.
-      if (next === undefined || next.taskId === task.taskId) heads.delete(key);
-      else heads.set(key, next);
-    }
-    return placed;
-  }
-
-  async #heads(): Promise<Map<string, Task>> {
-    const heads = new Map<string, Task>();
-    let needKey = this.#need;
-    while (heads.size < NEEDS) {
-      const head = await this.#parts.tasks.nextParked(needKey);
-      if (head === undefined) {
-        needKey = "";
-        break;
-      }
-      needKey = head.needKey;
-      heads.set(needKey, head.task);
-    }
-    this.#need = needKey;
-    return heads;
+    return this.#placement.run();
   }
 
   async #purge(): Promise<void> {
@@ -196,9 +166,4 @@ export class Sweeper {
     }
     // There may be more: the next sweep goes on.
   }
-}
-
-function first(heads: ReadonlyMap<string, Task>): [string, Task] {
-  const [best] = [...heads].sort(([, a], [, b]) => b.priority - a.priority || a.seq - b.seq);
-  return best as [string, Task];
 }

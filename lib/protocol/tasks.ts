@@ -30,6 +30,8 @@ export const TASK_FAILURES = {
   INPUT: "INPUT_TIMEOUT",
   /** Its agent acknowledged it and was not heard of it since. */
   UNANSWERED: "TASK_UNANSWERED",
+  /** A task that it depends on did not complete. */
+  DEPENDENCY: "DEPENDENCY_FAILED",
 } as const;
 
 export interface TaskProgress {
@@ -209,6 +211,17 @@ export const taskSchema = z.strictObject({
   strategy: z.enum(TASK_STRATEGIES).optional(),
   /** How many of its agent's slots it takes, 1 to 10,000. Default 1. */
   cost: positiveInt(10_000).default(1),
+  /**
+   * Tasks that must have completed before an agent gets it, at most 100: they are there already, or come in the same
+   * call of assignTasks. Default: none.
+   */
+  dependsOn: z
+    .array(id, "expected an array of task ids")
+    .max(100, "expected at most 100 tasks")
+    .transform((ids) => [...new Set(ids)])
+    .default([]),
+  /** When one of these fails, or is canceled or rejected: `fail` this task too (default), or `run` it all the same. */
+  whenDependencyFails: z.enum(["fail", "run"]).default("fail"),
   /** The task that it is a part of: canceled with it. */
   parentTaskId: id.optional(),
   /** Who answers when its agent needs input. Default: its supervisor. */
@@ -230,6 +243,11 @@ export const taskSchema = z.strictObject({
   correlationId: id.optional(),
 });
 export type TaskInput = z.input<typeof taskSchema>;
+
+/** Tasks of one call; each is checked by itself. */
+export const taskListSchema = z
+  .array(z.unknown(), "expected an array of tasks")
+  .max(1_000, "expected at most 1000 tasks");
 
 export const listTasksSchema = z.strictObject({
   state: z.enum(TASK_STATES).optional(),
@@ -267,8 +285,30 @@ const answered = {
   completion_percentage: z.number().min(0).max(100).optional(),
 };
 
+const anyWarning = z.looseObject({
+  message: plainText(4_096),
+  code: plainText(128).optional(),
+  details: z.unknown().optional(),
+});
+
+const warningText = z.union([plainText(4_096), anyWarning]);
+
+/** @throws ValidationFailed */
+export function warningOf(given: unknown): TaskWarning {
+  const warning = parse(warningText, given, "warning");
+  if (typeof warning === "string") return { message: warning };
+  const { message, code, details } = warning;
+  return {
+    message,
+    ...(code === undefined ? {} : { code }),
+    ...(details === undefined ? {} : { details }),
+  };
+}
+
 const responseContent = z.looseObject({
   ...answered,
+  /** Of a task that is done. */
+  warnings: z.array(warningText).max(200).optional(),
   status: z.string(),
   result: z.unknown().optional(),
   results: z.unknown().optional(),

@@ -4,13 +4,6 @@ import { query, type Row, translated } from "./sql.ts";
 import { TaskMoves } from "./task-moves.ts";
 import type { NewTask } from "./task-row.ts";
 
-const PARKED = "agent_id IS NULL AND finished_at IS NULL AND waits_for = 0 AND paused_at IS NULL";
-/** Of one set of requirements: the highest priority, the nearest deadline, the longest wait. */
-const NEXT_FIRST = [
-  { column: "priority", order: "desc" },
-  { column: "urgent_at" },
-  { column: "seq" },
-];
 const HELD = "agent_id IS NOT NULL AND finished_at IS NULL";
 
 /** Tasks: what is stored, and what is looked for. The moves are in TaskMoves. */
@@ -86,29 +79,6 @@ export class TaskStore extends TaskMoves {
         .orderBy("deadline_at")
         .limit(limit),
     );
-  }
-
-  /** The first parked task of the first set of requirements after `needKey`: one step in the index. */
-  async nextParked(needKey: string): Promise<{ needKey: string; task: Task } | undefined> {
-    return translated(this.dialect, async () => {
-      const row = (await this.knex(this.table)
-        .select("*")
-        .whereRaw(PARKED)
-        .where("need_key", ">", needKey)
-        .orderBy([{ column: "need_key" }, ...NEXT_FIRST])
-        .first()) as Row | undefined;
-      return row === undefined
-        ? undefined
-        : { needKey: String(row.need_key), task: this.task(row) };
-    });
-  }
-
-  /** The parked task that is next for this set of requirements. */
-  async firstParked(needKey: string): Promise<Task | undefined> {
-    const [task] = await this.select(this.knex, (tasks) =>
-      tasks.whereRaw(PARKED).where("need_key", needKey).orderBy(NEXT_FIRST).limit(1),
-    );
-    return task;
   }
 
   /** A page of the tasks that agents have, in the order of the index, from after the given one on. */

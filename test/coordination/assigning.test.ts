@@ -130,7 +130,7 @@ eachDatabase("assigning tasks", (database) => {
   it("assigns nothing where the message is not stored", async () => {
     await on.agent("a", ["x"]);
     const queue = new MessageQueueManager(on.knex);
-    queue.sendMessage = async () => ({ messageId: "earlier", duplicate: true });
+    queue.sendMessages = async () => [{ messageId: "earlier", duplicate: true }];
     const boss = on.supervisor("boss", { queue });
     await expect(boss.assignTask({ ...needsX, taskId: "mine" })).rejects.toMatchObject({
       code: "ALREADY_EXISTS",

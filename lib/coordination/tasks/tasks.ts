@@ -125,7 +125,7 @@ export class Tasks {
   async #place(task: Task): Promise<void> {
     const { state, agentId, waitsFor, pausedAt } = task;
     if (state !== "submitted" || agentId !== null || waitsFor > 0 || pausedAt !== null) return;
-    await this.#coordination.assigner.place(task).catch(() => undefined);
+    await this.#coordination.placement.runFor(task).catch(() => undefined);
   }
 
   /**
