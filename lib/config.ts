@@ -14,6 +14,8 @@ export interface EnvironmentConfig {
    * default 300.
    */
   readonly defaultTimeoutMs: number;
+  /** How long the run of a task may take where nothing else says it: AGENT_DEFAULT_TIMEOUT, or null where it is not set. */
+  readonly runTimeoutMs: number | null;
   /** All runs of a message together. AGENT_MAX_RETRIES; default 3. */
   readonly maxAttempts: number;
   /** AGENT_HEARTBEAT_INTERVAL, in seconds; default 30. */
@@ -85,6 +87,7 @@ export function configFromEnv(env: NodeJS.ProcessEnv = process.env): Environment
           ? url
           : (azureDatabase(env) ?? DEFAULT_DATABASE_URL),
     defaultTimeoutMs: seconds(env, "AGENT_DEFAULT_TIMEOUT", 300),
+    runTimeoutMs: env.AGENT_DEFAULT_TIMEOUT ? seconds(env, "AGENT_DEFAULT_TIMEOUT", 300) : null,
     maxAttempts: attempts.data,
     heartbeatIntervalMs: seconds(env, "AGENT_HEARTBEAT_INTERVAL", 30),
     prefix: env.OUTBOX_PREFIX || "outbox_",

@@ -57,6 +57,23 @@ export const ERROR_CODES = {
     severity: "error",
     remedy: "Subtasks go 16 levels deep: check whether a task makes itself a part of itself.",
   },
+  TASK_PAUSED: {
+    retryable: true,
+    severity: "info",
+    remedy:
+      "Store how far the task is (context.progress), and return: it goes on after `tasks resume`.",
+  },
+  TASK_PARKED: {
+    retryable: true,
+    severity: "info",
+    remedy: "Let it pass: the task starts anew when what it waits for is there.",
+  },
+  TASK_TIMEOUT: {
+    retryable: true,
+    severity: "error",
+    remedy:
+      "The run took longer than it may: do less in one run, or raise runTimeoutMs of the task, timeoutMs of the handler or sla.maxMs of the agent.",
+  },
   ALREADY_EXISTS: {
     retryable: false,
     severity: "error",
@@ -177,6 +194,16 @@ export const ERROR_CODES = {
     retryable: false,
     severity: "error",
     remedy: "Check the handoff's id with `agent-outbox handoffs ls`.",
+  },
+  UNKNOWN_WORKFLOW: {
+    retryable: false,
+    severity: "error",
+    remedy: "Check the workflow's id with `agent-outbox workflows ls`.",
+  },
+  WORKFLOW_STATE: {
+    retryable: false,
+    severity: "error",
+    remedy: "See with `agent-outbox workflows show` how it stands; only some states allow this.",
   },
   HANDOFF_STATE: {
     retryable: false,

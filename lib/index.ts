@@ -51,9 +51,22 @@ export type {
   WaitOptions,
 } from "./coordination/options.ts";
 export { SupervisorCoordinator } from "./coordination/supervisor.ts";
-export type { AssignedWork, TaskContext, TaskHandler } from "./coordination/task-run.ts";
+export type {
+  AssignedWork,
+  InputQuestion,
+  SubtaskInput,
+  TaskContext,
+  TaskHandler,
+  TimedTaskHandler,
+} from "./coordination/tasks/run-context.ts";
 export type { TaskTree } from "./coordination/tasks/subtasks.ts";
 export type { AnswerOptions, Tasks } from "./coordination/tasks/tasks.ts";
+export type { StepExplanation, WorkflowExplanation } from "./coordination/workflows/why.ts";
+export type {
+  StartedWorkflow,
+  WaitWorkflowOptions,
+  Workflows,
+} from "./coordination/workflows/workflows.ts";
 export { type Diagnosis, type DiagnosisCheck, doctor } from "./doctor.ts";
 export * from "./errors.ts";
 export type { Health } from "./health.ts";
@@ -164,6 +177,26 @@ export type {
   TaskInput,
 } from "./protocol/tasks.ts";
 export * from "./protocol/types.ts";
+export type { Condition } from "./protocol/workflow-paths.ts";
+export { WORKFLOW_STATES, type WorkflowState } from "./protocol/workflow-states.ts";
+export {
+  type CancelWorkflowOptions,
+  type ListWorkflowsOptions,
+  type RetryWorkflowOptions,
+  STEP_STATES,
+  type SignalOptions,
+  type StepProgress,
+  type StepSeverity,
+  type StepState,
+  WORKFLOW_FAILURES,
+  type Workflow,
+  type WorkflowFailure,
+  type WorkflowInput,
+  type WorkflowMode,
+  type WorkflowStep,
+  type WorkflowStepInput,
+  type WorkflowSummary,
+} from "./protocol/workflows.ts";
 export type { StopOptions } from "./protocol/work-options.ts";
 export * from "./queue/claimed.ts";
 export type { SweepReport } from "./queue/content/payloads.ts";

@@ -110,6 +110,7 @@ describe("where the database is", () => {
       database: "sqlite:./agent-outbox.sqlite",
       mode: "sql",
       defaultTimeoutMs: 300_000,
+      runTimeoutMs: null,
       maxAttempts: 3,
       heartbeatIntervalMs: 30_000,
       prefix: "outbox_",

@@ -20,12 +20,14 @@ import type { GatesInput } from "./handoffs/gates.ts";
 import type { Handoffs } from "./handoffs/handoffs.ts";
 import { RunHandoffs } from "./handoffs/in-run.ts";
 import { decide, type HandoffHandler } from "./handoffs/listen.ts";
-import { type TaskHandler, TaskRun, type TaskRuns } from "./task-run.ts";
+import { TaskRun, type TaskRuns } from "./task-run.ts";
+import { PAUSED } from "./tasks/pauses.ts";
+import type { TaskHandler, TimedTaskHandler } from "./tasks/run-context.ts";
 
 export interface AgentRunnerOptions
   extends Omit<RunnerOptionsInput, "tasks" | "onMessage" | "metrics"> {
   /** What to do, by the task's type. A task of another type is answered with `rejected`. */
-  tasks: Record<string, TaskHandler>;
+  tasks: Record<string, TaskHandler | TimedTaskHandler>;
   /**
    * Handles messages to this agent other than tasks; returning acknowledges, throwing gives back. It runs in the
    * same places as tasks do. Default: they stay in the mailbox, for a consumer of your own.
@@ -109,17 +111,19 @@ export class AgentRunner {
       (error) => this.#tell(error),
     );
     this.#observers = observers;
-    const handlers = settings.tasks as Record<string, TaskHandler>;
+    const handlers = timed(settings.tasks as AgentRunnerOptions["tasks"]);
     const handoffs = new RunHandoffs(shared, gates);
     this.#handoffs = shared.handoffs;
     this.#onHandoff = onHandoff ?? handoffs.decider(handlers);
     this.#runs = {
       agentId,
-      tasks: shared.parts.tasks,
+      coordination: shared,
       handlers,
       observers,
       handoffs,
       stacks: settings.stacks ?? process.env.NODE_ENV !== "production",
+      sla: settings.card?.sla,
+      runTimeoutMs: settings.runTimeoutMs,
       running: new Map(),
     };
   }
@@ -216,7 +220,8 @@ export class AgentRunner {
       const { task_id, assignment, reason } = message.content as Record<string, unknown>;
       const run = this.#runs.running.get(String(task_id));
       if (run !== undefined && (run.assignment ?? assignment) === assignment) {
-        run.cancel(typeof reason === "string" ? reason : "canceled");
+        if (reason === PAUSED) run.pause();
+        else run.cancel(typeof reason === "string" ? reason : "canceled");
       }
     } else if (message.messageType === MessageType.AGENT_HANDOFF) {
       await decide(this.#handoffs, message, context, this.#onHandoff);
@@ -283,7 +288,8 @@ export class AgentRunner {
 
   /** Aborts runs whose task was taken away while this process was frozen or cut off. */
   async #dropTaken(): Promise<void> {
-    const { running, tasks } = this.#runs;
+    const { running, coordination } = this.#runs;
+    const { tasks } = coordination.parts;
     if (running.size === 0) return;
     const runs = [...running];
     const held = await tasks.heldBy(this.agentId, this.#settings.maxConcurrentTasks * 2 + 100);
@@ -311,4 +317,13 @@ export class AgentRunner {
 /** Makes an AgentRunner and starts it. Stop it with `stop`, or hold it with `await using`. */
 export async function runAgent(knex: Db, options: AgentRunnerOptions): Promise<AgentRunner> {
   return new AgentRunner(knex, options).start();
+}
+
+function timed(tasks: AgentRunnerOptions["tasks"]): Record<string, TimedTaskHandler> {
+  return Object.fromEntries(
+    Object.entries(tasks).map(([taskType, handler]) => [
+      taskType,
+      typeof handler === "function" ? { run: handler } : handler,
+    ]),
+  );
 }

@@ -1,6 +1,7 @@
-import { ValidationFailed } from "../errors.ts";
+import { AgentCommunicationError, ValidationFailed } from "../errors.ts";
 import { AGENT_STATUSES, type AgentStatus } from "../protocol/agents.ts";
 import { isEnd, taskStateOf } from "../protocol/states.ts";
+import { readAnswer } from "../protocol/task-inputs.ts";
 import {
   type ErrorContent,
   type ResponseContent,
@@ -12,15 +13,20 @@ import {
   type Task,
   type TaskFailure,
   type TaskProgress,
+  type TaskWarning,
+  warningOf,
 } from "../protocol/tasks.ts";
 import { MessageType } from "../protocol/types.ts";
 import type { ClaimedMessage } from "../queue/claimed.ts";
 import { afterCommit } from "../store/after-commit.ts";
 import type { Fence } from "../store/task-row.ts";
 import { endTask, type Parts, type Tx, takeAway, tellTask } from "./parts.ts";
+import { answerQuestion } from "./tasks/questions.ts";
 
 /** Handles messages that the supervisor does not know. Its writes in `tx` commit with the acknowledgement. */
 export type MessageHook = (message: ClaimedMessage, context: { readonly tx: Tx }) => unknown;
+
+const MOST_WARNINGS = 100;
 
 /** Somebody else holds the message by now: what we did for it is rolled back. */
 class Superseded extends Error {}
@@ -74,12 +80,25 @@ export class Inbox {
         const { status, health_metrics } = read(readHeartbeat, message);
         return this.#beat(trx, message, agentStatus(status), health_metrics);
       }
+      case MessageType.INPUT_RESPONSE:
+        return this.#answer(trx, message);
+      case MessageType.RESPONSE:
+        // `reply` to INPUT_REQUEST has this type.
+        if (answersQuestion(message)) return this.#answer(trx, message);
+        return this.#other(trx, message);
       default:
-        if (this.#hook === undefined) {
-          throw new Unusable("no_handler", `a supervisor does not handle ${message.messageType}`);
-        }
-        await this.#callHook(this.#hook, message, trx);
+        return this.#other(trx, message);
     }
+  }
+
+  async #other(trx: Tx, message: ClaimedMessage): Promise<void> {
+    if (this.#hook !== undefined) {
+      await this.#callHook(this.#hook, message, trx);
+      return;
+    }
+    // What is asked is stored with the task, where whoever answers finds it.
+    if (message.messageType === MessageType.INPUT_REQUEST) return;
+    throw new Unusable("no_handler", `a supervisor does not handle ${message.messageType}`);
   }
 
   async #callHook(hook: MessageHook, message: ClaimedMessage, tx: Tx): Promise<void> {
@@ -116,17 +135,18 @@ export class Inbox {
       agentId: message.fromAgent,
     };
     if (state === "failed" && content.retry_possible === true) {
-      await takeAway(this.#parts, trx, task, failure);
+      await this.#takeAway(trx, message, task, failure);
       return;
     }
     const done = state === "completed";
     const result = content.result ?? content.results;
-    await endTask(this.#parts, trx, fence, state, {
+    const ended = await endTask(this.#parts, trx, fence, state, {
       ...(result === undefined ? {} : { result }),
       ...(done ? { progress: { percentage: 100, data: task.progress?.data ?? null } } : {}),
-      ...(done ? {} : { error: failure }),
+      ...(done ? { warnings: warningsOf(content) } : { error: failure }),
       executionMs: content.execution_time_ms,
     });
+    if (ended === undefined) this.#tellStale(trx, message, task);
   }
 
   async #error(trx: Tx, message: ClaimedMessage, content: ErrorContent): Promise<void> {
@@ -142,10 +162,44 @@ export class Inbox {
       ...(content.stack_trace === undefined ? {} : { stack: content.stack_trace }),
     };
     if (content.retry_possible) {
-      await takeAway(this.#parts, trx, task, error);
+      await this.#takeAway(trx, message, task, error);
       return;
     }
-    await endTask(this.#parts, trx, fence, "failed", { error });
+    const failed = await endTask(this.#parts, trx, fence, "failed", { error });
+    if (failed === undefined) this.#tellStale(trx, message, task);
+  }
+
+  async #takeAway(
+    trx: Tx,
+    message: ClaimedMessage,
+    task: Task,
+    failure: TaskFailure,
+  ): Promise<void> {
+    const taken = await takeAway(this.#parts, trx, task, failure);
+    if (taken === undefined) this.#tellStale(trx, message, task);
+  }
+
+  /** It was acknowledged and changed nothing: it came late, twice, or from an agent that no longer has the task. */
+  #tellStale(trx: Tx, { fromAgent, messageId, messageType }: ClaimedMessage, task: Task): void {
+    tellTask(this.#parts, trx, "stale", task, {
+      from: fromAgent,
+      message_id: messageId,
+      message_type: messageType,
+      state: task.state,
+    });
+  }
+
+  /** An answer to what an agent asked. One that came too late changes nothing. */
+  async #answer(trx: Tx, message: ClaimedMessage): Promise<void> {
+    const { input_id, answer } = read(readAnswer, message);
+    try {
+      await answerQuestion(this.#parts, trx, input_id, answer, message.fromAgent);
+    } catch (error) {
+      if (!(error instanceof AgentCommunicationError)) throw error;
+      if (error.code === "UNKNOWN_INPUT") throw new Unusable("unknown_input", error.message);
+      if (error.code === "VALIDATION_FAILED") throw new Unusable("schema", error.message);
+      throw error;
+    }
   }
 
   async #status(trx: Tx, message: ClaimedMessage, content: StatusContent): Promise<void> {
@@ -228,6 +282,7 @@ export class Inbox {
         ? answersCurrent(message, task)
         : content.assignment === task.assignment);
     const fence = { taskId, assignment: task.assignment, agentId: message.fromAgent };
+    if (!current) this.#tellStale(trx, message, task);
     return { task, fence: current ? fence : undefined };
   }
 
@@ -260,6 +315,18 @@ function answersCurrent(message: ClaimedMessage, task: Task): boolean {
   return (
     answered === null || answered === task.messageId || !answered.startsWith(`${task.taskId}:`)
   );
+}
+
+function answersQuestion({ content }: ClaimedMessage): boolean {
+  return typeof (content as { input_id?: unknown }).input_id === "string";
+}
+
+/** What an agent noted. One that calls the task done with a warning, and says no more, has its message noted. */
+function warningsOf({ status, warnings = [], ...content }: ResponseContent): TaskWarning[] {
+  if (warnings.length > 0) return warnings.slice(0, MOST_WARNINGS).map(warningOf);
+  if (status.trim().toLowerCase() !== "warning") return [];
+  const said = [content.error_message, content.message].find((text) => typeof text === "string");
+  return [{ message: (said ?? "completed with a warning").slice(0, 4_096) }];
 }
 
 function agentStatus(word: string | undefined): AgentStatus | undefined {

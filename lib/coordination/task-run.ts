@@ -1,87 +1,51 @@
-import {
-  AgentCommunicationError,
-  errorRecord,
-  GateFailed,
-  LeaseLost,
-  ValidationFailed,
-} from "../errors.ts";
+import { AgentCommunicationError, GateFailed, LeaseLost, ValidationFailed } from "../errors.ts";
+import type { AgentCard } from "../protocol/cards.ts";
 import type { Observers } from "../protocol/events.ts";
-import {
-  type ReceivedHandoff,
-  receivedHandoff,
-  type TaskHandoffInput,
-} from "../protocol/handoffs.ts";
+import { receivedHandoff } from "../protocol/handoffs.ts";
 import { type TaskRequest, taskRequestSchema } from "../protocol/payloads.ts";
-import type { TaskProgress } from "../protocol/tasks.ts";
-import { MessageType } from "../protocol/types.ts";
-import { jsonText, parse, plainText } from "../protocol/validate.ts";
+import { type Task, type TaskProgress, type TaskWarning, warningOf } from "../protocol/tasks.ts";
+import { jsonText, parse } from "../protocol/validate.ts";
 import type { ClaimedMessage } from "../queue/claimed.ts";
 import type { WorkContext } from "../queue/worker/worker.ts";
 import type { Fence } from "../store/task-row.ts";
-import type { TaskStore } from "../store/tasks.ts";
-import { gateErrors, type RunHandoffs } from "./handoffs/in-run.ts";
-import type { InitiatedHandoff } from "./handoffs/offering.ts";
-import { derivedId, type Tx, tellTask } from "./parts.ts";
-
-/** A task as its handler gets it. */
-export interface AssignedWork {
-  readonly taskId: string;
-  readonly taskType: string;
-  readonly description: string;
-  readonly parameters: Readonly<Record<string, unknown>>;
-  readonly requiredCapabilities: readonly string[];
-  /** 1 for the first agent that has it. */
-  readonly assignment: number;
-  /** ISO 8601, or null. */
-  readonly deadline: string | null;
-  /** What an earlier run reached, here or with another agent; null at the first. */
-  readonly progress: TaskProgress | null;
-  /** The sheet of the handoff that brought it here, or back (`state` tells); null where none did. */
-  readonly handoff: ReceivedHandoff | null;
-  readonly message: ClaimedMessage;
-}
-
-export interface TaskContext {
-  /** Aborts when the task was canceled, given to another agent, or the runner stops and its deadline is near. */
-  readonly signal: AbortSignal;
-  /**
-   * Stores how far the task is (0 to 100) and anything that a later run can go on from, up to 64 kB of JSON.
-   *
-   * @throws LeaseLost when the task is no longer this agent's
-   */
-  progress(percentage: number, data?: unknown): Promise<void>;
-  /**
-   * Runs `run` in the transaction that ends the task here: what it writes, its return value as the result, and
-   * the acknowledgement exist together, exactly once. To be the last thing that a handler does.
-   */
-  tx<T>(run: (tx: Tx) => Promise<T> | T): Promise<T>;
-  /**
-   * Offers the task to another agent, and ends this run without an answer, in one commit: the last thing that a
-   * handler does. Accepted, the task goes on there; otherwise it comes back, as a new run with `task.handoff`.
-   *
-   * @throws as Handoffs.initiate, and LeaseLost; then the task is this run's as before
-   */
-  handOff(handoff: TaskHandoffInput): Promise<InitiatedHandoff>;
-}
-
-/** Does a task. What it returns is the result (any JSON); what it throws is reported, and tried again. */
-export type TaskHandler = (task: AssignedWork, context: TaskContext) => unknown;
+import type { Coordination } from "./coordination.ts";
+import type { RunHandoffs } from "./handoffs/in-run.ts";
+import { type Tx, tellTask } from "./parts.ts";
+import { RunClock } from "./tasks/run-clock.ts";
+import type {
+  AssignedWork,
+  TaskContext,
+  TaskHandler,
+  TimedTaskHandler,
+} from "./tasks/run-context.ts";
+import { RunReport } from "./tasks/run-report.ts";
+import { RunWaits } from "./tasks/run-waits.ts";
 
 /** What the runs of one agent share. */
 export interface TaskRuns {
   readonly agentId: string;
-  readonly tasks: TaskStore;
-  readonly handlers: Readonly<Record<string, TaskHandler>>;
+  readonly coordination: Coordination;
+  readonly handlers: Readonly<Record<string, TimedTaskHandler>>;
   readonly observers: Observers;
   readonly handoffs: RunHandoffs;
   readonly stacks: boolean;
+  /** What the agent promises. */
+  readonly sla: AgentCard["sla"];
+  /** How long a run may take where nothing else says it, in milliseconds. */
+  readonly runTimeoutMs: number | undefined;
   /** The runs under way, by task. */
   readonly running: Map<string, TaskRun>;
 }
 
 const MOST_PROGRESS_BYTES = 65_536;
 const MOST_RESULT_BYTES = 900_000;
-const MOST_TEXT = 16_000;
+const MOST_NOTED = 100;
+
+/** Taken from this agent, to be paused, or longer under way than it may. */
+type Cut = "taken" | "paused" | "late";
+
+/** There is nothing to wait for any more: the run goes on. */
+class Unneeded extends Error {}
 
 /** One run of one task: from the message to the answer. */
 export class TaskRun {
@@ -93,11 +57,17 @@ export class TaskRun {
   #fence: Fence | null = null;
   readonly #abort = new AbortController();
   readonly #signal: AbortSignal;
-  readonly #since = performance.now();
+  readonly #report: RunReport;
   /** The transaction of the handler's that is open now. */
   #tx: Tx | undefined;
   #answering = false;
+  /** Nothing is left to be said: it was answered, handed over or parked. */
   #answered = false;
+  /** Why it ends before its handler does. */
+  #cut: Cut | undefined;
+  readonly #clock = new RunClock(() => this.#late());
+  readonly #warnings: TaskWarning[] = [];
+  #waits: RunWaits | undefined;
 
   private constructor(
     shared: TaskRuns,
@@ -109,6 +79,7 @@ export class TaskRun {
     this.#message = message;
     this.#context = context;
     this.#request = request;
+    this.#report = new RunReport(message, request, shared.stacks);
     this.#signal = AbortSignal.any([context.signal, this.#abort.signal]);
   }
 
@@ -130,7 +101,24 @@ export class TaskRun {
 
   /** The task is no longer this agent's. */
   cancel(reason: string): void {
-    this.#abort.abort(new LeaseLost(`the task ${this.#request.task_id} was taken back: ${reason}`));
+    const message = `the task ${this.#request.task_id} was taken back: ${reason}`;
+    this.#end("taken", new LeaseLost(message));
+  }
+
+  /** The task is to stop here, and to go on later. */
+  pause(): void {
+    const message = `the task ${this.#request.task_id} is paused`;
+    this.#end("paused", new AgentCommunicationError("TASK_PAUSED", message));
+  }
+
+  #late(): void {
+    const message = `the run of the task ${this.#request.task_id} took longer than it may`;
+    this.#end("late", new AgentCommunicationError("TASK_TIMEOUT", message));
+  }
+
+  #end(cut: Cut, reason: Error): void {
+    if (!this.#answered) this.#cut ??= cut;
+    this.#abort.abort(reason);
   }
 
   async #run(): Promise<void> {
@@ -139,39 +127,69 @@ export class TaskRun {
     const handler = Object.hasOwn(handlers, taskType) ? handlers[taskType] : undefined;
     if (handler === undefined) {
       const error_message = `the agent "${this.#shared.agentId}" has no handler for tasks of the type "${taskType}"`;
-      await this.#answer((tx) => this.#reply({ status: "rejected", error_message }, tx));
+      await this.#answer((tx) => this.#report.response(tx, { status: "rejected", error_message }));
       return;
     }
-    const begun = await this.#begin();
+    const begun = await this.#begin(handler.timeoutMs);
     if (begun === "stale") return;
     running.set(taskId, this);
     try {
-      const result = await handler(this.#work(begun), this.#handlerContext());
-      if (this.#answered || this.#abort.signal.aborted) return;
-      jsonText(result ?? null, "result", MOST_RESULT_BYTES);
-      await this.#answer((tx) => this.#complete(result ?? null, tx));
+      if (begun !== null && begun.pausedAt !== null) this.pause();
+      await this.#handle(handler.run, begun);
     } catch (error) {
       await this.#failed(error);
     } finally {
+      this.#clock.stop();
+      this.#compareWithPromise();
       if (running.get(taskId) === this) running.delete(taskId);
     }
   }
 
-  /** Marks the task as working. `stale`: it is someone else's by now, or has ended; it must not be run. */
-  async #begin(): Promise<TaskProgress | null | "stale"> {
-    const { agentId, tasks, handoffs } = this.#shared;
-    const { task_id: taskId, assignment, handoff } = this.#request;
-    const fence = { taskId, assignment, agentId };
-    const task = await handoffs.begin(fence, handoff);
-    if (task !== undefined) {
-      this.#fence = fence;
-      return task.progress;
-    }
-    return (await tasks.get(taskId)) === undefined ? null : "stale";
+  async #handle(handle: TaskHandler, begun: Task | null): Promise<void> {
+    const context = this.#handlerContext(begun);
+    const work = await this.#work(begun);
+    const result = this.#cut === undefined ? await handle(work, context) : undefined;
+    if (this.#answered || this.#cut === "taken") return;
+    // What it returns after it was told to stop may be half of the result.
+    if (this.#cut !== undefined) this.#abort.signal.throwIfAborted();
+    jsonText(result ?? null, "result", MOST_RESULT_BYTES);
+    await this.#answer((tx) => this.#complete(result ?? null, tx));
   }
 
-  #work(progress: TaskProgress | null): AssignedWork {
+  /** Marks the task as working. `stale`: it is someone else's by now, or has ended; it must not be run. */
+  async #begin(timeoutMs: number | undefined): Promise<Task | null | "stale"> {
+    const { agentId, coordination, handoffs, sla, runTimeoutMs } = this.#shared;
+    const { task_id: taskId, assignment, handoff } = this.#request;
+    const fence = { taskId, assignment, agentId };
+    const limits = { agentMs: timeoutMs ?? sla?.maxMs, defaultMs: runTimeoutMs };
+    const task = await handoffs.begin(fence, handoff, limits);
+    if (task !== undefined) {
+      this.#fence = fence;
+      const { startedAt, runDeadlineAt } = task;
+      this.#clock.start(runDeadlineAt === null ? null : runDeadlineAt - (startedAt ?? 0));
+      return task;
+    }
+    if ((await coordination.parts.tasks.get(taskId)) !== undefined) return "stale";
+    // Nobody stored it: the agent's own limits are all there is.
+    this.#clock.start(limits.agentMs ?? runTimeoutMs ?? null);
+    return null;
+  }
+
+  /** A metric where the run took longer than the agent promised. */
+  #compareWithPromise(): void {
+    const { sla, observers, agentId } = this.#shared;
+    const value = this.#report.elapsedMs;
+    if (sla === undefined || value <= sla.targetMs || this.#cut === "paused") return;
+    observers.emit([
+      { type: "metric", agentId, metric: "sla_target_missed", value, unit: "ms", at: Date.now() },
+    ]);
+  }
+
+  async #work(task: Task | null): Promise<AssignedWork> {
     const request = this.#request;
+    // Only a run that is not the first one can find answers.
+    const again = task !== null && (task.assignment > 1 || this.#message.attempt > 1);
+    const { inputs } = this.#shared.coordination.parts;
     return {
       taskId: request.task_id,
       taskType: request.task_type,
@@ -180,15 +198,31 @@ export class TaskRun {
       requiredCapabilities: request.required_capabilities,
       assignment: request.assignment,
       deadline: request.deadline ?? null,
-      progress,
+      progress: task?.progress ?? null,
+      inputs: again ? await inputs.answersOf(request.task_id, MOST_NOTED) : [],
       handoff: receivedHandoff(request.handoff),
       message: this.#message,
     };
   }
 
-  #handlerContext(): TaskContext {
+  #handlerContext(task: Task | null): TaskContext {
+    const waits = new RunWaits({
+      coordination: this.#shared.coordination,
+      task,
+      fence: this.#fence,
+      signal: this.#signal,
+      clock: this.#clock,
+      tx: () => this.#tx,
+      park: (park) => this.#park(park),
+    });
+    this.#waits = waits;
     return {
       signal: this.#signal,
+      warn: (warning) => this.#warn(warning),
+      requestInput: (question) => waits.requestInput(question),
+      waitForInput: () => waits.waitForInput(),
+      subtask: (subtask) => waits.subtask(subtask),
+      subtasks: (options) => waits.subtasks(options),
       progress: (percentage, data) => this.#progress(percentage, data),
       tx: async (run) => {
         try {
@@ -216,6 +250,27 @@ export class TaskRun {
     };
   }
 
+  #warn(given: string | TaskWarning): void {
+    const warning = warningOf(given);
+    if (this.#warnings.length < MOST_NOTED) this.#warnings.push(warning);
+  }
+
+  /** Ends the run without an answer, and with it the message: another run starts when the time has come. */
+  async #park(park: (tx: Tx) => Promise<Task | undefined>): Promise<boolean> {
+    try {
+      await this.#context.tx(async (tx) => {
+        if ((await park(tx)) === undefined) throw new Unneeded();
+      });
+    } catch (error) {
+      if (error instanceof Unneeded) return false;
+      throw error;
+    }
+    this.#answered = true;
+    const message = `the task ${this.#request.task_id} waits: this run is over`;
+    this.#abort.abort(new AgentCommunicationError("TASK_PARKED", message));
+    return true;
+  }
+
   async #progress(percentage: number, data: unknown): Promise<void> {
     if (typeof percentage !== "number" || !(percentage >= 0 && percentage <= 100)) {
       throw new ValidationFailed(`progress: expected 0 to 100, got ${String(percentage)}`);
@@ -223,15 +278,17 @@ export class TaskRun {
     const progress: TaskProgress = { percentage, data: data ?? null };
     jsonText(progress, "progress", MOST_PROGRESS_BYTES);
     if (this.#fence === null) return this.#context.progress(progress);
-    const { tasks, observers } = this.#shared;
+    const { coordination, observers } = this.#shared;
+    const { tasks } = coordination.parts;
+    const state = this.#waits?.state ?? "working";
     // Inside `tx` through its connection: SQLite has no second one to wait for.
-    const task = await tasks.report(this.#fence, "working", progress, this.#tx);
+    const task = await tasks.report(this.#fence, state, progress, this.#tx);
     if (task === undefined) {
       this.cancel("it has ended, or another agent has it");
       throw this.#abort.signal.reason;
     }
     tellTask({ observers }, this.#tx, "progress", task, {
-      state: "working",
+      state,
       completion_percentage: percentage,
     });
   }
@@ -239,32 +296,19 @@ export class TaskRun {
   async #failed(error: unknown): Promise<void> {
     // Given back, or lost: there is nobody to tell, and the worker decides what becomes of the message.
     if (this.#context.signal.aborted || error instanceof LeaseLost) throw error;
-    // Taken back: the message is gone, and nobody waits for an answer.
-    if (this.#abort.signal.aborted) return;
+    // Taken back: the message is gone, and nobody waits for an answer. Or parked, which ended the handler.
+    if (this.#cut === "taken" || (this.#answered && this.#abort.signal.aborted)) return;
+    const fence = this.#fence;
+    if (this.#cut === "paused" && fence !== null) {
+      const { tasks } = this.#shared.coordination.parts;
+      await this.#park((tx) => tasks.park(tx, fence, "submitted", 0));
+      return;
+    }
     // Done, but the answer could not be written: the message comes again, or has gone with the commit.
     if (this.#answering || this.#answered) throw error;
-    const record = errorRecord(error);
-    const errors = gateErrors(error);
-    const retryable = (error as { retryable?: unknown } | null)?.retryable;
-    const unusable =
-      error instanceof AgentCommunicationError &&
-      (error.code === "VALIDATION_FAILED" || error.code === "PAYLOAD_TOO_LARGE");
-    await this.#context.tx((tx) =>
-      this.#reply(
-        {
-          error_type: "task_execution_failure",
-          error_code: clean(record.code),
-          error_message: clean(record.message),
-          ...(errors === undefined ? {} : { errors }),
-          ...(this.#shared.stacks && record.stack !== undefined
-            ? { stack_trace: clean(record.stack) }
-            : {}),
-          retry_possible: !unusable && retryable !== false,
-        },
-        tx,
-        MessageType.ERROR_REPORT,
-      ),
-    );
+    const late = this.#cut === "late";
+    const thrown = late ? this.#abort.signal.reason : error;
+    await this.#context.tx((tx) => this.#report.failure(tx, thrown, late));
   }
 
   /** The answer and the acknowledgement are one commit. */
@@ -287,42 +331,13 @@ export class TaskRun {
       agentId,
       taskId: this.#request.task_id,
       result,
-      elapsedMs: Math.round(performance.now() - this.#since),
+      elapsedMs: this.#report.elapsedMs,
     });
-    const noted =
-      warnings.length === 0
-        ? {}
-        : { warnings: warnings.map(({ gate, message }) => ({ code: gate, message })) };
-    await this.#reply({ status: "completed", result, ...noted }, tx);
+    const all = [
+      ...this.#warnings,
+      ...warnings.map(({ gate, message }) => ({ code: gate, message })),
+    ];
+    const noted = all.length === 0 ? {} : { warnings: all };
+    await this.#report.response(tx, { status: "completed", result, ...noted });
   }
-
-  async #reply(
-    content: Record<string, unknown>,
-    tx: Tx,
-    messageType: string = MessageType.TASK_RESPONSE,
-  ): Promise<void> {
-    const response = messageType === MessageType.TASK_RESPONSE;
-    const { task_id, assignment } = this.#request;
-    await this.#message.reply(
-      {
-        task_id,
-        ...content,
-        ...(content.status === "completed" ? { completion_percentage: 100 } : {}),
-        ...(response ? { execution_time_ms: Math.round(performance.now() - this.#since) } : {}),
-        ...(this.#fence === null && assignment === 0 ? {} : { assignment }),
-      },
-      {
-        tx,
-        messageType,
-        messageId: derivedId(response ? "response-" : "error-", this.#message.messageId),
-      },
-    );
-  }
-}
-
-const reportable = plainText(MOST_TEXT);
-
-function clean(text: string): string {
-  const short = text.slice(0, MOST_TEXT).replaceAll("\0", "␀").toWellFormed();
-  return parse(reportable, short, "error");
 }

@@ -36,6 +36,20 @@ export const taskResponseSchema = z.strictObject({
   assignment: z.number().int().min(0).optional(),
   error_message: plainText(16_384).optional(),
   retry_possible: z.boolean().optional(),
+  /** What did not keep the task from being completed. */
+  warnings: z
+    .array(
+      z.union([
+        plainText(4_096),
+        z.strictObject({
+          message: plainText(4_096),
+          code: plainText(128).optional(),
+          details: anyJson.optional(),
+        }),
+      ]),
+    )
+    .max(200)
+    .optional(),
 });
 export type TaskResponse = z.output<typeof taskResponseSchema>;
 

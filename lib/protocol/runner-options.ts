@@ -7,6 +7,12 @@ const DAY_MS = 86_400_000;
 
 const handler = z.custom<unknown>((value) => typeof value === "function", "expected a function");
 
+const timedHandler = z.strictObject({
+  run: handler,
+  /** The most that one of its runs may take, in milliseconds. Default: as the card, the task's class or `runTimeoutMs` say. */
+  timeoutMs: durationMs(1).optional(),
+});
+
 export const runnerOptionsSchema = z.strictObject({
   ...registerSchema.omit({ staleAfterMs: true, maxConcurrentTasks: true }).shape,
   /** What it can do; see RegisterAgent. */
@@ -14,7 +20,7 @@ export const runnerOptionsSchema = z.strictObject({
   /** The most tasks at once, 1 to 1,000. Default 1. */
   maxConcurrentTasks: positiveInt(1_000).default(1),
   /** What to do, by the task's type. */
-  tasks: z.record(id, handler),
+  tasks: z.record(id, z.union([handler, timedHandler])),
   /** Handles messages other than TASK_ASSIGNMENT and TASK_CANCEL. Default: they stay in the mailbox. */
   onMessage: handler.optional(),
   /** How often it beats, in milliseconds; lost after three times that. Default 30,000 (AGENT_HEARTBEAT_INTERVAL). */
@@ -23,6 +29,8 @@ export const runnerOptionsSchema = z.strictObject({
     .default(30_000),
   /** How long its tasks stay claimed when this process dies, in milliseconds; made longer while they run. Default 30,000. */
   leaseMs: durationMs(100).max(DAY_MS, "expected at most a day").default(30_000),
+  /** The most that a run takes where nothing else says it, in milliseconds. Default: none, or AGENT_DEFAULT_TIMEOUT where it is set. */
+  runTimeoutMs: durationMs(1).optional(),
   /** Told with every heartbeat as metrics. */
   metrics: handler.optional(),
   /** Send stacks with error reports. Default: unless NODE_ENV is "production". */

@@ -1,6 +1,7 @@
 import { AgentCommunicationError, LeaseLost } from "../../errors.ts";
 import type { GateWarning, TaskHandoffInput } from "../../protocol/handoffs.ts";
 import type { Task } from "../../protocol/tasks.ts";
+import type { RunLimits } from "../../store/task-moves.ts";
 import type { Fence } from "../../store/task-row.ts";
 import type { Coordination } from "../coordination.ts";
 import type { Tx } from "../parts.ts";
@@ -49,12 +50,15 @@ export class RunHandoffs {
   async begin(
     fence: Fence,
     sheet: Readonly<Record<string, unknown>> | undefined,
+    limits: RunLimits,
   ): Promise<Task | undefined> {
     const { parts, handoffs } = this.#coordination;
     const { state, to_agent, handoff_id } = sheet ?? {};
-    if (state !== "accepted" || to_agent !== fence.agentId) return parts.tasks.begin(fence);
+    if (state !== "accepted" || to_agent !== fence.agentId) {
+      return parts.tasks.begin(fence, undefined, limits);
+    }
     return parts.tasks.transaction(async (trx) => {
-      const task = await parts.tasks.begin(fence, trx);
+      const task = await parts.tasks.begin(fence, trx, limits);
       if (task !== undefined) await handoffs.begun(trx, String(handoff_id));
       return task;
     });

@@ -1,0 +1,73 @@
+import { AgentCommunicationError, errorRecord } from "../../errors.ts";
+import type { TaskRequest } from "../../protocol/payloads.ts";
+import { TASK_FAILURES } from "../../protocol/tasks.ts";
+import { MessageType } from "../../protocol/types.ts";
+import { parse, plainText } from "../../protocol/validate.ts";
+import type { ClaimedMessage } from "../../queue/claimed.ts";
+import { gateErrors } from "../handoffs/in-run.ts";
+import { derivedId, type Tx } from "../parts.ts";
+
+const MOST_TEXT = 16_000;
+
+/** What a run tells the supervisor, in the transaction that acknowledges its message. */
+export class RunReport {
+  readonly #message: ClaimedMessage;
+  readonly #request: TaskRequest;
+  readonly #stacks: boolean;
+  readonly #since = performance.now();
+
+  constructor(message: ClaimedMessage, request: TaskRequest, stacks: boolean) {
+    this.#message = message;
+    this.#request = request;
+    this.#stacks = stacks;
+  }
+
+  get elapsedMs(): number {
+    return Math.round(performance.now() - this.#since);
+  }
+
+  async response(tx: Tx, content: Record<string, unknown>): Promise<void> {
+    const done = content.status === "completed" ? { completion_percentage: 100 } : {};
+    const took = { execution_time_ms: this.elapsedMs };
+    await this.#reply(tx, { ...content, ...done, ...took }, MessageType.TASK_RESPONSE, "response-");
+  }
+
+  /** @param late the run took longer than it may, whatever its handler threw */
+  async failure(tx: Tx, error: unknown, late: boolean): Promise<void> {
+    const record = errorRecord(error);
+    const errors = gateErrors(error);
+    const retryable = (error as { retryable?: unknown } | null)?.retryable;
+    const unusable =
+      error instanceof AgentCommunicationError &&
+      (error.code === "VALIDATION_FAILED" || error.code === "PAYLOAD_TOO_LARGE");
+    const content = {
+      error_type: late ? TASK_FAILURES.TIMEOUT : "task_execution_failure",
+      error_code: clean(record.code),
+      error_message: clean(record.message),
+      ...(errors === undefined ? {} : { errors }),
+      ...(this.#stacks && record.stack !== undefined ? { stack_trace: clean(record.stack) } : {}),
+      retry_possible: late || (!unusable && retryable !== false),
+    };
+    await this.#reply(tx, content, MessageType.ERROR_REPORT, "error-");
+  }
+
+  async #reply(
+    tx: Tx,
+    content: Record<string, unknown>,
+    messageType: string,
+    prefix: string,
+  ): Promise<void> {
+    const { task_id, assignment } = this.#request;
+    // 0: a task that a message brought, and no supervisor assigned.
+    const fenced = assignment === 0 ? {} : { assignment };
+    const messageId = derivedId(prefix, this.#message.messageId);
+    await this.#message.reply({ task_id, ...content, ...fenced }, { tx, messageType, messageId });
+  }
+}
+
+const reportable = plainText(MOST_TEXT);
+
+function clean(text: string): string {
+  const short = text.slice(0, MOST_TEXT).replaceAll("\0", "␀").toWellFormed();
+  return parse(reportable, short, "error");
+}
