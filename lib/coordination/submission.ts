@@ -1,4 +1,5 @@
 import { createHash, randomBytes } from "node:crypto";
+import { ValidationFailed } from "../errors.ts";
 import { type Needs, needsOf, requirementText } from "../protocol/capabilities.ts";
 import {
   MOST_PARAMETER_BYTES,
@@ -31,6 +32,9 @@ export interface Submission {
 /** @throws ValidationFailed, PayloadTooLarge */
 export function submission(supervisorId: string, task: TaskInput, what = "task"): Submission {
   const checked = parse(taskSchema, task, what);
+  if (checked.taskId !== undefined && checked.dependsOn.includes(checked.taskId)) {
+    throw new ValidationFailed(`${what}.dependsOn: "${checked.taskId}" depends on itself`);
+  }
   const parameters = jsonDocument(checked.parameters, `${what}.parameters`, MOST_PARAMETER_BYTES);
   const wanted: Wanted = {
     needs: { required: checked.requiredCapabilities, preferred: checked.preferredCapabilities },
