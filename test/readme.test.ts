@@ -94,13 +94,16 @@ describe("README", () => {
       const free =
         'import { type Outbox, openOutbox } from "agent-outbox";\n' +
         'export async function block(outbox: Outbox, knex: Outbox["knex"], database: string, queue: Outbox["queue"]) {';
-      const whole = code.includes("openOutbox }") ? declared(code) : `${free} {\n${code}\n} }\n`;
+      const whole = /^import /m.test(code) ? declared(code) : `${free} {\n${code}\n} }\n`;
       await writeFile(join(folder, `block-${n + 1}.ts`), whole);
     }
     const config = {
       extends: resolve("tsconfig.json"),
       compilerOptions: {
-        paths: { "agent-outbox": [resolve("lib/index.ts")] },
+        paths: {
+          "agent-outbox": [resolve("lib/index.ts")],
+          "agent-outbox/testing": [resolve("lib/testing/index.ts")],
+        },
         noUnusedLocals: false,
         noUnusedParameters: false,
       },

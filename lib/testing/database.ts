@@ -129,9 +129,10 @@ export class Connected {
     this.#active++;
     try {
       const connection = await this.#shared.client.acquireConnection();
-      if (this.#state === "dead") await this.#shared.client.releaseConnection(connection);
+      // Without a pause between the two: it may be killed in any.
+      if (this.#state !== "dead") this.#held.add(connection);
+      else await this.#shared.client.releaseConnection(connection);
       await this.#unlessDead();
-      this.#held.add(connection);
       return connection;
     } catch (error) {
       this.#active--;
