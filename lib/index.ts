@@ -177,14 +177,15 @@ export type {
   TaskInput,
 } from "./protocol/tasks.ts";
 export * from "./protocol/types.ts";
+export type { StopOptions } from "./protocol/work-options.ts";
 export type { Condition } from "./protocol/workflow-paths.ts";
 export { WORKFLOW_STATES, type WorkflowState } from "./protocol/workflow-states.ts";
 export {
   type CancelWorkflowOptions,
   type ListWorkflowsOptions,
   type RetryWorkflowOptions,
-  STEP_STATES,
   type SignalOptions,
+  STEP_STATES,
   type StepProgress,
   type StepSeverity,
   type StepState,
@@ -197,7 +198,6 @@ export {
   type WorkflowStepInput,
   type WorkflowSummary,
 } from "./protocol/workflows.ts";
-export type { StopOptions } from "./protocol/work-options.ts";
 export * from "./queue/claimed.ts";
 export type { SweepReport } from "./queue/content/payloads.ts";
 export type {

@@ -10,6 +10,7 @@ import type { Handoffs } from "./coordination/handoffs/handoffs.ts";
 import type { SupervisorOptions } from "./coordination/options.ts";
 import { SupervisorCoordinator } from "./coordination/supervisor.ts";
 import type { Tasks } from "./coordination/tasks/tasks.ts";
+import type { Workflows } from "./coordination/workflows/workflows.ts";
 import { type Health, healthCheck } from "./health.ts";
 import { FileLogger, type FileLoggingOptions } from "./observability/file-logger.ts";
 import { type Observer, Observers } from "./protocol/events.ts";
@@ -47,6 +48,8 @@ export class Outbox {
   readonly tasks: Tasks;
   /** Work that is passed from agent to agent: initiate, accept, reject, withdraw, complete, return. */
   readonly handoffs: Handoffs;
+  /** Work in steps, each a task: start, signal, pause, resume, retry, cancel, wait, why. */
+  readonly workflows: Workflows;
   readonly dialect: DialectName;
   /** The environment's settings, as they were when it was opened. */
   readonly config: EnvironmentConfig;
@@ -91,6 +94,7 @@ export class Outbox {
     });
     this.tasks = this.#coordination.tasks;
     this.handoffs = this.#coordination.handoffs;
+    this.workflows = this.#coordination.workflows;
   }
 
   /** The knex behind it, for transactions to send in. */
@@ -130,6 +134,7 @@ export class Outbox {
   ): Promise<AgentRunner> {
     const runner = new AgentRunner(this.#knex, {
       heartbeatIntervalMs: this.config.heartbeatIntervalMs,
+      runTimeoutMs: this.config.runTimeoutMs ?? undefined,
       ...options,
       observers: this.#observers,
       prefix: this.#prefix,

@@ -18,6 +18,8 @@ import { TaskFamily } from "../store/task-family.ts";
 import { TaskHistory } from "../store/task-history.ts";
 import { TaskInputs } from "../store/task-inputs.ts";
 import { TaskStore } from "../store/tasks.ts";
+import { SignalStore } from "../store/workflows/signals.ts";
+import { WorkflowStore } from "../store/workflows/workflows.ts";
 import { Assigner, type SubmitOptions, type Submitted } from "./assigner.ts";
 import { type Gates, type GatesInput, gatesOf } from "./handoffs/gates.ts";
 import { Handoffs } from "./handoffs/handoffs.ts";
@@ -28,6 +30,7 @@ import { submission } from "./submission.ts";
 import { QuestionSweep } from "./tasks/questions.ts";
 import { SubtaskFollower } from "./tasks/subtasks.ts";
 import { Tasks } from "./tasks/tasks.ts";
+import { Workflows } from "./workflows/workflows.ts";
 
 /** What a Coordination is made on; what is not given, it makes itself on the same tables. */
 export interface CoordinationInput {
@@ -56,6 +59,7 @@ export class Coordination {
   readonly placement: Placement;
   readonly gates: Gates;
   readonly handoffs: Handoffs;
+  readonly workflows: Workflows;
   readonly tasks: Tasks;
   readonly #dependents: Dependents;
   readonly #unlisten: () => void;
@@ -96,6 +100,12 @@ export class Coordination {
     this.gates = gatesOf(given.gates);
     const handoffs = new HandoffStore(knex, dialect, prefix);
     this.handoffs = new Handoffs(knex, this.parts, this.schema, handoffs, this.gates.beforeHandoff);
+    this.workflows = new Workflows(knex, this.schema, {
+      parts: this.parts,
+      store: new WorkflowStore(knex, dialect, prefix),
+      signals: new SignalStore(dialect, prefix),
+      submit: (supervisorId, task, options) => this.submit(supervisorId, task, options),
+    });
   }
 
   /**
