@@ -53,6 +53,8 @@ function orders(log: string): Record<MatchingStrategy, string> {
 /** How far it is counted how many agents can do a thing, to find what fewest can do. */
 const COUNTED = 2_000;
 
+const PREFERENCES = "p AS MATERIALIZED (SELECT DISTINCT n, c, o, w FROM r WHERE w IS NOT NULL),";
+
 const COLUMNS =
   "a.agent_id, a.status, a.max_concurrent_tasks, a.last_assigned_at, a.lifecycle, a.weight";
 
@@ -74,15 +76,15 @@ function postgres(prefix: string, clock: string): MatchingStatements {
     SELECT 1 FROM jsonb_array_elements_text(a.needs_agents) AS d(id)
     WHERE NOT EXISTS (SELECT 1 FROM ${agents} b WHERE b.agent_id = d.id AND ${alive("b", now)} OFFSET 0)))`;
   const tests =
-    "r AS MATERIALIZED (SELECT * FROM jsonb_to_recordset(CAST(:tests AS jsonb)) AS j(n int, w float8, c text, k text, o text, v text))";
+    "r AS MATERIALIZED (SELECT * FROM jsonb_to_recordset(CAST(:tests AS jsonb)) AS j(n int, w float8, c text, k text, o text, v text)), q AS MATERIALIZED (SELECT DISTINCT n, c, o FROM r WHERE w IS NULL)";
   // OFFSET 0 and LATERAL: rows are looked up by their keys, also when old statistics say that reading all were as
   // cheap. What fewest agents can do leads: of the others only those agents are asked.
-  const probe = (agent: string) =>
-    `EXISTS (SELECT 1 FROM ${capabilities} c WHERE c.capability = r.c AND c.agent_id = ${agent} AND ${PASSES} OFFSET 0)`;
+  const meets = (list: "q" | "p", agent: string) =>
+    `EXISTS (SELECT 1 FROM ${capabilities} c WHERE c.capability = ${list}.c AND c.agent_id = ${agent}
+       AND (${list}.o = 'has' OR EXISTS (SELECT 1 FROM r WHERE r.n = ${list}.n AND ${PASSES})) OFFSET 0)`;
   const matching = (required: boolean) =>
     required
-      ? `q AS MATERIALIZED (SELECT DISTINCT n, c, o FROM r WHERE w IS NULL),
-         f AS MATERIALIZED (
+      ? `f AS MATERIALIZED (
            SELECT q.n FROM q
            ORDER BY (SELECT COUNT(*) FROM (SELECT 1 FROM ${capabilities} c WHERE c.capability = q.c LIMIT ${COUNTED}) s), q.n LIMIT 1),
          m AS MATERIALIZED (
@@ -93,18 +95,16 @@ function postgres(prefix: string, clock: string): MatchingStatements {
   const others = (required: boolean) =>
     required
       ? `AND CAST(:needed AS int) = (SELECT COUNT(*) FROM q) AND NOT EXISTS (
-           SELECT 1 FROM q WHERE q.n <> (SELECT n FROM f) AND NOT EXISTS (
-             SELECT 1 FROM ${capabilities} c WHERE c.capability = q.c AND c.agent_id = m.agent_id
-               AND (q.o = 'has' OR EXISTS (SELECT 1 FROM r WHERE r.n = q.n AND ${PASSES})) OFFSET 0) OFFSET 0)`
+           SELECT 1 FROM q WHERE q.n <> (SELECT n FROM f) AND NOT ${meets("q", "m.agent_id")} OFFSET 0)`
       : "";
   const used = `CROSS JOIN LATERAL (SELECT COALESCE(SUM(t.cost), 0) AS used FROM ${prefix}tasks t WHERE t.agent_id = a.agent_id AND ${OPEN} OFFSET 0) l`;
   return {
     candidates: ({ required, preferred, strategy }) => `
-      WITH ${tests}, ${matching(required)},
+      WITH ${tests}, ${preferred ? PREFERENCES : ""} ${matching(required)},
       x AS MATERIALIZED (
         SELECT a.*, l.used, ${
           preferred
-            ? `COALESCE((SELECT SUM(p.w) FROM (SELECT DISTINCT r.n, r.w FROM r WHERE r.w IS NOT NULL AND ${probe("a.agent_id")}) p), 0)`
+            ? `COALESCE((SELECT SUM(p.w) FROM p WHERE ${meets("p", "a.agent_id")}), 0)`
             : "0"
         } AS score${strategy === "sticky" ? `, (SELECT t.agent_id FROM ${prefix}tasks t WHERE t.context_id = :context AND t.agent_id IS NOT NULL ORDER BY t.assigned_at DESC, t.agent_id LIMIT 1) AS last_one` : ""}
         FROM m CROSS JOIN LATERAL (
@@ -201,14 +201,15 @@ function sqlite(prefix: string, clock: string): MatchingStatements {
     WHERE NOT EXISTS (SELECT 1 FROM ${agents} b WHERE b.agent_id = d.value AND ${alive("b", now)})))`;
   const tests = `r AS MATERIALIZED (
     SELECT value ->> '$.n' AS n, value ->> '$.w' AS w, value ->> '$.c' AS c, value ->> '$.k' AS k,
-           value ->> '$.o' AS o, value ->> '$.v' AS v FROM json_each(:tests))`;
+           value ->> '$.o' AS o, value ->> '$.v' AS v FROM json_each(:tests)),
+    q AS MATERIALIZED (SELECT DISTINCT n, c, o FROM r WHERE w IS NULL)`;
   // Differs from PostgreSQL: CROSS JOIN, which SQLite never reorders, leads from what matches to its rows.
-  const probe = (agent: string) =>
-    `EXISTS (SELECT 1 FROM ${capabilities} c WHERE c.capability = r.c AND c.agent_id = ${agent} AND ${PASSES})`;
+  const meets = (list: "q" | "p", agent: string) =>
+    `EXISTS (SELECT 1 FROM ${capabilities} c WHERE c.capability = ${list}.c AND c.agent_id = ${agent}
+       AND (${list}.o = 'has' OR EXISTS (SELECT 1 FROM r WHERE r.n = ${list}.n AND ${PASSES})))`;
   const matching = (required: boolean) =>
     required
-      ? `q AS MATERIALIZED (SELECT DISTINCT n, c, o FROM r WHERE w IS NULL),
-         f AS MATERIALIZED (
+      ? `f AS MATERIALIZED (
            SELECT q.n FROM q
            ORDER BY (SELECT COUNT(*) FROM (SELECT 1 FROM ${capabilities} c WHERE c.capability = q.c LIMIT ${COUNTED}) s), q.n LIMIT 1),
          m AS MATERIALIZED (
@@ -218,18 +219,16 @@ function sqlite(prefix: string, clock: string): MatchingStatements {
   const others = (required: boolean) =>
     required
       ? `AND :needed = (SELECT COUNT(*) FROM q) AND NOT EXISTS (
-           SELECT 1 FROM q WHERE q.n <> (SELECT n FROM f) AND NOT EXISTS (
-             SELECT 1 FROM ${capabilities} c WHERE c.capability = q.c AND c.agent_id = m.agent_id
-               AND (q.o = 'has' OR EXISTS (SELECT 1 FROM r WHERE r.n = q.n AND ${PASSES}))))`
+           SELECT 1 FROM q WHERE q.n <> (SELECT n FROM f) AND NOT ${meets("q", "m.agent_id")})`
       : "";
   const used = `(SELECT COALESCE(SUM(t.cost), 0) FROM ${prefix}tasks t WHERE t.agent_id = a.agent_id AND ${OPEN})`;
   return {
     candidates: ({ required, preferred, strategy }) => `
-      WITH ${tests}, ${matching(required)},
+      WITH ${tests}, ${preferred ? PREFERENCES : ""} ${matching(required)},
       x AS MATERIALIZED (
         SELECT ${COLUMNS}, ${used} AS used, ${
           preferred
-            ? `COALESCE((SELECT SUM(p.w) FROM (SELECT DISTINCT r.n, r.w FROM r WHERE r.w IS NOT NULL AND ${probe("a.agent_id")}) p), 0)`
+            ? `COALESCE((SELECT SUM(p.w) FROM p WHERE ${meets("p", "a.agent_id")}), 0)`
             : "0"
         } AS score${strategy === "sticky" ? `, (SELECT t.agent_id FROM ${prefix}tasks t WHERE t.context_id = :context AND t.agent_id IS NOT NULL ORDER BY t.assigned_at DESC, t.agent_id LIMIT 1) AS last_one` : ""}
         FROM m CROSS JOIN ${agents} a ON a.agent_id = m.agent_id
