@@ -61,6 +61,7 @@ export type {
 } from "./coordination/tasks/run-context.ts";
 export type { TaskTree } from "./coordination/tasks/subtasks.ts";
 export type { AnswerOptions, Tasks } from "./coordination/tasks/tasks.ts";
+export type { TaskExplanation, TaskReason } from "./coordination/why/words.ts";
 export type { StepExplanation, WorkflowExplanation } from "./coordination/workflows/why.ts";
 export type {
   StartedWorkflow,

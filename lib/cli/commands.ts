@@ -16,6 +16,7 @@ import { payloadCommands } from "./payloads.ts";
 import { scheduleCommands } from "./schedules.ts";
 import { setupCommands } from "./setup.ts";
 import { taskCommands } from "./tasks.ts";
+import { taskWhyCommands } from "./tasks-why.ts";
 import { workCommands } from "./work.ts";
 
 /** Every command, in the order of the help. */
@@ -39,7 +40,7 @@ export const GROUPS: readonly CommandGroup[] = [
   },
   { title: "Dead letters", commands: deadLetterCommands },
   { title: "Agents", commands: agentCommands },
-  { title: "Tasks", commands: taskCommands },
+  { title: "Tasks", commands: [...taskCommands, ...taskWhyCommands] },
   { title: "Logs", commands: logCommands },
 ];
 

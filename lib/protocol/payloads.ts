@@ -12,7 +12,8 @@ export const taskRequestSchema = z.strictObject({
   task_type: id,
   description: plainText(16_384).default(""),
   parameters: z.record(z.string(), anyJson).default({}),
-  required_capabilities: z.array(id).max(100).default([]),
+  /** In their written form, such as `python >= 3.11`. */
+  required_capabilities: z.array(plainText(16_384)).max(100).default([]),
   /** The fence of the assignment; a response that names an older one changes nothing. */
   assignment: z.number().int().min(0).default(0),
   /** ISO 8601, by the database's clock. */

@@ -24,6 +24,8 @@ import { joined } from "../../store/identity.ts";
 import type { Coordination } from "../coordination.ts";
 import type { WaitOptions } from "../options.ts";
 import { cancelTask, fenceOf, type Parts, type Tx } from "../parts.ts";
+import { explainTask } from "../why/why.ts";
+import type { TaskExplanation } from "../why/words.ts";
 import { pauseTask, resumeTask } from "./pauses.ts";
 import { answerQuestion, ask } from "./questions.ts";
 import { type TaskTree, treeOf } from "./subtasks.ts";
@@ -51,6 +53,17 @@ export class Tasks {
   /** The task, or null. */
   async get(taskId: string): Promise<Task | null> {
     return (await this.#parts.tasks.get(taskIdOf(taskId))) ?? null;
+  }
+
+  /**
+   * What exactly a task waits for: which requirement no agent meets, who is full, drains or is lost, which task, question
+   * or message it depends on; and what to do about it.
+   *
+   * @throws AgentCommunicationError UNKNOWN_TASK
+   */
+  async why(taskId: string): Promise<TaskExplanation> {
+    await this.#coordination.schema.ensure();
+    return explainTask(this.#parts, taskIdOf(taskId));
   }
 
   /** In the order of their arrival, a page at a time. */
