@@ -10,6 +10,7 @@ import { runDemo } from "./demo.ts";
 import { HELP, parseOptions, UsageError } from "./options.ts";
 import { DemoError } from "./place.ts";
 import { renderReport } from "./render.ts";
+import { playScenario, scenarioList } from "./scenarios/play.ts";
 
 const WIDTH_OF_A_PIPE = 160;
 
@@ -20,6 +21,13 @@ export async function main(args: string[]): Promise<number> {
     if (options === "help") {
       process.stdout.write(HELP);
       return 0;
+    }
+    if (options === "list") {
+      process.stdout.write(scenarioList());
+      return 0;
+    }
+    if (options.scenario !== undefined) {
+      return await playScenario(options.scenario, options);
     }
     const outcome = await runDemo(options);
     if ("stoppedBy" in outcome) {

@@ -8,6 +8,8 @@ this one). A supervisor gives them the tasks as messages in a database. One agen
 is killed in the middle of a task, and another one finishes it.
 
 Options
+  --list           list the scenarios: smaller stories, each of a few agents
+  --scenario NAME  play one of them instead (--database, --keep and --json apply)
   --out DIR        for the database and the logs (default .outbox-demo/<time>)
   --database URL   postgres://… or mssql://… instead of a SQLite file; the demo
                    uses tables of its own and removes them at the end
@@ -20,6 +22,7 @@ Options
 Examples
   npm run demo
   npm run demo -- ../my-project --max-files 100
+  npm run demo -- --scenario incident
   npm run demo -- --database postgres://me:secret@localhost/scratch
   npm run --silent demo -- --json > report.json
 `;
@@ -32,6 +35,8 @@ export interface DemoOptions {
   readonly maxFiles: number;
   readonly json: boolean;
   readonly interactive: boolean;
+  /** The name of a scenario to play instead of the demo. */
+  readonly scenario: string | undefined;
 }
 
 /** The arguments cannot be understood: exit code 2. */
@@ -40,15 +45,19 @@ export class UsageError extends Error {}
 const MOST_FILES = 2_000;
 
 /** @throws UsageError */
-export function parseOptions(args: string[]): DemoOptions | "help" {
+export function parseOptions(args: string[]): DemoOptions | "help" | "list" {
   const { values, positionals } = parsed(args);
   if (values.help) return "help";
+  if (values.list) return "list";
   if (positionals.length > 1) {
     throw new UsageError(`one folder at a time, got ${positionals.join(" and ")}`);
   }
   const maxFiles = Number(values["max-files"] ?? 400);
   if (!Number.isInteger(maxFiles) || maxFiles < 1 || maxFiles > MOST_FILES) {
     throw new UsageError(`--max-files takes 1 to ${MOST_FILES}, got "${values["max-files"]}"`);
+  }
+  if (values.scenario !== undefined && positionals.length > 0) {
+    throw new UsageError(`--scenario needs no folder, got ${positionals.join(" and ")}`);
   }
   if (values.database !== undefined && /:memory:/.test(values.database)) {
     throw new UsageError("--database: a database in memory cannot be shared by five processes");
@@ -64,6 +73,7 @@ export function parseOptions(args: string[]): DemoOptions | "help" {
     maxFiles,
     json: values.json,
     interactive: values.interactive,
+    scenario: values.scenario,
   };
 }
 
@@ -79,6 +89,8 @@ function parsed(args: string[]) {
         "max-files": { type: "string" },
         json: { type: "boolean", default: false },
         interactive: { type: "boolean", default: false },
+        scenario: { type: "string" },
+        list: { type: "boolean", default: false },
         help: { type: "boolean", short: "h", default: false },
       },
     });

@@ -1,5 +1,5 @@
 import { type AgentContract, must, Stage, WITHIN_MS } from "./contract-stage.ts";
-import type { TestOutbox, TestOutboxOptions } from "./harness.ts";
+import type { TestOutboxOptions } from "./harness.ts";
 
 export const CONTRACT_PATHS = [
   "success",
@@ -29,17 +29,6 @@ const path = (
   ...(missing === undefined ? {} : { missing }),
   run: (agent, options) => Stage.with(agent, options, act),
 });
-
-interface StepShape {
-  state: string;
-  compensation: { state: string; taskId: string | null; error: { message: string } | null } | null;
-}
-interface WorkflowsShape {
-  start(workflow: object): Promise<{ workflowId: string }>;
-  get(workflowId: string): Promise<{ steps: StepShape[] } | null>;
-}
-const workflowsOf = (harness: TestOutbox) =>
-  (harness.outbox as unknown as { workflows: WorkflowsShape }).workflows;
 
 /** A deadline by the virtual clock, and a run that is late by far. */
 const DEADLINE_MS = 60_000;
@@ -139,7 +128,7 @@ const rollback = path(
         },
       },
     });
-    const { workflowId } = await workflowsOf(harness).start({
+    const { workflowId } = await harness.outbox.workflows.start({
       workflowType: "contract",
       supervisorId: supervisor.supervisorId,
       steps: [
@@ -158,7 +147,7 @@ const rollback = path(
       ],
     });
     await harness.clock.advance(WITHIN_MS);
-    const workflow = await workflowsOf(harness).get(workflowId);
+    const workflow = await harness.outbox.workflows.get(workflowId);
     const [step] = workflow?.steps ?? [];
     must(step?.state === "completed", `the first step is ${step?.state}`, step?.state, "completed");
     const undone = step?.compensation;

@@ -1,0 +1,7 @@
+import { incident } from "./incident.ts";
+import { pipeline } from "./pipeline.ts";
+import type { Scenario } from "./scenario.ts";
+import { upload } from "./upload.ts";
+
+/** In the order in which `--list` shows them. */
+export const SCENARIOS: readonly Scenario[] = [upload, incident, pipeline];

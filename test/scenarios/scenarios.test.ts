@@ -1,0 +1,111 @@
+import { expect, it } from "vitest";
+import { incident } from "../../demo/scenarios/incident.ts";
+import { pipeline } from "../../demo/scenarios/pipeline.ts";
+import { upload } from "../../demo/scenarios/upload.ts";
+import { eachDatabase } from "../support/databases.ts";
+import { played } from "./support.ts";
+
+const LONG = { timeout: 60_000 };
+
+eachDatabase("SOLEil: an uploaded file", (database) => {
+  it("goes from module to module, each step once, in one conversation", LONG, async () => {
+    const { result, events, said } = await played(upload, await database.fresh());
+    expect(result.told).toEqual(["user-ana", "user-ben", "user-caro"]);
+    expect(
+      result.messages.map(({ messageType, fromAgent, correlationId }) => [
+        messageType,
+        fromAgent,
+        correlationId,
+      ]),
+    ).toEqual([
+      ["DRIVE_FILE_ADDED", "drive-module", "upload-1"],
+      ["CONTENT_PARSED", "content-module", "upload-1"],
+      ["SYNC_FILE_AVAILABLE", "sync-module", "upload-1"],
+    ]);
+    const [added, parsed, synced] = result.messages;
+    expect([parsed?.causationId, synced?.causationId]).toEqual([
+      added?.messageId,
+      parsed?.messageId,
+    ]);
+    // The webhook that came twice is one message; three users make the last one three.
+    const processed = events.filter(
+      (event) => event.type === "message" && event.event === "processed",
+    );
+    expect(processed).toHaveLength(5);
+    expect(said).toContain("drive-module: the webhook came again, and counts once");
+  });
+});
+
+eachDatabase("SentinelOps: an incident", (database) => {
+  it("goes through its four steps in order, one of them handed over", LONG, async () => {
+    const { result, outbox } = await played(incident, await database.fresh());
+    const { workflow, handoffs } = result;
+    expect(workflow.state).toBe("completed");
+    expect(
+      workflow.steps.map(({ taskType, state, completion }) => [taskType, state, completion]),
+    ).toEqual([
+      ["verify_incident", "completed", 1],
+      ["analyze_root_cause", "completed", 2],
+      ["apply_fixes", "completed", 3],
+      ["notify_stakeholders", "completed", 4],
+    ]);
+    expect(workflow.result).toMatchObject({
+      analyze: { root_cause: "a stolen password", confidence: 0.92 },
+      fix: { applied: ["block_ip 198.51.100.7"] },
+      notify: { notified: 2 },
+    });
+    expect(handoffs).toMatchObject([
+      {
+        from: "triage-agent",
+        to: "analysis-agent",
+        state: "completed",
+        outcome: "completed",
+        reason: "expertise_required",
+        taskId: workflow.steps[1]?.taskId,
+      },
+    ]);
+    const analysed = await outbox.tasks.get(String(workflow.steps[1]?.taskId));
+    expect(analysed?.agentId).toBe("analysis-agent");
+    for (const stakeholder of ["security-team", "service-owner"]) {
+      const [message, ...more] = await outbox.queue.getMessages(stakeholder);
+      expect(message?.content).toMatchObject({
+        incident_id: "inc-7",
+        root_cause: "a stolen password",
+      });
+      expect(more).toEqual([]);
+    }
+  });
+});
+
+eachDatabase("SnapMap: the pipeline", (database) => {
+  it(
+    "goes on after a warning, and rolls back in reverse order when the delivery fails",
+    LONG,
+    async () => {
+      const { result, outbox, said } = await played(pipeline, await database.fresh());
+      const { workflow, stored, late } = result;
+      expect(workflow.state).toBe("compensated");
+      expect(workflow.steps.map(({ stepId, state }) => [stepId, state])).toEqual([
+        ["upload", "completed"],
+        ["map", "completed"],
+        ["validate", "failed"],
+        ["transform", "completed"],
+        ["export", "completed"],
+        ["deliver", "failed"],
+      ]);
+      expect(workflow.warnings).toMatchObject([
+        { stepId: "validate", message: expect.stringContaining("A-2") },
+      ]);
+      expect(workflow.failure).toMatchObject({ stepId: "deliver", agentId: "sftp-agent" });
+      const delivery = await outbox.tasks.get(String(workflow.steps[5]?.taskId));
+      expect(delivery?.lastError?.code).toBe("TASK_TIMEOUT");
+      expect(stored).toEqual([]);
+      const undone = said.filter((line) => line.includes("rollback"));
+      expect(undone).toEqual([
+        "export-agent: rollback: removed export/products.xml",
+        "upload-agent: rollback: removed upload/products.csv",
+      ]);
+      expect(late).toContain("export-agent");
+    },
+  );
+});
