@@ -16,6 +16,7 @@ const CODES: Readonly<Record<string, number>> = {
   UNKNOWN_RECIPIENT: EXIT.NOT_FOUND,
   UNKNOWN_MESSAGE: EXIT.NOT_FOUND,
   UNKNOWN_TASK: EXIT.NOT_FOUND,
+  UNKNOWN_INPUT: EXIT.NOT_FOUND,
 };
 
 /** What a driver says, by its code, where the library has only "see the cause" to offer. */

@@ -93,6 +93,7 @@ export function plural(count: number, one: string, many = `${one}s`): string {
 
 /** Keys whose values belong to the application: they are shown as they are. */
 const OPAQUE = new Set([
+  "answer",
   "card",
   "content",
   "headers",
@@ -102,6 +103,7 @@ const OPAQUE = new Set([
   "result",
   "progress",
   "details",
+  "schema",
 ]);
 /** Maps whose keys are names, not fields. */
 const NAMED = new Set(["byStatus", "byRole", "byState", "capabilities"]);
