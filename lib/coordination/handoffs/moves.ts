@@ -2,6 +2,7 @@ import { AgentCommunicationError } from "../../errors.ts";
 import type { Handoff } from "../../protocol/handoffs.ts";
 import { isEnd } from "../../protocol/states.ts";
 import type { Task } from "../../protocol/tasks.ts";
+import { afterCommit } from "../../store/after-commit.ts";
 import type { HandoffStore, StoredHandoff } from "../../store/handoffs.ts";
 import { cancelMessage, fenceOf, type Parts, recall, type Tx, tellTask } from "../parts.ts";
 import { newMessageId, sendAnswer, sendAssignment, tellHandoff } from "./messages.ts";
@@ -53,6 +54,7 @@ export async function take(
     previous_agent: offer.from,
     handoff_id: offer.handoffId,
   });
+  afterCommit(trx, parts.freed);
   return taken;
 }
 
@@ -117,6 +119,7 @@ export async function giveBack(
       whereabouts = "parked";
     }
     await withdrawAssignment(parts, trx, before, note, false);
+    afterCommit(trx, parts.freed);
   }
   await announce(parts, trx, returned, { task: whereabouts });
   return returned;
@@ -172,20 +175,19 @@ async function withdrawAssignment(
 
 /** The task is what was offered: the giver's, in the assignment that it had then. */
 function isOffered(task: Task, offer: Handoff): boolean {
-  return (
-    !isEnd(task.state) &&
-    task.assignment === offer.assignment &&
-    (task.agentId === offer.from || task.agentId === null)
-  );
+  return isHeldBy(task, offer, offer.from);
 }
 
-/** The task is with the target still, in the assignment that the handoff made, or was just taken from it. */
+/** The task is with the target still, in the assignment that the handoff made. */
 function isTaken(task: Task, handoff: Handoff): boolean {
-  return (
-    !isEnd(task.state) &&
-    task.assignment === handoff.assignment &&
-    (task.agentId === handoff.to || task.agentId === null)
-  );
+  return isHeldBy(task, handoff, handoff.to);
+}
+
+/** With that agent, or just taken from it and with nobody else; not what waits for an answer, or is paused. */
+function isHeldBy(task: Task, { assignment }: Handoff, agentId: string): boolean {
+  if (isEnd(task.state) || task.assignment !== assignment) return false;
+  if (task.agentId !== null) return task.agentId === agentId;
+  return task.state === "submitted" && task.waitsFor === 0 && task.pausedAt === null;
 }
 
 /** Tells the other side, and observers. */
