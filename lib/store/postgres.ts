@@ -25,6 +25,7 @@ import { envelopeWith, postgresRuns } from "./failed-runs.ts";
 import { faultOfPostgres } from "./faults.ts";
 import { holdKeys } from "./hold-keys.ts";
 import { postgresInbox } from "./inbox.ts";
+import { COMMON, isPlain } from "./plain-messages.ts";
 import { postgresGates } from "./postgres-gates.ts";
 import { claimedRow, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
 import { query } from "./sql.ts";
@@ -34,6 +35,12 @@ import { query } from "./sql.ts";
  * caller's long transaction, which now() would not.
  */
 const NOW = "CAST(floor(extract(epoch FROM statement_timestamp()) * 1000) AS bigint)";
+
+/** A column of a batch with its type. */
+function typed(column: string): string {
+  const document = (DOCUMENTS as readonly string[]).includes(column);
+  return `${column} ${document ? "jsonb" : column === "priority" ? "smallint" : "text"}`;
+}
 
 /** The batch as `j`, and its rows of the live table as `m`. */
 const items = (columns: string) =>
@@ -74,6 +81,14 @@ export function postgres(prefix: string): Dialect {
     CROSS JOIN LATERAL (SELECT CASE WHEN j.ordering_key IS NOT NULL THEN 2
                                     WHEN v.visible_at > t.now THEN 1
                                     WHEN j.concurrency_key IS NOT NULL THEN 2 ELSE 0 END AS state) s
+    ORDER BY j.n`;
+
+  // A third of the work for messages that say nothing but themselves.
+  const PLAIN = `
+    INSERT INTO ${messages} (${list(COMMON)}, max_attempts, created_at, state, visible_at, receipt, attempt, redriven, lane, rank)
+    SELECT ${list(COMMON, "j")}, j.max_attempts, t.now, 0, t.now, 0, 0, 0, '', 100 - j.priority
+    FROM (SELECT ${NOW} AS now) t
+    CROSS JOIN jsonb_to_recordset(CAST(:items AS jsonb)) AS j(n int, ${COMMON.map(typed).join(", ")}, max_attempts int)
     ORDER BY j.n`;
 
   // The conflict waits for the other sender's transaction to end, so two concurrent sends store one message.
@@ -196,7 +211,8 @@ export function postgres(prefix: string): Dialect {
     jsonText: (column, field) => `(${column} ->> '${field}')`,
 
     async insertMessages(db: Db, rows: readonly NewMessage[]) {
-      await query(db, INSERT, { items: rowsAsJson(rows, DOCUMENTS) });
+      const text = rows.every(isPlain) ? PLAIN : INSERT;
+      await query(db, text, { items: rowsAsJson(rows, DOCUMENTS) });
     },
 
     async holdKeys(db: Db, keys: readonly DedupeKey[]) {

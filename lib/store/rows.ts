@@ -7,15 +7,26 @@ import { int, intOrNull, type Row } from "./sql.ts";
  * parsing them only to write them again would be the dearest part of a send.
  */
 export function rowsAsJson(items: readonly object[], raw: readonly string[]): string {
-  const texts = items.map((item, n) => {
-    const fields = [`"n":${n}`];
-    for (const [key, value] of Object.entries(item) as [string, unknown][]) {
+  const written = new Set(raw);
+  let text = "";
+  for (const [n, item] of items.entries()) {
+    text += `${n === 0 ? "" : ","}{"n":${n}`;
+    for (const key in item) {
+      const value = (item as Row)[key];
       if (value === null || value === undefined) continue;
-      fields.push(`"${key}":${raw.includes(key) ? (value as string) : JSON.stringify(value)}`);
+      text += `,"${key}":${written.has(key) ? value : scalar(value)}`;
     }
-    return `{${fields.join(",")}}`;
-  });
-  return `[${texts.join(",")}]`;
+    text += "}";
+  }
+  return `[${text}]`;
+}
+
+/** Most texts are ids, which need no escapes. */
+const BARE = /^[\w.:@/ -]*$/;
+
+function scalar(value: unknown): string {
+  if (typeof value === "number") return String(value);
+  return typeof value === "string" && BARE.test(value) ? `"${value}"` : JSON.stringify(value);
 }
 
 /** Text columns come back parsed from PostgreSQL's jsonb and as text from the other two. */

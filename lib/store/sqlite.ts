@@ -15,6 +15,7 @@ import { envelopeWith, sqliteRuns } from "./failed-runs.ts";
 import { faultOfSqlite } from "./faults.ts";
 import { holdKeys } from "./hold-keys.ts";
 import { sqliteInbox } from "./inbox.ts";
+import { COMMON, isPlain } from "./plain-messages.ts";
 import { claimedRow, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
 import { query, transaction } from "./sql.ts";
 import { sqliteGates, sqliteLeased } from "./sqlite-gates.ts";
@@ -26,20 +27,6 @@ const CLAIM_KEYS =
   "(SELECT value ->> '$.seq' AS seq, value ->> '$.receipt' AS receipt FROM json_each(:items)) j";
 
 const PROMOTE = 500;
-
-/** Fields that few messages have. */
-const RARE = [
-  ...["ordering_key", "concurrency_key", "cost", "delivery", "retry", "hops", "trail"],
-  ...["content_encoding", "lane", "rank", "aging_ms"],
-  ...["delay_ms", "available_at", "ttl_ms", "expires_at"],
-] as const satisfies readonly (keyof NewMessage)[];
-
-const COMMON = GIVEN.filter((column) => !(RARE as readonly string[]).includes(column));
-
-/** Whether a message has a field that few have. */
-function says(message: NewMessage): boolean {
-  return RARE.some((field) => message[field] !== null && message[field] !== undefined);
-}
 
 export function sqlite(prefix: string): Dialect {
   const messages = `${prefix}messages`;
@@ -184,7 +171,7 @@ export function sqlite(prefix: string): Dialect {
 
     async insertMessages(db: Db, rows: readonly NewMessage[]) {
       // JSON columns travel as strings, so that the stored text is the sender's to the letter.
-      const text = rows.some(says) ? INSERT : PLAIN;
+      const text = rows.every(isPlain) ? PLAIN : INSERT;
       await query(db, text, { items: rowsAsJson(rows, []) });
     },
 
