@@ -123,6 +123,7 @@ alter table "outbox_agents" add column "drained_by" varchar(16) COLLATE "C";
 create table "outbox_agent_history" ("seq" bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "agent_id" varchar(128) COLLATE "C" not null, "event" varchar(32) COLLATE "C" not null, "at" bigint not null, "data" jsonb, "card" jsonb, "card_hash" varchar(64) COLLATE "C", "gone_at" bigint);
 CREATE INDEX outbox_agent_history_agent ON outbox_agent_history (agent_id, seq);
 CREATE INDEX outbox_agent_history_gone ON outbox_agent_history (gone_at) WHERE gone_at IS NOT NULL;
+CREATE INDEX outbox_agents_turn ON outbox_agents (last_assigned_at, agent_id) WHERE lost_at IS NULL;
 CREATE INDEX outbox_tasks_context ON outbox_tasks (context_id, assigned_at DESC, agent_id) WHERE context_id IS NOT NULL AND agent_id IS NOT NULL;
 
 -- 009_tasks
@@ -186,10 +187,26 @@ CREATE INDEX outbox_handoffs_ended ON outbox_handoffs (ended_at) WHERE ended_at 
 
 
 -- 014_state
-
+create table "outbox_locks" ("resource_id" varchar(128) COLLATE "C" not null, "owner_id" varchar(128) COLLATE "C", "fencing_token" bigint not null, "locked_at" bigint not null, "expires_at" bigint not null, "metadata" jsonb, constraint "outbox_locks_pk" primary key ("resource_id"));
+CREATE INDEX outbox_locks_expiry ON outbox_locks (expires_at);
+create table "outbox_lock_floor" ("id" varchar(16) COLLATE "C" not null, "fencing_token" bigint not null, constraint "outbox_lock_floor_pk" primary key ("id"));
+INSERT INTO outbox_lock_floor (id, fencing_token) VALUES ('floor', 0);
+create table "outbox_aggregates" ("aggregate_id" varchar(128) COLLATE "C" not null, "aggregate_type" varchar(128) COLLATE "C", "version" bigint not null, constraint "outbox_aggregates_pk" primary key ("aggregate_id"));
+create table "outbox_events" ("seq" bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "position" bigint, "event_id" varchar(128) COLLATE "C" not null, "aggregate_id" varchar(128) COLLATE "C" not null, "aggregate_type" varchar(128) COLLATE "C", "version" bigint not null, "event_type" varchar(128) COLLATE "C" not null, "data" jsonb not null, "metadata" jsonb, "agent_id" varchar(128) COLLATE "C", "correlation_id" varchar(128) COLLATE "C", "recorded_at" bigint not null);
+CREATE UNIQUE INDEX outbox_events_id ON outbox_events (event_id);
+CREATE UNIQUE INDEX outbox_events_version ON outbox_events (aggregate_id, version);
+CREATE UNIQUE INDEX outbox_events_position ON outbox_events (position) WHERE position IS NOT NULL;
+CREATE INDEX outbox_events_type ON outbox_events (event_type, position) WHERE position IS NOT NULL;
+CREATE INDEX outbox_events_new ON outbox_events (seq) WHERE position IS NULL;
+create table "outbox_event_cursors" ("name" varchar(128) COLLATE "C" not null, "position" bigint not null, "updated_at" bigint, constraint "outbox_event_cursors_pk" primary key ("name"));
+INSERT INTO outbox_event_cursors (name, position) VALUES ('', 0);
+create table "outbox_snapshots" ("aggregate_id" varchar(128) COLLATE "C" not null, "name" varchar(128) COLLATE "C" not null, "schema_version" integer not null, "version" bigint not null, "state" jsonb not null, "taken_at" bigint not null, constraint "outbox_snapshots_pk" primary key ("aggregate_id", "name", "schema_version"));
+create table "outbox_entities" ("entity_type" varchar(128) COLLATE "C" not null, "entity_id" varchar(128) COLLATE "C" not null, "version" bigint not null, "state" jsonb, "previous_state" jsonb, "updated_by" varchar(128) COLLATE "C", "updated_at" bigint not null, constraint "outbox_entities_pk" primary key ("entity_type", "entity_id"));
+create table "outbox_entity_history" ("entity_type" varchar(128) COLLATE "C" not null, "entity_id" varchar(128) COLLATE "C" not null, "version" bigint not null, "updates" jsonb, "previous_state" jsonb, "updated_by" varchar(128) COLLATE "C", "updated_at" bigint not null, constraint "outbox_entity_history_pk" primary key ("entity_type", "entity_id", "version"));
 
 -- 015_auctions
-
+create table "outbox_bids" ("task_id" varchar(128) COLLATE "C" not null, "round" integer not null, "agent_id" varchar(128) COLLATE "C" not null, "state" varchar(16) COLLATE "C" not null, "amount" double precision, "note" text, "called_at" bigint not null, "answered_at" bigint, constraint "outbox_bids_pk" primary key ("task_id", "round", "agent_id"));
+CREATE INDEX outbox_bids_old ON outbox_bids (called_at);
 
 -- what was applied
 create table "outbox_migrations" ("id" serial primary key, "name" varchar(255), "batch" integer, "migration_time" timestamptz);

@@ -55,6 +55,10 @@ export function up(schema: Knex.SchemaBuilder, context: Context): Knex.SchemaBui
       .raw(
         `CREATE INDEX ${name("agent_history_gone")} ON ${history} (gone_at) WHERE gone_at IS NOT NULL`,
       )
+      // Whose turn it is. Of those that are not known to be lost, as agents_present.
+      .raw(
+        `CREATE INDEX ${name("agents_turn")} ON ${agents} (last_assigned_at, agent_id) WHERE lost_at IS NULL`,
+      )
       // Who had the last task of a context.
       .raw(
         `CREATE INDEX ${name("tasks_context")} ON ${tasks} (context_id, assigned_at DESC, agent_id) WHERE context_id IS NOT NULL AND agent_id IS NOT NULL`,
@@ -71,6 +75,7 @@ export function down(schema: Knex.SchemaBuilder, context: Context): Knex.SchemaB
       table.primary(["capability", "agent_id"], name("agent_capabilities_pk"));
     })
       .alterTable(name("tasks"), (table) => void table.dropIndex([], name("tasks_context")))
+      .alterTable(name("agents"), (table) => void table.dropIndex([], name("agents_turn")))
       .dropTable(name("agent_history")),
   );
 }

@@ -143,6 +143,33 @@ eachDatabase("matching", (database) => {
       expect(await who([])).toEqual(["c", "a", "b"]);
     });
 
+    it("finds the same few first as among all", async () => {
+      const lifecycles = ["active", "active", "active", "deprecated", "development"] as const;
+      for (let n = 0; n < 40; n++) {
+        await registry.registerAgent({
+          agentId: `a${n}`,
+          capabilities: [n % 4 === 0 ? "y" : "x", `v@1.${n % 5}`],
+          maxConcurrentTasks: 2 + (n % 3),
+          card: { lifecycle: lifecycles[n % 5] },
+        });
+        await database
+          .knex()("outbox_agents")
+          .where({ agent_id: `a${n}` })
+          .update({ last_assigned_at: (n * 7) % 10 });
+        if (n % 3 === 0) await give(`a${n}`);
+      }
+      for (const strategy of ["leastLoaded", "roundRobin"] as const) {
+        for (const needs of [[], ["x"], ["x", "v >= 1.1"]]) {
+          const how = { strategy, cost: 2, exclude: ["a2"] };
+          const all = await who(needs, how);
+          expect(all.length, String(needs)).toBeGreaterThan(8);
+          for (const limit of [1, 2, 3, 5, 8, all.length]) {
+            expect(await who(needs, { ...how, limit })).toEqual(all.slice(0, limit));
+          }
+        }
+      }
+    });
+
     it("keeps a context with the agent that had it last, as long as that can take it", async () => {
       for (const agentId of ["a", "b", "c"]) await registry.registerAgent({ agentId, ...room });
       await give("c", { context_id: "order-7", finished_at: 1, state: "completed" });

@@ -130,6 +130,20 @@ eachDatabase("plans of matching", (database) => {
       const every = { maxResults: 50 };
       expect(await registry.findAvailableAgents(["rare", "python = 3.1"], every)).toHaveLength(20);
       expect(await registry.findAvailableAgents(["rare", "python > 3.1"], every)).toEqual([]);
+      // Of what thousands can do, the first few are the same as the first of all.
+      await knex("outbox_agents")
+        .whereIn("agent_id", ["agent-6001", "agent-6004", "agent-6008"])
+        .update({ last_assigned_at: 0 });
+      const first = async (strategy: "leastLoaded" | "roundRobin", maxResults: number) =>
+        (
+          await registry.findAvailableAgents(["common", "python >= 3.3"], { strategy, maxResults })
+        ).map(({ agentId }) => agentId);
+      for (const strategy of ["leastLoaded", "roundRobin"] as const) {
+        const all = await first(strategy, 500);
+        expect(all).toHaveLength(500);
+        expect(all.slice(0, 2)).toEqual(["agent-6001", "agent-6004"]);
+        for (const few of [1, 2, 10]) expect(await first(strategy, few)).toEqual(all.slice(0, few));
+      }
     },
     120_000,
   );

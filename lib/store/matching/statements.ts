@@ -50,6 +50,8 @@ function orders(log: string): Record<MatchingStrategy, string> {
   };
 }
 
+const FOUND = "agent_id, max_concurrent_tasks, last_assigned_at, lifecycle, weight, used, score";
+
 /** How far it is counted how many agents can do a thing, to find what fewest can do. */
 const COUNTED = 2_000;
 
@@ -57,6 +59,19 @@ const PREFERENCES = "p AS MATERIALIZED (SELECT DISTINCT n, c, o, w FROM r WHERE 
 
 const COLUMNS =
   "a.agent_id, a.status, a.max_concurrent_tasks, a.last_assigned_at, a.lifecycle, a.weight";
+
+/**
+ * How many agents are looked at first: those whose last assignment is longest ago. Where enough of them are idle,
+ * no other can be better, and what all can do costs no more than what few can do.
+ */
+const WALKED = 256;
+/** Not where fewer can do what is required: those are soon looked at all. */
+const MANY = 1_000;
+/** Whether such an agent is as good as any. */
+const GOOD_ENOUGH: Partial<Record<MatchingStrategy, string>> = {
+  leastLoaded: "l.used = 0",
+  roundRobin: "a.max_concurrent_tasks - l.used >= :cost",
+};
 
 const ANSWER =
   "SELECT x.agent_id, x.max_concurrent_tasks - x.used AS free, x.max_concurrent_tasks, x.used, x.score";
@@ -82,25 +97,45 @@ function postgres(prefix: string, clock: string): MatchingStatements {
   const meets = (list: "q" | "p", agent: string) =>
     `EXISTS (SELECT 1 FROM ${capabilities} c WHERE c.capability = ${list}.c AND c.agent_id = ${agent}
        AND (${list}.o = 'has' OR EXISTS (SELECT 1 FROM r WHERE r.n = ${list}.n AND ${PASSES})) OFFSET 0)`;
-  const matching = (required: boolean) =>
+  const rarest = `f AS MATERIALIZED (
+        SELECT q.n, (SELECT COUNT(*) FROM (SELECT 1 FROM ${capabilities} c WHERE c.capability = q.c LIMIT ${COUNTED}) s) AS agents
+        FROM q ORDER BY agents, q.n LIMIT 1),`;
+  const matching = (required: boolean, open = "true") =>
     required
-      ? `f AS MATERIALIZED (
-           SELECT q.n FROM q
-           ORDER BY (SELECT COUNT(*) FROM (SELECT 1 FROM ${capabilities} c WHERE c.capability = q.c LIMIT ${COUNTED}) s), q.n LIMIT 1),
-         m AS MATERIALIZED (
+      ? `m AS MATERIALIZED (
            SELECT DISTINCT c.agent_id FROM r CROSS JOIN LATERAL (
              SELECT c.agent_id FROM ${capabilities} c WHERE c.capability = r.c AND ${PASSES} OFFSET 0) c
-           WHERE r.w IS NULL AND r.n = (SELECT n FROM f))`
-      : `m AS MATERIALIZED (SELECT agent_id FROM ${agents} WHERE lost_at IS NULL)`;
+           WHERE r.w IS NULL AND r.n = (SELECT n FROM f) AND ${open})`
+      : `m AS MATERIALIZED (SELECT agent_id FROM ${agents} WHERE lost_at IS NULL AND ${open})`;
   const others = (required: boolean) =>
     required
       ? `AND CAST(:needed AS int) = (SELECT COUNT(*) FROM q) AND NOT EXISTS (
            SELECT 1 FROM q WHERE q.n <> (SELECT n FROM f) AND NOT ${meets("q", "m.agent_id")} OFFSET 0)`
       : "";
   const used = `CROSS JOIN LATERAL (SELECT COALESCE(SUM(t.cost), 0) AS used FROM ${prefix}tasks t WHERE t.agent_id = a.agent_id AND ${OPEN} OFFSET 0) l`;
+  const walk = (required: boolean, good: string) => `
+      w AS MATERIALIZED (
+        SELECT a.agent_id, a.max_concurrent_tasks, a.last_assigned_at, a.lifecycle, a.weight, l.used AS used, 0 AS score
+        FROM (SELECT turn.* FROM ${agents} turn WHERE turn.lost_at IS NULL ${required ? `AND (SELECT agents FROM f) >= ${MANY}` : ""}
+                 ORDER BY turn.last_assigned_at, turn.agent_id LIMIT ${WALKED}) a
+         ${used}
+        WHERE ${alive("a", now)} AND a.status <> 'draining' AND a.lifecycle <> 'deprecated' AND ${STAGE} AND ${depends}
+          AND a.max_concurrent_tasks >= CAST(:cost AS int) AND a.agent_id NOT IN (SELECT jsonb_array_elements_text(CAST(:exclude AS jsonb)))
+          ${required ? `AND CAST(:needed AS int) = (SELECT COUNT(*) FROM q) AND NOT EXISTS (SELECT 1 FROM q WHERE NOT ${meets("q", "a.agent_id")} OFFSET 0)` : ""}
+          AND ${good}
+        ORDER BY a.last_assigned_at, a.agent_id LIMIT :limit),
+      g AS MATERIALIZED (SELECT COUNT(*) AS n FROM w),`;
   return {
-    candidates: ({ required, preferred, strategy }) => `
-      WITH ${tests}, ${preferred ? PREFERENCES : ""} ${matching(required)},
+    candidates: ({ required, preferred, strategy }) => {
+      const good = preferred ? undefined : GOOD_ENOUGH[strategy];
+      const first = good === undefined ? "" : walk(required, good);
+      const open = good === undefined ? "true" : "(SELECT n FROM g) < CAST(:limit AS int)";
+      const found =
+        good === undefined
+          ? "x"
+          : `(SELECT ${FOUND} FROM x UNION ALL SELECT ${FOUND} FROM w WHERE NOT ${open}) x`;
+      return `
+      WITH ${tests}, ${required ? rarest : ""} ${first} ${preferred ? PREFERENCES : ""} ${matching(required, open)},
       x AS MATERIALIZED (
         SELECT a.*, l.used, ${
           preferred
@@ -112,11 +147,12 @@ function postgres(prefix: string, clock: string): MatchingStatements {
           WHERE a.agent_id = m.agent_id AND ${alive("a", now)} AND a.status <> 'draining' AND ${STAGE} AND ${depends} OFFSET 0) a
         ${used}
         WHERE a.max_concurrent_tasks >= CAST(:cost AS int) ${others(required)})
-      ${ANSWER} FROM x WHERE x.max_concurrent_tasks - x.used >= CAST(:cost AS int)
+      ${ANSWER} FROM ${found} WHERE x.max_concurrent_tasks - x.used >= CAST(:cost AS int)
         AND x.agent_id NOT IN (SELECT jsonb_array_elements_text(CAST(:exclude AS jsonb)))
-      ORDER BY ${order[strategy]} LIMIT :limit`,
+      ORDER BY ${order[strategy]} LIMIT :limit`;
+    },
     census: (required) => `
-      WITH ${tests}, ${matching(required)},
+      WITH ${tests}, ${required ? rarest : ""} ${matching(required)},
       x AS MATERIALIZED (
         SELECT a.max_concurrent_tasks, l.used, a.alive,
                CASE WHEN a.alive = 1 AND a.status <> 'draining' AND a.max_concurrent_tasks > 0 AND ${STAGE} AND ${depends} THEN 1 ELSE 0 END AS taking
@@ -207,24 +243,44 @@ function sqlite(prefix: string, clock: string): MatchingStatements {
   const meets = (list: "q" | "p", agent: string) =>
     `EXISTS (SELECT 1 FROM ${capabilities} c WHERE c.capability = ${list}.c AND c.agent_id = ${agent}
        AND (${list}.o = 'has' OR EXISTS (SELECT 1 FROM r WHERE r.n = ${list}.n AND ${PASSES})))`;
-  const matching = (required: boolean) =>
+  const rarest = `f AS MATERIALIZED (
+        SELECT q.n, (SELECT COUNT(*) FROM (SELECT 1 FROM ${capabilities} c WHERE c.capability = q.c LIMIT ${COUNTED}) s) AS agents
+        FROM q ORDER BY agents, q.n LIMIT 1),`;
+  const matching = (required: boolean, open = "true") =>
     required
-      ? `f AS MATERIALIZED (
-           SELECT q.n FROM q
-           ORDER BY (SELECT COUNT(*) FROM (SELECT 1 FROM ${capabilities} c WHERE c.capability = q.c LIMIT ${COUNTED}) s), q.n LIMIT 1),
-         m AS MATERIALIZED (
-           SELECT DISTINCT c.agent_id FROM f CROSS JOIN r ON r.n = f.n CROSS JOIN ${capabilities} c ON c.capability = r.c
+      ? `m AS MATERIALIZED (
+           SELECT DISTINCT c.agent_id FROM (SELECT n FROM f WHERE ${open}) f CROSS JOIN r ON r.n = f.n CROSS JOIN ${capabilities} c ON c.capability = r.c
            WHERE r.w IS NULL AND ${PASSES})`
-      : `m AS MATERIALIZED (SELECT agent_id FROM ${agents} WHERE lost_at IS NULL)`;
+      : `m AS MATERIALIZED (SELECT agent_id FROM ${agents} WHERE lost_at IS NULL AND ${open})`;
   const others = (required: boolean) =>
     required
       ? `AND :needed = (SELECT COUNT(*) FROM q) AND NOT EXISTS (
            SELECT 1 FROM q WHERE q.n <> (SELECT n FROM f) AND NOT ${meets("q", "m.agent_id")})`
       : "";
   const used = `(SELECT COALESCE(SUM(t.cost), 0) FROM ${prefix}tasks t WHERE t.agent_id = a.agent_id AND ${OPEN})`;
+  const walk = (required: boolean, good: string) => `
+      w AS MATERIALIZED (
+        SELECT a.agent_id, a.max_concurrent_tasks, a.last_assigned_at, a.lifecycle, a.weight, a.used AS used, 0 AS score
+        FROM (SELECT a.*, ${used} AS used FROM (
+                 SELECT turn.* FROM ${agents} turn WHERE turn.lost_at IS NULL ${required ? `AND (SELECT agents FROM f) >= ${MANY}` : ""}
+                 ORDER BY turn.last_assigned_at, turn.agent_id LIMIT ${WALKED}) a) a
+        WHERE ${alive("a", now)} AND a.status <> 'draining' AND a.lifecycle <> 'deprecated' AND ${STAGE} AND ${depends}
+          AND a.max_concurrent_tasks >= :cost AND a.agent_id NOT IN (SELECT value FROM json_each(:exclude))
+          ${required ? `AND :needed = (SELECT COUNT(*) FROM q) AND NOT EXISTS (SELECT 1 FROM q WHERE NOT ${meets("q", "a.agent_id")})` : ""}
+          AND ${good.replaceAll("l.used", "a.used")}
+        ORDER BY a.last_assigned_at, a.agent_id LIMIT :limit),
+      g AS MATERIALIZED (SELECT COUNT(*) AS n FROM w),`;
   return {
-    candidates: ({ required, preferred, strategy }) => `
-      WITH ${tests}, ${preferred ? PREFERENCES : ""} ${matching(required)},
+    candidates: ({ required, preferred, strategy }) => {
+      const good = preferred ? undefined : GOOD_ENOUGH[strategy];
+      const first = good === undefined ? "" : walk(required, good);
+      const open = good === undefined ? "true" : "(SELECT n FROM g) < :limit";
+      const found =
+        good === undefined
+          ? "x"
+          : `(SELECT ${FOUND} FROM x UNION ALL SELECT ${FOUND} FROM w WHERE NOT ${open}) x`;
+      return `
+      WITH ${tests}, ${required ? rarest : ""} ${first} ${preferred ? PREFERENCES : ""} ${matching(required, open)},
       x AS MATERIALIZED (
         SELECT ${COLUMNS}, ${used} AS used, ${
           preferred
@@ -233,11 +289,12 @@ function sqlite(prefix: string, clock: string): MatchingStatements {
         } AS score${strategy === "sticky" ? `, (SELECT t.agent_id FROM ${prefix}tasks t WHERE t.context_id = :context AND t.agent_id IS NOT NULL ORDER BY t.assigned_at DESC, t.agent_id LIMIT 1) AS last_one` : ""}
         FROM m CROSS JOIN ${agents} a ON a.agent_id = m.agent_id
         WHERE ${alive("a", now)} AND a.status <> 'draining' AND ${STAGE} AND ${depends} AND a.max_concurrent_tasks >= :cost ${others(required)})
-      ${ANSWER} FROM x WHERE x.max_concurrent_tasks - x.used >= :cost
+      ${ANSWER} FROM ${found} WHERE x.max_concurrent_tasks - x.used >= :cost
         AND x.agent_id NOT IN (SELECT value FROM json_each(:exclude))
-      ORDER BY ${order[strategy]} LIMIT :limit`,
+      ORDER BY ${order[strategy]} LIMIT :limit`;
+    },
     census: (required) => `
-      WITH ${tests}, ${matching(required)},
+      WITH ${tests}, ${required ? rarest : ""} ${matching(required)},
       x AS MATERIALIZED (
         SELECT a.max_concurrent_tasks, ${used} AS used, CASE WHEN ${alive("a", now)} THEN 1 ELSE 0 END AS alive,
                CASE WHEN ${alive("a", now)} AND a.status <> 'draining' AND a.max_concurrent_tasks > 0 AND ${STAGE} AND ${depends} THEN 1 ELSE 0 END AS taking
