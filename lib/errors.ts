@@ -229,6 +229,24 @@ export const ERROR_CODES = {
     remedy:
       "No other agent with these capabilities has room: name one with `to`, try again later, or register one that can.",
   },
+  LOCK_TAKEN: {
+    retryable: true,
+    severity: "info",
+    remedy:
+      "Somebody else holds the lock: try again after details.expiresAt, wait for it (`waitMs`), or see who it is with `agent-outbox locks show`.",
+  },
+  LOCK_LOST: {
+    retryable: false,
+    severity: "warning",
+    remedy:
+      "The lock passed and somebody else may hold it: stop, write nothing more under it, and acquire it anew. Raise ttlMs where the process was only slow.",
+  },
+  VERSION_CONFLICT: {
+    retryable: true,
+    severity: "warning",
+    remedy:
+      "Somebody else was faster: load what is new (details.currentVersion tells how far it is), decide again, and repeat with that version.",
+  },
   GATE_FAILED: {
     retryable: false,
     severity: "error",
@@ -302,6 +320,9 @@ export class CircuitOpen extends errorOf("CircuitOpen", "CIRCUIT_OPEN") {}
 export class UnknownCommandError extends errorOf("UnknownCommandError", "UNKNOWN_COMMAND") {}
 export class SignatureInvalid extends errorOf("SignatureInvalid", "SIGNATURE_INVALID") {}
 export class GateFailed extends errorOf("GateFailed", "GATE_FAILED") {}
+export class LockTaken extends errorOf("LockTaken", "LOCK_TAKEN") {}
+export class LockLost extends errorOf("LockLost", "LOCK_LOST") {}
+export class VersionConflict extends errorOf("VersionConflict", "VERSION_CONFLICT") {}
 export class QueueFull extends errorOf("QueueFull", "QUEUE_FULL") {}
 
 /** Both names are in use for one thing. */
