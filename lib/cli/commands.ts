@@ -4,6 +4,7 @@ import type { Command } from "./command.ts";
 import { deadLetterCommands } from "./dead-letters.ts";
 import { demoCommands } from "./demo.ts";
 import { doctorCommands } from "./doctor.ts";
+import { handoffCommands } from "./handoffs.ts";
 import type { CommandGroup } from "./help.ts";
 import { keyCommands } from "./keys.ts";
 import { limitCommands } from "./limits.ts";
@@ -41,6 +42,7 @@ export const GROUPS: readonly CommandGroup[] = [
   { title: "Dead letters", commands: deadLetterCommands },
   { title: "Agents", commands: agentCommands },
   { title: "Tasks", commands: [...taskCommands, ...taskWhyCommands] },
+  { title: "Handoffs", commands: handoffCommands },
   { title: "Logs", commands: logCommands },
 ];
 
