@@ -3,8 +3,9 @@ import { rm, rmdir } from "node:fs/promises";
 import { dirname } from "node:path";
 import { createInterface } from "node:readline/promises";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Outbox, openOutbox } from "../lib/index.ts";
+import { type Outbox, openOutbox, type Task } from "../lib/index.ts";
 import { Crew } from "./crew.ts";
+import { findingsOf } from "./findings.ts";
 import { askJq, jqCommands, summariseLogs } from "./logs.ts";
 import type { DemoOptions } from "./options.ts";
 import { DemoError, folderOf, type Place, preparePlace, removeTables } from "./place.ts";
@@ -12,6 +13,7 @@ import { type Plan, planFor, titleOf } from "./plan.ts";
 import { Progress } from "./progress.ts";
 import { AGENTS } from "./protocol.ts";
 import { type Kill, type Report, reportOf } from "./report.ts";
+import { type SecondAct, secondAct } from "./second-act.ts";
 import { Supervision, type TaskEnd } from "./supervisor.ts";
 import { type Walk, walk } from "./walk.ts";
 import { counted, printable, seconds } from "./words.ts";
@@ -94,6 +96,8 @@ class DemoRun {
     this.#progress.end();
     const tasks = await supervision.tasks();
     const summary = await supervision.summary();
+    await this.#pause("publish the findings, which will fail");
+    const second = await this.#secondAct(tasks);
     await crew.stop();
     await supervision.stop();
     const kept = this.#place.file !== null || this.#options.keep;
@@ -109,6 +113,7 @@ class DemoRun {
       lost: this.#lost,
       tasks,
       supervisor: summary,
+      secondAct: second,
       logSummary: await summariseLogs(this.#place.logs),
       jq: askJq(this.#place.logs, jqCommands(this.#plan.marked.taskId)),
     });
@@ -166,6 +171,14 @@ class DemoRun {
     const { database, prefix, logs, root } = this.#place;
     await this.#crew.start({ database, prefix, logs, root });
     return this.#crew;
+  }
+
+  #secondAct(tasks: readonly Task[]): Promise<SecondAct> {
+    return secondAct(this.#outbox as Outbox, {
+      out: this.#place.out,
+      findings: findingsOf(tasks),
+      note: (line) => this.#progress.note(line),
+    });
   }
 
   /** The first agent that is in the middle of the marked task dies there; the next one may go on. */

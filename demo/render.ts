@@ -3,6 +3,7 @@ import { basename, dirname, relative } from "node:path";
 import { styleText } from "node:util";
 import type { JqAnswer } from "./logs.ts";
 import { findingLines } from "./render-findings.ts";
+import { secondActLines } from "./render-second-act.ts";
 import type { Report } from "./report.ts";
 import { counted, number, printable, seconds } from "./words.ts";
 
@@ -22,6 +23,7 @@ export function renderReport(report: Report, { color, width }: RenderOptions): s
     ["What the agents found", findingLines(report, width)],
     ["The agent that was killed", recoveryLines(report)],
     ["Who did it", agentLines(report)],
+    ["The plan that was undone", secondActLines(report)],
     ["How fast", speedLines(report)],
     ["Where it is", placeLines(report)],
     ["Ask the logs yourself", jqLines(report, dim)],

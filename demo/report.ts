@@ -5,6 +5,7 @@ import type { JqAnswer, LogFileSummary, LogSummary } from "./logs.ts";
 import type { Place } from "./place.ts";
 import { type PlannedTask, titleOf } from "./plan.ts";
 import { AGENTS } from "./protocol.ts";
+import type { SecondAct } from "./second-act.ts";
 import type { SupervisorSummary } from "./supervisor.ts";
 import type { Walk } from "./walk.ts";
 
@@ -28,6 +29,7 @@ export interface Run {
   readonly lost: readonly { readonly agentId: string; readonly why: string }[];
   readonly tasks: readonly Task[];
   readonly supervisor: SupervisorSummary;
+  readonly secondAct: SecondAct;
   readonly logSummary: LogSummary;
   readonly jq: readonly JqAnswer[];
 }
@@ -78,6 +80,8 @@ export interface Report {
   readonly findings: Findings;
   readonly agents: readonly AgentReport[];
   readonly supervisor: SupervisorSummary;
+  /** The plan that was undone, and the handoff in it. */
+  readonly secondAct: SecondAct;
   readonly throughput: {
     readonly startMs: number;
     readonly workMs: number;
@@ -126,6 +130,7 @@ export function reportOf(run: Run): Report {
     findings: findingsOf(tasks),
     agents: agentsOf(run),
     supervisor: run.supervisor,
+    secondAct: run.secondAct,
     throughput: {
       startMs: Math.round(run.startMs),
       workMs: Math.round(workMs),

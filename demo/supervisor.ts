@@ -10,7 +10,7 @@ import type { HashedFile } from "./analysis/inventory.ts";
 import type { Plan, PlannedTask } from "./plan.ts";
 import { HEARTBEAT_MS, type TaskResult } from "./protocol.ts";
 
-const SUPERVISOR = "supervisor";
+export const SUPERVISOR = "supervisor";
 /** How often it looks for lost agents and places parked tasks. */
 const SWEEP_MS = 50;
 const ENDS = new Set(["completed", "failed", "cancelled", "rejected"]);

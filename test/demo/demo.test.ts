@@ -64,6 +64,27 @@ function expectAllDone(report: Report, root: string): void {
   expect(report.throughput.messagesSent).toBeGreaterThanOrEqual(FILES + 3 + answers);
 }
 
+/** What the second act did and undid, as the report and the disk have it. */
+async function expectSecondAct({ secondAct, out }: Report): Promise<void> {
+  expect(secondAct.workflow).toMatchObject({
+    state: "compensated",
+    steps: [
+      { step: "draft", agent: "eve", state: "completed", undone: true },
+      { step: "cover", agent: "finn", state: "completed", undone: true },
+      { step: "publish", agent: "gus", state: "failed", undone: false },
+    ],
+    failure: expect.stringContaining("no folder to publish in (ENOENT)"),
+    left: [],
+  });
+  expect(secondAct.handoff).toEqual({
+    from: "eve",
+    to: "finn",
+    state: "completed",
+    reason: "expertise_required",
+  });
+  expect(await readdir(out)).not.toEqual(expect.arrayContaining(["draft.json"]));
+}
+
 function expectFindings({ findings }: Report): void {
   expect(findings.code).toMatchObject({ files: 13, functions: 12 });
   expect(findings.code.longest[0]).toEqual({
@@ -105,6 +126,7 @@ eachDatabase("the demo", (database) => {
     const report = reportIn(finished);
     expectAllDone(report, root);
     expectFindings(report);
+    await expectSecondAct(report);
     expect(finished.code).toBe(0);
     expect(report.database).toMatchObject({ file: null, kept: false });
     const { prefix } = report.database;
@@ -127,6 +149,11 @@ describe("the demo as a newcomer starts it, on SQLite", () => {
       `${FILES + 3} tasks on ${FILES} files done by 4 agents, 1 killed on the way; nothing lost.`,
     );
     expect(stdout).toContain("its result counted once.");
+    expect(stderr).toContain("gus cannot publish: the plan is undone");
+    expect(stdout).toMatch(
+      /it is compensated, and no file is left of it\.\n +draft +eve +done, and undone\n/,
+    );
+    expect(stdout).toContain("eve handed its step over to finn (expertise_required): completed.");
     expect(stdout).toContain("data/bad.json:3:1");
     // Neither colours on a pipe, nor what a file's name would do to a terminal.
     expect(stdout).not.toContain("\u001b");
@@ -154,7 +181,8 @@ describe("the demo as a newcomer starts it, on SQLite", () => {
     const [timeline, rates, perMinute] = outputs;
     expect(timeline).toContain("cancelled task_assignment");
     expect(timeline).toContain("processed task_response");
-    expect(JSON.parse(rates ?? "")).toHaveLength(4);
+    // The four, and the three of the second act.
+    expect(JSON.parse(rates ?? "")).toHaveLength(7);
     const sent = (perMinute ?? "").split("\n").map((line) => Number(line.split("\t")[1]));
     expect(sent.reduce((sum, n) => sum + n, 0)).toBe(report.throughput.messagesSent);
   });
