@@ -123,8 +123,8 @@ alter table "outbox_agents" add column "drained_by" varchar(16) COLLATE "C";
 create table "outbox_agent_history" ("seq" bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "agent_id" varchar(128) COLLATE "C" not null, "event" varchar(32) COLLATE "C" not null, "at" bigint not null, "data" jsonb, "card" jsonb, "card_hash" varchar(64) COLLATE "C", "gone_at" bigint);
 CREATE INDEX outbox_agent_history_agent ON outbox_agent_history (agent_id, seq);
 CREATE INDEX outbox_agent_history_gone ON outbox_agent_history (gone_at) WHERE gone_at IS NOT NULL;
-CREATE INDEX outbox_agents_turn ON outbox_agents (last_assigned_at, agent_id) WHERE lost_at IS NULL;
 CREATE INDEX outbox_tasks_context ON outbox_tasks (context_id, assigned_at DESC, agent_id) WHERE context_id IS NOT NULL AND agent_id IS NOT NULL;
+CREATE INDEX outbox_agents_turn ON outbox_agents (last_assigned_at, agent_id) WHERE lost_at IS NULL;
 
 -- 009_tasks
 alter table "outbox_tasks" add column "cost" integer not null default '1';

@@ -20,7 +20,7 @@ export function up(schema: Knex.SchemaBuilder, context: Context): Knex.SchemaBui
   ];
   const history = name("agent_history");
   const tasks = name("tasks");
-  return (
+  const built =
     // One column each: what speaks SQL Server's protocol need not take several at once.
     added
       .reduce(
@@ -55,27 +55,31 @@ export function up(schema: Knex.SchemaBuilder, context: Context): Knex.SchemaBui
       .raw(
         `CREATE INDEX ${name("agent_history_gone")} ON ${history} (gone_at) WHERE gone_at IS NOT NULL`,
       )
-      // Whose turn it is. Of those that are not known to be lost, as agents_present.
-      .raw(
-        `CREATE INDEX ${name("agents_turn")} ON ${agents} (last_assigned_at, agent_id) WHERE lost_at IS NULL`,
-      )
       // Who had the last task of a context.
       .raw(
         `CREATE INDEX ${name("tasks_context")} ON ${tasks} (context_id, assigned_at DESC, agent_id) WHERE context_id IS NOT NULL AND agent_id IS NOT NULL`,
-      )
-  );
+      );
+  // Whose turn it is. SQL Server's statement looks at all that can do a task, and would write it for nothing.
+  if (context.dialect !== "mssql") {
+    built.raw(
+      `CREATE INDEX ${name("agents_turn")} ON ${agents} (last_assigned_at, agent_id) WHERE lost_at IS NULL`,
+    );
+  }
+  return built;
 }
 
 export function down(schema: Knex.SchemaBuilder, context: Context): Knex.SchemaBuilder {
   const { name } = context;
   const columns = ["card", "card_hash", "lifecycle", "needs_agents", "weight", "drained_by"];
+  if (context.dialect !== "mssql") {
+    schema.alterTable(name("agents"), (table) => void table.dropIndex([], name("agents_turn")));
+  }
   return columns.reduce(
     (built, column) => built.alterTable(name("agents"), (table) => void table.dropColumn(column)),
     replaced(schema, context, (table) => {
       table.primary(["capability", "agent_id"], name("agent_capabilities_pk"));
     })
       .alterTable(name("tasks"), (table) => void table.dropIndex([], name("tasks_context")))
-      .alterTable(name("agents"), (table) => void table.dropIndex([], name("agents_turn")))
       .dropTable(name("agent_history")),
   );
 }

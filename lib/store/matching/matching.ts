@@ -3,8 +3,9 @@ import type { MatchingStrategy } from "../../protocol/agents.ts";
 import { type Needs, requirementText } from "../../protocol/capabilities.ts";
 import type { Db, Dialect } from "../dialect.ts";
 import { int, query, type Row, translated } from "../sql.ts";
-import { type MatchingStatements, matchingStatements, type Wanted } from "./statements.ts";
+import { matchingStatements } from "./statements.ts";
 import { testsOf } from "./tests.ts";
+import type { MatchingStatements, Wanted } from "./texts.ts";
 
 /** An agent that can take a task now. */
 export interface Candidate {
