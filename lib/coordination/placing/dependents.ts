@@ -1,6 +1,5 @@
 import { type FinishedTask, TASK_FAILURES, type Task } from "../../protocol/tasks.ts";
 import { afterCommit } from "../../store/after-commit.ts";
-import type { Dependency } from "../../store/assignments/dependencies.ts";
 import {
   endTask,
   fenceOf,
@@ -30,7 +29,7 @@ export class Dependents implements TaskFollower, SweepStep {
   readonly #settled = new WeakMap<Tx, number>();
   readonly #running = new Set<Promise<void>>();
   /** Where the next look for what was left over goes on: a hint. */
-  #after: Pick<Dependency, "task_id" | "depends_on"> = { task_id: "", depends_on: "" };
+  #from = "";
 
   constructor(parts: Parts, tell: (error: unknown) => void) {
     this.#parts = parts;
@@ -73,8 +72,8 @@ export class Dependents implements TaskFollower, SweepStep {
 
   async sweep(): Promise<void> {
     const { dependencies, assignments, tasks } = this.#parts;
-    const { last, unsettled, idle } = await dependencies.strays(this.#after, PAGE);
-    this.#after = last ?? { task_id: "", depends_on: "" };
+    const { next, unsettled, idle } = await dependencies.strays(this.#from, PAGE);
+    this.#from = next;
     await dependencies.forget(idle);
     if (unsettled.length === 0) return;
     const known = new Map((await assignments.some(undefined, unsettled)).map(idAndTask));

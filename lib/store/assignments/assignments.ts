@@ -137,7 +137,8 @@ export class Assignments {
     return translated(this.#dialect, async () => {
       const found: Task[] = [];
       for (const part of parts(taskIds)) {
-        const rows = (await (db ?? this.#knex)(this.#table).whereIn("task_id", part)) as Row[];
+        const ids = JSON.stringify(part);
+        const rows = await query(db ?? this.#knex, this.#statements.some, { ids });
         found.push(...rows.map((row) => this.#task(row)));
       }
       return found;

@@ -53,16 +53,18 @@ export class Dependencies {
    * stored. Those that are not there are not in the answer.
    */
   async lock(trx: Db, taskIds: readonly string[]): Promise<Map<string, Awaited>> {
+    return this.#states(trx, this.#statements.lockTasks, taskIds);
+  }
+
+  async #states(db: Db, text: string, taskIds: readonly string[]): Promise<Map<string, Awaited>> {
     const sorted = [...new Set(taskIds)].sort();
     return translated(this.#dialect, async () => {
       const found = new Map<string, Awaited>();
       for (let from = 0; from < sorted.length; from += ROWS) {
-        const rows = (await trx(this.#tasks)
-          .select("task_id", "state", "finished_at")
-          .whereIn("task_id", sorted.slice(from, from + ROWS))
-          .orderBy("task_id")
-          .forUpdate()) as Row[];
-        for (const row of rows) found.set(String(row.task_id), awaited(row));
+        const ids = JSON.stringify(sorted.slice(from, from + ROWS));
+        for (const row of await query(db, text, { ids })) {
+          found.set(String(row.task_id), awaited(row));
+        }
       }
       return found;
     });
@@ -123,37 +125,25 @@ export class Dependencies {
   }
 
   /**
-   * A page of all dependencies, from after the given one on: those whose awaited task has ended or is no more, and
-   * those that nothing waits with any longer, because the waiting task itself has ended.
+   * A page of all dependencies, from those of the given task on: those whose awaited task has ended or is no more, and
+   * those that nothing waits with any longer, because the waiting task itself has ended. A page has more rows than one
+   * task may have, so the next one, which begins with the last task of this one, goes on.
    */
   async strays(
-    after: Pick<Dependency, "task_id" | "depends_on">,
+    from: string,
     limit: number,
-  ): Promise<{ last: Dependency | undefined; unsettled: string[]; idle: Dependency[] }> {
+  ): Promise<{ next: string; unsettled: string[]; idle: Dependency[] }> {
     return translated(this.#dialect, async () => {
       const page = (await this.#knex(this.#table)
-        .where("task_id", ">=", after.task_id)
-        .where((either) =>
-          either
-            .where("task_id", ">", after.task_id)
-            .orWhere((same) =>
-              same.where("task_id", after.task_id).where("depends_on", ">", after.depends_on),
-            ),
-        )
-        .orderBy(["task_id", "depends_on"])
+        .where("task_id", ">=", from)
+        .orderBy("task_id")
         .limit(limit)) as unknown as Dependency[];
-      const ids = [...new Set(page.flatMap((row) => [row.task_id, row.depends_on]))];
-      const live = new Set<string>();
-      for (let from = 0; from < ids.length; from += ROWS) {
-        const rows = (await this.#knex(this.#tasks)
-          .select("task_id")
-          .whereIn("task_id", ids.slice(from, from + ROWS))
-          .whereNull("finished_at")) as Row[];
-        for (const row of rows) live.add(String(row.task_id));
-      }
+      const ids = page.flatMap((row) => [row.task_id, row.depends_on]);
+      const states = await this.#states(this.#knex, this.#statements.states, ids);
+      const live = new Set(ids.filter((id) => states.get(id)?.ended === false));
       const waiting = page.filter((row) => live.has(row.task_id));
       return {
-        last: page.length < limit ? undefined : page.at(-1),
+        next: page.length < limit ? "" : (page.at(-1)?.task_id ?? ""),
         unsettled: [
           ...new Set(
             waiting.flatMap(({ depends_on }) => (live.has(depends_on) ? [] : [depends_on])),

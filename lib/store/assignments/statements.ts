@@ -16,6 +16,12 @@ export interface AssignmentStatements {
   readonly assign: string;
   /** Stores the tasks of `:items`, each with its first agent or without one; returns those whose id was not taken. */
   readonly insert: string;
+  /** The tasks `:ids`. */
+  readonly some: string;
+  /** The states of the tasks `:ids`, by their ids. */
+  readonly states: string;
+  /** The same, locked in that order. */
+  readonly lockTasks: string;
   /** Up to `:limit` tasks that wait for the task `:id`, by their ids. */
   readonly dependents: string;
   /** Stores the dependencies of `:items`. */
@@ -42,6 +48,8 @@ const STILL_PARKED = `COALESCE(t.agent_id, '') = '' AND COALESCE(t.finished_at, 
   AND COALESCE(t.paused_at, 0) = 0 AND COALESCE(t.state, '') IN (${sourcesOf("assigned")
     .map((state) => `'${state}'`)
     .join(", ")})`;
+
+const STATE = "task_id, state, finished_at";
 
 const COUNT_DOWN = "COALESCE(t.waits_for, 0) > 0 AND COALESCE(t.finished_at, 0) = 0";
 
@@ -126,6 +134,9 @@ function postgres(prefix: string, now: string): AssignmentStatements {
       ORDER BY j.n
       ON CONFLICT (task_id) DO NOTHING
       RETURNING *`,
+    some: `SELECT * FROM ${tasks} WHERE task_id = ANY (${ids})`,
+    states: `SELECT ${STATE} FROM ${tasks} WHERE task_id = ANY (${ids}) ORDER BY task_id`,
+    lockTasks: `SELECT ${STATE} FROM ${tasks} WHERE task_id = ANY (${ids}) ORDER BY task_id FOR UPDATE`,
     dependents: `SELECT task_id FROM ${waits} WHERE depends_on = :id ORDER BY task_id LIMIT :limit`,
     depend: `
       INSERT INTO ${waits} (task_id, depends_on, when_failed)
@@ -183,6 +194,10 @@ function mssql(prefix: string, now: string): AssignmentStatements {
       FROM OPENJSON(:items) WITH (n int '$.n', ${types}, deadline_ms bigint '$.deadline_ms', auction_ms bigint '$.auction_ms') j
       WHERE NOT EXISTS (SELECT 1 FROM ${tasks} t WITH (UPDLOCK, ROWLOCK) WHERE t.task_id = j.task_id ${BIN})
       ORDER BY j.n`,
+    some: `SELECT t.* FROM ${ids} INNER LOOP JOIN ${tasks} t ON t.task_id = i.id ${BIN}`,
+    states: `SELECT ${STATE} FROM ${ids} INNER LOOP JOIN ${tasks} t ON t.task_id = i.id ${BIN} ORDER BY task_id`,
+    // The list comes sorted, and the loop follows it.
+    lockTasks: `SELECT ${STATE} FROM ${ids} INNER LOOP JOIN ${tasks} t WITH (UPDLOCK, ROWLOCK) ON t.task_id = i.id ${BIN}`,
     dependents: `SELECT TOP (:limit) task_id FROM ${waits} WHERE depends_on = :id ORDER BY task_id`,
     depend: `
       INSERT INTO ${waits} (task_id, depends_on, when_failed)
@@ -228,6 +243,9 @@ function sqlite(prefix: string, now: string): AssignmentStatements {
       FROM (SELECT key, ${fields}, ${now} AS now FROM json_each(:items)) j WHERE true ORDER BY j.key
       ON CONFLICT (task_id) DO NOTHING
       RETURNING *`,
+    some: `SELECT * FROM ${tasks} WHERE task_id IN ${ids}`,
+    states: `SELECT ${STATE} FROM ${tasks} WHERE task_id IN ${ids} ORDER BY task_id`,
+    lockTasks: `SELECT ${STATE} FROM ${tasks} WHERE task_id IN ${ids} ORDER BY task_id`,
     dependents: `SELECT task_id FROM ${waits} WHERE depends_on = :id ORDER BY task_id LIMIT :limit`,
     depend: `
       INSERT INTO ${waits} (task_id, depends_on, when_failed)
