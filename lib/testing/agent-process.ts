@@ -29,7 +29,7 @@ export async function startAgent(
     return (task, context) =>
       world.handle(process, `the task ${task.taskId} (${taskType})`, () =>
         twice(world, task.message.messageId, () =>
-          around(task, context, async () => handler(task, waiting(world, context))),
+          around(task, context, async () => handler(task, waiting(context))),
         ),
       );
   };
@@ -58,16 +58,13 @@ function timed(
   return (run === undefined ? handler : { ...handler, run: wrap(run) }) as AnyHandler;
 }
 
-const WAITS = ["requestInput", "subtasks"];
-
-/** Who waits for others does not keep the world from coming to rest. */
-function waiting(world: World, context: TaskContext): TaskContext {
-  const idle = Object.entries(context).flatMap(([name, call]) =>
-    WAITS.includes(name)
-      ? [[name, (...given: unknown[]) => world.idle(async () => call(...given))]]
-      : [],
-  );
-  return { ...context, ...Object.fromEntries(idle) };
+/** Who waits for others gives its place at once, as after a long wait: a new run starts when the answer is there. */
+function waiting(context: TaskContext): TaskContext {
+  return {
+    ...context,
+    requestInput: (question) => context.requestInput({ ...question, waitMs: 0 }),
+    subtasks: (options) => context.subtasks({ ...options, waitMs: 0 }),
+  };
 }
 
 export function startConsumer(

@@ -146,9 +146,8 @@ const rollback = path(
         { stepId: "sabotage", taskType: "sabotage", requiredCapabilities: ["contract-sabotage"] },
       ],
     });
-    await harness.clock.advance(WITHIN_MS);
-    const workflow = await harness.outbox.workflows.get(workflowId);
-    const [step] = workflow?.steps ?? [];
+    const workflow = await harness.waitForWorkflow(workflowId, { withinMs: WITHIN_MS });
+    const [step] = workflow.steps;
     must(step?.state === "completed", `the first step is ${step?.state}`, step?.state, "completed");
     const undone = step?.compensation;
     must(

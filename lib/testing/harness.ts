@@ -8,6 +8,8 @@ import type { OutboxEvent } from "../protocol/events.ts";
 import type { MessageInput } from "../protocol/message-input.ts";
 import { isEnd } from "../protocol/states.ts";
 import type { FinishedTask, Task } from "../protocol/tasks.ts";
+import { isOver } from "../protocol/workflow-states.ts";
+import type { Workflow } from "../protocol/workflows.ts";
 import type { WorkHandler, WorkOptions } from "../queue/worker/worker.ts";
 import {
   type AroundTask,
@@ -195,20 +197,40 @@ export class TestOutbox {
     taskId: string,
     { withinMs = WITHIN_MS }: { withinMs?: number | undefined } = {},
   ): Promise<FinishedTask> {
-    const until = this.clock.now + durationOf(withinMs, "withinMs");
-    for (;;) {
-      await this.#world.advanceTo(this.clock.now);
-      const task = await this.#task(taskId);
-      if (isEnd(task.state)) return task as FinishedTask;
-      const next = await this.#world.nextDue(until);
-      if (next === undefined) {
-        await this.#world.advanceTo(until);
-        const last = await this.#task(taskId);
-        if (isEnd(last.state)) return last as FinishedTask;
-        throw await this.#unfinished(last, withinMs);
-      }
-      await this.#world.advanceTo(next);
-    }
+    const task = await this.#ended(
+      withinMs,
+      () => this.#task(taskId),
+      ({ state }) => isEnd(state),
+    );
+    if (isEnd(task.state)) return task as FinishedTask;
+    const why = await this.outbox.tasks.why(taskId).catch(() => undefined);
+    throw this.#unfinished(`the task "${taskId}" is ${task.state}`, withinMs, why?.explanation, {
+      ...{ taskId, state: task.state, agentId: task.agentId },
+    });
+  }
+
+  /**
+   * As `waitForTask`, for a workflow. A supervisor with its `supervisorId` must run in the test.
+   *
+   * @throws MessageTimeout
+   */
+  async waitForWorkflow(
+    workflowId: string,
+    { withinMs = WITHIN_MS }: { withinMs?: number | undefined } = {},
+  ): Promise<Workflow> {
+    const look = async () => {
+      const workflow = await this.outbox.workflows.get(workflowId);
+      if (workflow === null) throw new ValidationFailed(`there is no workflow "${workflowId}"`);
+      return workflow;
+    };
+    const over = ({ state }: Workflow) => isOver(state);
+    const workflow = await this.#ended(withinMs, look, over);
+    if (over(workflow)) return workflow;
+    const why = await this.outbox.workflows.why(workflowId).catch(() => undefined);
+    const { state } = workflow;
+    throw this.#unfinished(`the workflow "${workflowId}" is ${state}`, withinMs, why?.reason, {
+      ...{ workflowId, state },
+    });
   }
 
   /** The process dies without a goodbye: nothing more of it reaches the database; lease and heartbeat lapse. */
@@ -295,12 +317,23 @@ export class TestOutbox {
     return task;
   }
 
-  async #unfinished(task: Task, withinMs: number): Promise<MessageTimeout> {
+  /** Lets time go on until it is so, or `withinMs` have passed. */
+  async #ended<T>(withinMs: number, look: () => Promise<T>, over: (now: T) => boolean): Promise<T> {
+    const until = this.clock.now + durationOf(withinMs, "withinMs");
+    await this.#world.advanceTo(this.clock.now);
+    for (;;) {
+      const now = await look();
+      if (over(now) || this.clock.now >= until) return now;
+      await this.#world.advanceTo((await this.#world.nextDue(until)) ?? until);
+    }
+  }
+
+  #unfinished(what: string, withinMs: number, why = "", details: object): MessageTimeout {
     const supervised = [...this.#world.processes.values()].some((one) => one.kind === "supervisor");
-    const why = supervised ? "" : "; no supervisor runs in this test that could hear of its end";
+    const alone = supervised ? "" : "; no supervisor runs in this test that could hear of its end";
     return new MessageTimeout(
-      `the task "${task.taskId}" is ${task.state} after ${withinMs} ms of virtual time${why}`,
-      { details: { taskId: task.taskId, state: task.state, agentId: task.agentId, withinMs } },
+      `${what} after ${withinMs} ms of virtual time${alone}${why === "" ? "" : `: ${why}`}`,
+      { details: { ...details, withinMs } },
     );
   }
 }

@@ -198,6 +198,111 @@ describe("agents and supervisors", () => {
   });
 });
 
+describe("what waits for others", () => {
+  it("rests while an agent asks, and goes on with the answer", async () => {
+    const harness = await testOutbox();
+    const supervisor = await harness.supervisor();
+    let runs = 0;
+    await harness.agent({
+      agentId: "asker",
+      capabilities: ["arithmetic"],
+      tasks: {
+        add: async (task, { requestInput }) => {
+          runs++;
+          return sum(task) + Number(await requestInput({ prompt: "and how much more?" }));
+        },
+      },
+    });
+    const { taskId } = await supervisor.assignTask(add);
+    await harness.settle();
+    expect((await supervisor.getTask(taskId))?.state).toBe("input_required");
+    const [question] = await harness.outbox.tasks.inputs();
+    expect(question?.prompt).toBe("and how much more?");
+    await harness.outbox.tasks.answer(String(question?.inputId), 10);
+    expect((await harness.waitForTask(taskId)).result).toBe(15);
+    expect(runs).toBe(2);
+  });
+
+  it("rests while parts of a task are done by others", async () => {
+    const harness = await testOutbox();
+    const supervisor = await harness.supervisor();
+    await adder(harness);
+    await harness.agent({
+      agentId: "splitter",
+      capabilities: ["splitting"],
+      tasks: {
+        split: async (_task, { subtask, subtasks }) => {
+          for (const a of [1, 2, 3]) await subtask({ ...add, parameters: { a, b: 1 } });
+          return (await subtasks()).map(({ result }) => result);
+        },
+      },
+    });
+    const { taskId } = await supervisor.assignTask({
+      taskType: "split",
+      description: "in three",
+      requiredCapabilities: ["splitting"],
+    });
+    expect((await harness.waitForTask(taskId)).result).toEqual([2, 3, 4]);
+  });
+
+  it("ends a run that takes longer than it may, by the virtual clock", async () => {
+    const harness = await testOutbox();
+    const supervisor = await harness.supervisor();
+    await harness.agent({
+      agentId: "slow",
+      capabilities: ["arithmetic"],
+      tasks: {
+        add: {
+          timeoutMs: 20_000,
+          run: (_task, { signal }) => harness.clock.sleep(3_600_000, { signal }),
+        },
+      },
+    });
+    const { taskId } = await supervisor.assignTask({ ...add, maxAssignments: 1 });
+    const begun = harness.clock.now;
+    const task = await harness.waitForTask(taskId);
+    expect(task).toMatchObject({ state: "failed", lastError: { code: "TASK_TIMEOUT" } });
+    expect((task.finishedAt as number) - begun).toBeLessThan(60_000);
+  });
+
+  it("runs workflows to their end, with the pauses between their attempts", async () => {
+    const harness = await testOutbox();
+    await harness.supervisor("workflows");
+    let runs = 0;
+    await harness.agent({
+      agentId: "adder",
+      tasks: {
+        add: (task) => {
+          if (++runs < 3) throw Object.assign(new Error("not yet"), { retryable: false });
+          return sum(task);
+        },
+      },
+    });
+    const { workflowId } = await harness.outbox.workflows.start({
+      workflowType: "sum",
+      steps: [
+        {
+          stepId: "one",
+          taskType: "add",
+          parameters: { a: 1, b: 1 },
+          retry: { maxAttempts: 3, delayMs: 60_000 },
+        },
+      ],
+    });
+    const begun = harness.clock.now;
+    const workflow = await harness.waitForWorkflow(workflowId);
+    expect(workflow).toMatchObject({ state: "completed", result: { one: 2 } });
+    expect(harness.clock.now - begun).toBeGreaterThanOrEqual(180_000);
+    const endless = await harness.outbox.workflows.start({
+      workflowType: "question",
+      steps: [{ kind: "signal", stepId: "approval" }],
+    });
+    await expect(harness.waitForWorkflow(endless.workflowId, { withinMs: 1_000 })).rejects.toThrow(
+      /the workflow ".*" is running after 1000 ms of virtual time: /,
+    );
+  });
+});
+
 describe("waitForTask", () => {
   it("ends with the task's state when it does not end in time", async () => {
     const harness = await testOutbox();
@@ -206,7 +311,8 @@ describe("waitForTask", () => {
     const begun = harness.clock.now;
     const error = await harness.waitForTask(taskId, { withinMs: 60_000 }).catch((thrown) => thrown);
     expect(error).toBeInstanceOf(MessageTimeout);
-    expect(error.message).toContain("is submitted after 60000 ms of virtual time");
+    expect(error.message).toContain("is submitted after 60000 ms of virtual time: ");
+    expect(error.message, "and why").toMatch(/arithmetic/);
     expect(harness.clock.now - begun).toBe(60_000);
     await expect(harness.waitForTask("nothing")).rejects.toThrow('there is no task "nothing"');
   });
