@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { AgentRegistry } from "../agent-registry.ts";
-import { AgentCommunicationError, errorRecord, UnknownRecipient } from "../errors.ts";
+import { AgentCommunicationError, errorRecord } from "../errors.ts";
 import { Observers } from "../protocol/events.ts";
 import { given } from "../protocol/given.ts";
 import {
@@ -14,14 +14,16 @@ import type { ClaimedMessage } from "../queue/claimed.ts";
 import type { MessageQueueManager } from "../queue/manager.ts";
 import type { WorkContext, Worker, WorkHandler } from "../queue/worker/worker.ts";
 import type { Db } from "../store/dialect.ts";
-import { BeatMetrics, type MetricsHook } from "./beat-metrics.ts";
+import type { MetricsHook } from "./beat-metrics.ts";
+import { Beats } from "./beats.ts";
 import { Coordination } from "./coordination.ts";
 import type { GatesInput } from "./handoffs/gates.ts";
 import type { Handoffs } from "./handoffs/handoffs.ts";
 import { RunHandoffs } from "./handoffs/in-run.ts";
 import { decide, type HandoffHandler } from "./handoffs/listen.ts";
-import { TaskRun, type TaskRuns } from "./task-run.ts";
+import { TaskRun } from "./task-run.ts";
 import { PAUSED } from "./tasks/pauses.ts";
+import type { TaskRuns } from "./tasks/run-begin.ts";
 import type { TaskHandler, TimedTaskHandler } from "./tasks/run-context.ts";
 
 export interface AgentRunnerOptions
@@ -65,7 +67,6 @@ const APART = [
   MessageType.HANDOFF_COMPLETED,
   MessageType.HANDOFF_WITHDRAWN,
 ];
-const SHORTEST_RETRY_MS = 250;
 const LONGEST_GOODBYE_MS = 1_000;
 
 /**
@@ -82,7 +83,7 @@ export class AgentRunner {
   readonly #onMessage: WorkHandler | undefined;
   readonly #handoffs: Handoffs;
   readonly #onHandoff: HandoffHandler;
-  readonly #metrics: BeatMetrics;
+  readonly #beats: Beats;
   readonly #observers: Observers;
   #workers: Worker[] = [];
   #starting: Promise<void> | undefined;
@@ -105,11 +106,15 @@ export class AgentRunner {
     this.registry = shared.registry;
     this.#settings = settings;
     this.#onMessage = settings.onMessage as WorkHandler | undefined;
-    this.#metrics = new BeatMetrics(
-      settings.metrics as MetricsHook | undefined,
-      settings.heartbeatIntervalMs,
-      (error) => this.#tell(error),
-    );
+    this.#beats = new Beats({
+      agentId,
+      registry: this.registry,
+      intervalMs: settings.heartbeatIntervalMs,
+      metrics: settings.metrics as MetricsHook | undefined,
+      register: () => this.#register(),
+      beaten: () => this.#dropTaken(),
+      tell: (error) => this.#tell(error),
+    });
     this.#observers = observers;
     const handlers = timed(settings.tasks as AgentRunnerOptions["tasks"]);
     const handoffs = new RunHandoffs(shared, gates);
@@ -171,7 +176,7 @@ export class AgentRunner {
       this.queue.work(this.agentId, handle, { leaseMs, messageTypes: APART }),
     ];
     const stop = new AbortController();
-    this.#beating = { stop, ended: this.#beat(stop.signal) };
+    this.#beating = { stop, ended: this.#beats.run(stop.signal) };
   }
 
   /**
@@ -244,46 +249,6 @@ export class AgentRunner {
       weight,
       staleAfterMs: Math.max(100, heartbeatIntervalMs * 3),
     });
-  }
-
-  async #beat(signal: AbortSignal): Promise<void> {
-    const { heartbeatIntervalMs } = this.#settings;
-    let failures = 0;
-    while (!signal.aborted) {
-      // Soon again after a failure: three silent intervals, and the tasks go to someone else.
-      const pause =
-        failures === 0
-          ? heartbeatIntervalMs
-          : Math.min(SHORTEST_RETRY_MS * 2 ** (failures - 1), heartbeatIntervalMs);
-      await sleep(pause, undefined, { signal }).catch(() => undefined);
-      if (signal.aborted) return;
-      try {
-        await this.#beatOnce();
-        await this.#dropTaken();
-        failures = 0;
-      } catch (error) {
-        failures++;
-        if (error instanceof UnknownRecipient) await this.#register().catch(() => undefined);
-        else this.#tell(error);
-      }
-    }
-  }
-
-  async #beatOnce(): Promise<void> {
-    const metrics = await this.#metrics.read();
-    if (metrics !== undefined) {
-      try {
-        await this.registry.updateHeartbeat(this.agentId, { metrics });
-        this.#metrics.taken();
-        return;
-      } catch (error) {
-        const { retryable } = error as { retryable?: unknown };
-        if (error instanceof UnknownRecipient || retryable === true) throw error;
-        // It is the metrics that cannot be stored: silence would cost the agent its tasks.
-        this.#metrics.failed(error);
-      }
-    }
-    await this.registry.updateHeartbeat(this.agentId);
   }
 
   /** Aborts runs whose task was taken away while this process was frozen or cut off. */

@@ -1,5 +1,5 @@
-import { AgentCommunicationError, ValidationFailed } from "../errors.ts";
-import { AGENT_STATUSES, type AgentStatus } from "../protocol/agents.ts";
+import { AgentCommunicationError } from "../errors.ts";
+import type { AgentStatus } from "../protocol/agents.ts";
 import { isEnd, taskStateOf } from "../protocol/states.ts";
 import { readAnswer } from "../protocol/task-inputs.ts";
 import {
@@ -13,32 +13,27 @@ import {
   type Task,
   type TaskFailure,
   type TaskProgress,
-  type TaskWarning,
-  warningOf,
 } from "../protocol/tasks.ts";
 import { MessageType } from "../protocol/types.ts";
 import type { ClaimedMessage } from "../queue/claimed.ts";
 import { afterCommit } from "../store/after-commit.ts";
 import type { Fence } from "../store/task-row.ts";
 import { endTask, type Parts, type Tx, takeAway, tellTask } from "./parts.ts";
+import {
+  agentStatus,
+  answersCurrent,
+  answersQuestion,
+  read,
+  Unusable,
+  warningsOf,
+} from "./tasks/answers.ts";
 import { answerQuestion } from "./tasks/questions.ts";
 
 /** Handles messages that the supervisor does not know. Its writes in `tx` commit with the acknowledgement. */
 export type MessageHook = (message: ClaimedMessage, context: { readonly tx: Tx }) => unknown;
 
-const MOST_WARNINGS = 100;
-
 /** Somebody else holds the message by now: what we did for it is rolled back. */
 class Superseded extends Error {}
-
-/** The message can never be handled: it goes to the dead letters with this reason. */
-class Unusable extends Error {
-  readonly reason: string;
-  constructor(reason: string, message: string) {
-    super(message);
-    this.reason = reason;
-  }
-}
 
 /** Applies what agents report. The change of the task and the end of its message are one transaction. */
 export class Inbox {
@@ -304,40 +299,5 @@ export class Inbox {
         },
       ]),
     );
-  }
-}
-
-/** Whether an answer without an assignment number belongs to the current one, by the message it answers. */
-function answersCurrent(message: ClaimedMessage, task: Task): boolean {
-  const answered =
-    message.causationId ?? /^(?:response|error)-(.+)$/.exec(message.messageId)?.[1] ?? null;
-  // An agent that echoes nothing is believed: it is the one that has the task.
-  return (
-    answered === null || answered === task.messageId || !answered.startsWith(`${task.taskId}:`)
-  );
-}
-
-function answersQuestion({ content }: ClaimedMessage): boolean {
-  return typeof (content as { input_id?: unknown }).input_id === "string";
-}
-
-/** What an agent noted. One that calls the task done with a warning, and says no more, has its message noted. */
-function warningsOf({ status, warnings = [], ...content }: ResponseContent): TaskWarning[] {
-  if (warnings.length > 0) return warnings.slice(0, MOST_WARNINGS).map(warningOf);
-  if (status.trim().toLowerCase() !== "warning") return [];
-  const said = [content.error_message, content.message].find((text) => typeof text === "string");
-  return [{ message: (said ?? "completed with a warning").slice(0, 4_096) }];
-}
-
-function agentStatus(word: string | undefined): AgentStatus | undefined {
-  return AGENT_STATUSES.find((status) => status === word?.toLowerCase());
-}
-
-function read<T>(reader: (content: unknown) => T, message: ClaimedMessage): T {
-  try {
-    return reader(message.content);
-  } catch (error) {
-    if (error instanceof ValidationFailed) throw new Unusable("schema", error.message);
-    throw error;
   }
 }

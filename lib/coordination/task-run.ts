@@ -1,6 +1,4 @@
 import { AgentCommunicationError, GateFailed, LeaseLost, ValidationFailed } from "../errors.ts";
-import type { AgentCard } from "../protocol/cards.ts";
-import type { Observers } from "../protocol/events.ts";
 import { receivedHandoff } from "../protocol/handoffs.ts";
 import { type TaskRequest, taskRequestSchema } from "../protocol/payloads.ts";
 import { type Task, type TaskProgress, type TaskWarning, warningOf } from "../protocol/tasks.ts";
@@ -8,34 +6,12 @@ import { jsonText, parse } from "../protocol/validate.ts";
 import type { ClaimedMessage } from "../queue/claimed.ts";
 import type { WorkContext } from "../queue/worker/worker.ts";
 import type { Fence } from "../store/task-row.ts";
-import type { Coordination } from "./coordination.ts";
-import type { RunHandoffs } from "./handoffs/in-run.ts";
 import { type Tx, tellTask } from "./parts.ts";
+import { beginRun, type TaskRuns } from "./tasks/run-begin.ts";
 import { RunClock } from "./tasks/run-clock.ts";
-import type {
-  AssignedWork,
-  TaskContext,
-  TaskHandler,
-  TimedTaskHandler,
-} from "./tasks/run-context.ts";
+import type { AssignedWork, TaskContext, TaskHandler } from "./tasks/run-context.ts";
 import { RunReport } from "./tasks/run-report.ts";
 import { RunWaits } from "./tasks/run-waits.ts";
-
-/** What the runs of one agent share. */
-export interface TaskRuns {
-  readonly agentId: string;
-  readonly coordination: Coordination;
-  readonly handlers: Readonly<Record<string, TimedTaskHandler>>;
-  readonly observers: Observers;
-  readonly handoffs: RunHandoffs;
-  readonly stacks: boolean;
-  /** What the agent promises. */
-  readonly sla: AgentCard["sla"];
-  /** How long a run may take where nothing else says it, in milliseconds. */
-  readonly runTimeoutMs: number | undefined;
-  /** The runs under way, by task. */
-  readonly running: Map<string, TaskRun>;
-}
 
 const MOST_PROGRESS_BYTES = 65_536;
 const MOST_RESULT_BYTES = 900_000;
@@ -140,7 +116,7 @@ export class TaskRun {
       await this.#failed(error);
     } finally {
       this.#clock.stop();
-      this.#compareWithPromise();
+      if (this.#cut !== "paused") this.#report.compareWith(this.#shared);
       if (running.get(taskId) === this) running.delete(taskId);
     }
   }
@@ -156,33 +132,12 @@ export class TaskRun {
     await this.#answer((tx) => this.#complete(result ?? null, tx));
   }
 
-  /** Marks the task as working. `stale`: it is someone else's by now, or has ended; it must not be run. */
   async #begin(timeoutMs: number | undefined): Promise<Task | null | "stale"> {
-    const { agentId, coordination, handoffs, sla, runTimeoutMs } = this.#shared;
-    const { task_id: taskId, assignment, handoff } = this.#request;
-    const fence = { taskId, assignment, agentId };
-    const limits = { agentMs: timeoutMs ?? sla?.maxMs, defaultMs: runTimeoutMs };
-    const task = await handoffs.begin(fence, handoff, limits);
-    if (task !== undefined) {
-      this.#fence = fence;
-      const { startedAt, runDeadlineAt } = task;
-      this.#clock.start(runDeadlineAt === null ? null : runDeadlineAt - (startedAt ?? 0));
-      return task;
-    }
-    if ((await coordination.parts.tasks.get(taskId)) !== undefined) return "stale";
-    // Nobody stored it: the agent's own limits are all there is.
-    this.#clock.start(limits.agentMs ?? runTimeoutMs ?? null);
-    return null;
-  }
-
-  /** A metric where the run took longer than the agent promised. */
-  #compareWithPromise(): void {
-    const { sla, observers, agentId } = this.#shared;
-    const value = this.#report.elapsedMs;
-    if (sla === undefined || value <= sla.targetMs || this.#cut === "paused") return;
-    observers.emit([
-      { type: "metric", agentId, metric: "sla_target_missed", value, unit: "ms", at: Date.now() },
-    ]);
+    const begun = await beginRun(this.#shared, this.#request, timeoutMs);
+    if (begun === "stale") return "stale";
+    this.#fence = begun.fence;
+    this.#clock.start(begun.leftMs);
+    return begun.task;
   }
 
   async #work(task: Task | null): Promise<AssignedWork> {
@@ -266,6 +221,7 @@ export class TaskRun {
       throw error;
     }
     this.#answered = true;
+    this.#shared.coordination.parts.freed();
     const message = `the task ${this.#request.task_id} waits: this run is over`;
     this.#abort.abort(new AgentCommunicationError("TASK_PARKED", message));
     return true;

@@ -11,11 +11,13 @@ export class TaskHistory {
   readonly #knex: Knex;
   readonly #dialect: Dialect;
   readonly #table: string;
+  readonly #inputs: string;
 
   constructor(knex: Knex, dialect: Dialect, prefix: string) {
     this.#knex = knex;
     this.#dialect = dialect;
     this.#table = `${prefix}tasks`;
+    this.#inputs = `${prefix}task_inputs`;
   }
 
   async stats(windowMs: number): Promise<CoordinationStats> {
@@ -81,11 +83,11 @@ export class TaskHistory {
     };
   }
 
-  /** Deletes at most `limit` tasks that ended longer ago. Returns how many. */
+  /** Deletes at most `limit` tasks that ended longer ago, with what was asked in them. Returns how many. */
   async purge(olderThanMs: number, limit: number): Promise<number> {
     return translated(this.#dialect, async () => {
       const rows = (await this.#knex(this.#table)
-        .select("seq")
+        .select("seq", "task_id")
         .whereRaw(
           `finished_at IS NOT NULL AND finished_at <= ${this.#dialect.now} - CAST(? AS bigint)`,
           [olderThanMs],
@@ -94,6 +96,11 @@ export class TaskHistory {
         .limit(limit)) as Row[];
       if (rows.length === 0) return 0;
       const seqs = rows.map((row) => int(row.seq));
+      const taskIds = rows.map((row) => String(row.task_id));
+      // First, so that a process that dies in between leaves no answer for a later task of the same id.
+      await retried(this.#dialect, () =>
+        this.#knex(this.#inputs).whereIn("task_id", taskIds).del(),
+      );
       return retried(this.#dialect, () => this.#knex(this.#table).whereIn("seq", seqs).del());
     });
   }

@@ -12,6 +12,7 @@ import {
 import { TASK_FAILURES, type Task } from "../../protocol/tasks.ts";
 import { MessagePriority, MessageType } from "../../protocol/types.ts";
 import { id, jsonText, parse } from "../../protocol/validate.ts";
+import { afterCommit } from "../../store/after-commit.ts";
 import type { Fence } from "../../store/task-row.ts";
 import {
   cancelMessage,
@@ -165,6 +166,7 @@ export async function answerQuestion(
   }
   const last = !(await inputs.anyOpen(trx, known.taskId));
   const moved = last ? await tasks.answered(trx, known.taskId) : undefined;
+  if (moved?.agentId === null) afterCommit(trx, parts.freed);
   const told = moved ?? (task as Task);
   tellTask(parts, trx, "input_answered", told, { input_id: inputId, answered_by: answeredBy });
   return { outcome: "answered", input: answered, task: told };

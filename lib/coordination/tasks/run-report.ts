@@ -6,6 +6,7 @@ import { parse, plainText } from "../../protocol/validate.ts";
 import type { ClaimedMessage } from "../../queue/claimed.ts";
 import { gateErrors } from "../handoffs/in-run.ts";
 import { derivedId, type Tx } from "../parts.ts";
+import type { TaskRuns } from "./run-begin.ts";
 
 const MOST_TEXT = 16_000;
 
@@ -30,6 +31,15 @@ export class RunReport {
     const done = content.status === "completed" ? { completion_percentage: 100 } : {};
     const took = { execution_time_ms: this.elapsedMs };
     await this.#reply(tx, { ...content, ...done, ...took }, MessageType.TASK_RESPONSE, "response-");
+  }
+
+  /** A metric where the run took longer than its agent promised. */
+  compareWith({ sla, observers, agentId }: Pick<TaskRuns, "sla" | "observers" | "agentId">): void {
+    const value = this.elapsedMs;
+    if (sla === undefined || value <= sla.targetMs) return;
+    observers.emit([
+      { type: "metric", agentId, metric: "sla_target_missed", value, unit: "ms", at: Date.now() },
+    ]);
   }
 
   /** @param late the run took longer than it may, whatever its handler threw */

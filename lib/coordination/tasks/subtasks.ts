@@ -1,5 +1,6 @@
 import { AgentCommunicationError } from "../../errors.ts";
 import type { FinishedTask, Task } from "../../protocol/tasks.ts";
+import { afterCommit } from "../../store/after-commit.ts";
 import { DEEPEST_SUBTASK, type TaskFamily } from "../../store/task-family.ts";
 import { cancelTask, type Parts, type TaskFollower, type Tx, tellTask } from "../parts.ts";
 
@@ -53,6 +54,7 @@ export class SubtaskFollower implements TaskFollower {
   async #tellParent(trx: Tx, parentTaskId: string): Promise<void> {
     const parent = await this.#parts.tasks.partEnded(trx, parentTaskId);
     if (parent?.waitsFor !== 0) return;
+    afterCommit(trx, this.#parts.freed);
     tellTask(this.#parts, trx, "submitted", parent, { reason: "subtasks_ended" });
   }
 
