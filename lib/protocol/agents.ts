@@ -18,9 +18,6 @@ export type AgentStatus = (typeof AGENT_STATUSES)[number];
 const STRATEGIES = ["leastLoaded", "roundRobin", "weighted", "sticky"] as const;
 export type MatchingStrategy = (typeof STRATEGIES)[number];
 
-/** Those of tasks: an auction is held by whoever assigns them, and is nothing that a look can answer. */
-export const taskStrategy = z.enum([...STRATEGIES, "auction"]);
-
 /** What an agent does now: as it reports, or by its load where it only says that it is active. */
 export type AgentState = AgentStatus | "lost";
 
@@ -93,11 +90,6 @@ export const registryOptionsSchema = z.strictObject({
   prefix: z.string().default("outbox_"),
 });
 export type RegistryOptionsInput = z.input<typeof registryOptionsSchema>;
-
-export const capabilityList = z
-  .array(id, "expected an array of capabilities")
-  .max(200, "expected at most 200 capabilities")
-  .transform((list) => [...new Set(list)].sort());
 
 export const registerSchema = z.strictObject({
   agentId: id,

@@ -2,8 +2,8 @@ import { z } from "zod";
 import { capabilityName, type Scalar, scalar } from "./capability-values.ts";
 import { parse } from "./validate.ts";
 
-export const OPERATORS = ["has", "=", "!=", "<", "<=", ">", ">=", "in"] as const;
-export type Operator = (typeof OPERATORS)[number];
+const OPERATORS = ["has", "=", "!=", "<", "<=", ">", ">=", "in"] as const;
+type Operator = (typeof OPERATORS)[number];
 
 /** One thing that an agent must be able to do, or had better be. */
 export interface Requirement {

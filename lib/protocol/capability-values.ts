@@ -81,7 +81,7 @@ export function readings(text: string): ValueKey[] {
 const UNCLEAN = /^\s|\s$|\p{Cc}|\p{Cs}/u;
 
 /** A text as a capability may have it. */
-export const valueText = z
+const valueText = z
   .string("expected a text, a number or a boolean")
   .refine((text) => text.length >= 1 && text.length <= LONGEST_TEXT && !UNCLEAN.test(text), {
     message: `expected 1 to ${LONGEST_TEXT} characters, without spaces around them or control characters`,

@@ -4,8 +4,7 @@ import { type CapabilityRow, declarationText } from "./declarations.ts";
 import { durationMs, id, plainText } from "./validate.ts";
 
 /** Where an agent stands. One in development gets only tasks that ask for such, one deprecated what no other can take. */
-export const LIFECYCLES = ["active", "development", "deprecated"] as const;
-export type Lifecycle = (typeof LIFECYCLES)[number];
+const LIFECYCLES = ["active", "development", "deprecated"] as const;
 
 const DAY_MS = 86_400_000;
 

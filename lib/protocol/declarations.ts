@@ -80,7 +80,7 @@ function rowsOf({ name, version, value }: Declared): CapabilityRow[] {
   return rows.length > 0 ? rows : [{ capability: name, kind: "", sortKey: "", value: null }];
 }
 
-export function order(a: string, b: string): number {
+function order(a: string, b: string): number {
   return a < b ? -1 : a > b ? 1 : 0;
 }
 
