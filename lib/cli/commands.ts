@@ -19,6 +19,7 @@ import { setupCommands } from "./setup.ts";
 import { taskCommands } from "./tasks.ts";
 import { taskWhyCommands } from "./tasks-why.ts";
 import { workCommands } from "./work.ts";
+import { workflowCommands } from "./workflows.ts";
 
 /** Every command, in the order of the help. */
 export const GROUPS: readonly CommandGroup[] = [
@@ -42,6 +43,7 @@ export const GROUPS: readonly CommandGroup[] = [
   { title: "Dead letters", commands: deadLetterCommands },
   { title: "Agents", commands: agentCommands },
   { title: "Tasks", commands: [...taskCommands, ...taskWhyCommands] },
+  { title: "Workflows", commands: workflowCommands },
   { title: "Handoffs", commands: handoffCommands },
   { title: "Logs", commands: logCommands },
 ];

@@ -97,6 +97,7 @@ const OPAQUE = new Set([
   "card",
   "content",
   "headers",
+  "input",
   "metadata",
   "metrics",
   "parameters",

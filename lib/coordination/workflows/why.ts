@@ -1,6 +1,9 @@
+import { AgentCommunicationError } from "../../errors.ts";
 import { isOver, type WorkflowState } from "../../protocol/workflow-states.ts";
 import type { StepState } from "../../protocol/workflows.ts";
 import type { FullStepRow, WorkflowRow } from "../../store/workflows/rows.ts";
+import { explainTask } from "../why/why.ts";
+import type { TaskExplanation } from "../why/words.ts";
 import type { Engine } from "./move.ts";
 
 export interface StepExplanation {
@@ -12,8 +15,8 @@ export interface StepExplanation {
   readonly reason: string;
   /** The steps that must end first. */
   readonly waitsFor: readonly string[];
-  /** The task that must end; `why` of the tasks says more. */
-  readonly taskId: string | null;
+  /** What its task waits for; of the first 20 steps. Null where there is no task under way. */
+  readonly task: TaskExplanation | null;
   /** The signal that must come. */
   readonly signal: string | null;
   /** When it goes on by itself, or is given up. */
@@ -30,6 +33,7 @@ export interface WorkflowExplanation {
 }
 
 const MOST_STEPS = 100;
+const MOST_TASKS = 20;
 const OVER: readonly StepState[] = ["completed", "failed", "skipped", "canceled"];
 
 /** Says of each open step what keeps it. */
@@ -40,35 +44,28 @@ export async function explain(
   now: number,
 ): Promise<WorkflowExplanation> {
   const open = rows.filter(({ state }) => !OVER.includes(state)).slice(0, MOST_STEPS);
-  const states = new Map(rows.flatMap((row) => (row.part === "do" ? [[row.stepId, row]] : [])));
-  const steps = await Promise.all(
-    open.map(async (row): Promise<StepExplanation> => {
-      const waitsFor =
-        row.state === "pending"
-          ? row.plan.dependsOn.filter(
-              (before) => !OVER.includes(states.get(before)?.state ?? "pending"),
-            )
-          : [];
-      const task =
-        row.taskId === null || row.state === "pending"
-          ? undefined
-          : await engine.parts.tasks.get(row.taskId);
-      const on =
-        task === undefined
-          ? ""
-          : ` is ${task.state}${task.agentId === null ? "" : `, with "${task.agentId}"`}`;
-      return {
-        stepId: row.stepId,
-        compensation: row.part === "undo",
-        state: row.state,
-        waitsFor,
-        taskId: task?.taskId ?? null,
-        signal: row.state === "running" ? row.plan.signal : null,
-        dueAt: row.dueAt,
-        reason: reasonOf(row, { workflow, waitsFor, on, now }),
-      };
-    }),
+  const states = new Map(
+    rows.flatMap(({ part, stepId, state }) => (part === "do" ? [[stepId, state]] : [])),
   );
+  const steps: StepExplanation[] = [];
+  for (const row of open) {
+    const waitsFor =
+      row.state === "pending"
+        ? row.plan.dependsOn.filter((before) => !OVER.includes(states.get(before) ?? "pending"))
+        : [];
+    const asked = row.taskId !== null && (row.state === "running" || row.state === "stopping");
+    const task = asked && steps.length < MOST_TASKS ? await whyTask(engine, row.taskId) : null;
+    steps.push({
+      stepId: row.stepId,
+      compensation: row.part === "undo",
+      state: row.state,
+      waitsFor,
+      task,
+      signal: row.state === "running" ? row.plan.signal : null,
+      dueAt: row.dueAt,
+      reason: reasonOf(row, { workflow, waitsFor, task, now }),
+    });
+  }
   return {
     workflowId: workflow.workflowId,
     state: workflow.state,
@@ -77,19 +74,29 @@ export async function explain(
   };
 }
 
+/** Null where the task has gone: a sweep sees to that. */
+async function whyTask({ parts }: Engine, taskId: string | null): Promise<TaskExplanation | null> {
+  try {
+    return taskId === null ? null : await explainTask(parts, taskId);
+  } catch (error) {
+    if (error instanceof AgentCommunicationError && error.code === "UNKNOWN_TASK") return null;
+    throw error;
+  }
+}
+
 interface Known {
   readonly workflow: WorkflowRow;
   readonly waitsFor: readonly string[];
-  readonly on: string;
+  readonly task: TaskExplanation | null;
   readonly now: number;
 }
 
-function reasonOf(row: FullStepRow, { workflow, waitsFor, on, now }: Known): string {
-  if (row.state === "stopping") return `its task${on}, and is being canceled`;
+function reasonOf(row: FullStepRow, { workflow, waitsFor, task, now }: Known): string {
+  if (row.state === "stopping") return "its task is being canceled";
   if (row.state === "running") {
-    return row.plan.signal === null
-      ? `its task "${row.taskId}"${on}`
-      : `the signal "${row.plan.signal}" has not come`;
+    if (row.plan.signal !== null) return `the signal "${row.plan.signal}" has not come`;
+    const how = task === null ? "has not ended" : `is ${task.state}: ${task.explanation}`;
+    return `its task "${row.taskId}" ${how}`;
   }
   if (row.state === "waiting") {
     const left = Math.max(0, (row.dueAt ?? now) - now);
