@@ -134,6 +134,7 @@ export {
   type ReceivedHandoff,
   type TaskHandoffInput,
 } from "./protocol/handoffs.ts";
+export type { AcquireOptions, ListLocksOptions, Lock } from "./protocol/locks.ts";
 export type { Content, Headers, MessageInput } from "./protocol/message-input.ts";
 export type * from "./protocol/options.ts";
 export * from "./protocol/payloads.ts";
@@ -232,6 +233,7 @@ export type {
   WorkHandler,
   WorkOptions,
 } from "./queue/worker/worker.ts";
+export type { LockContext, Locks } from "./state/locks.ts";
 export { connect, type DatabaseInput, knexConfig, redactUrl } from "./store/connect.ts";
 export type { DialectName } from "./store/dialect.ts";
 export {

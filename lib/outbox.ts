@@ -18,6 +18,7 @@ import { given } from "./protocol/given.ts";
 import { type QueueOptionsInput, queueOptionsSchema } from "./protocol/options.ts";
 import { durationMs, parse, positiveInt } from "./protocol/validate.ts";
 import { MessageQueueManager } from "./queue/manager.ts";
+import { Locks } from "./state/locks.ts";
 import { told } from "./store/after-commit.ts";
 import { type ConnectOptions, connect, type DatabaseInput } from "./store/connect.ts";
 import type { DialectName } from "./store/dialect.ts";
@@ -50,6 +51,8 @@ export class Outbox {
   readonly handoffs: Handoffs;
   /** Work in steps, each a task: start, signal, pause, resume, retry, cancel, wait, why. */
   readonly workflows: Workflows;
+  /** One owner at a time, with fencing tokens: acquire, withLock, renew, release. */
+  readonly locks: Locks;
   readonly dialect: DialectName;
   /** The environment's settings, as they were when it was opened. */
   readonly config: EnvironmentConfig;
@@ -92,6 +95,9 @@ export class Outbox {
       observers,
       gates: parts.gates,
     });
+    const { dialect, schema, parts: shared } = this.#coordination;
+    this.locks = new Locks(parts.knex, dialect, schema, this.#prefix);
+    shared.sweepSteps.push({ sweep: () => this.locks.purge() });
     this.tasks = this.#coordination.tasks;
     this.handoffs = this.#coordination.handoffs;
     this.workflows = this.#coordination.workflows;
