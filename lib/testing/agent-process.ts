@@ -11,7 +11,7 @@ type TaskHandler = Extract<AnyHandler, (...given: never[]) => unknown>;
 type Task = Parameters<TaskHandler>[0];
 type TaskContext = Parameters<TaskHandler>[1];
 
-/** What happens around each run of a task handler; the kit's own contract tests hold handlers up with it. */
+/** Called instead of a task's handler; `run` is the handler. What it returns is the task's result. */
 export type AroundTask = (
   task: Task,
   context: TaskContext,

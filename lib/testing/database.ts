@@ -1,5 +1,5 @@
 import knexFactory, { type Knex } from "knex";
-import { knexConfig } from "../store/connect.ts";
+import { connect, knexConfig } from "../store/connect.ts";
 import { dialectFor } from "../store/dialects.ts";
 import { migrate } from "../store/migrate.ts";
 import type { VirtualTime } from "./clock.ts";
@@ -34,8 +34,6 @@ export function connectionLost(what: string): Error {
 }
 
 const SETTINGS = knexConfig("sqlite::memory:");
-/** knex's client for SQLite; nothing is opened by this. */
-const BASE = knexFactory(SETTINGS).client.constructor as new (config: object) => Client;
 
 type State = "alive" | "frozen" | "dead";
 
@@ -110,7 +108,8 @@ export class Connected {
   /** A client of the database's kind whose connections are the shared ones. */
   #client(): typeof Knex.Client {
     const process = this;
-    return class extends BASE {
+    const Base = this.#shared.base;
+    return class extends Base {
       override acquireConnection() {
         return process.#acquire();
       }
@@ -184,6 +183,10 @@ export class Connected {
 }
 
 interface Shared {
+  /** knex's client for SQLite. */
+  readonly base: new (
+    config: object,
+  ) => Client;
   readonly client: Client;
   readonly hook: FaultHook;
   readonly prefix: string;
@@ -201,8 +204,11 @@ export class TestDatabase {
   constructor(time: VirtualTime, prefix: string, hook: FaultHook) {
     const clock = dialectFor("sqlite", prefix).now;
     const atVirtualTime = (sql: string) => sql.replaceAll(clock, String(time.now));
+    // Opens nothing, but says which package is missing.
+    const { client: sample } = connect("sqlite::memory:").knex;
+    const base = sample.constructor as Shared["base"];
     // A class, because knex makes the clients of its transactions from the prototype.
-    class Root extends BASE {
+    class Root extends base {
       override _query(connection: Connection, statement: Statement) {
         statement.sql = atVirtualTime(statement.sql);
         return super._query(connection, statement);
@@ -211,7 +217,7 @@ export class TestDatabase {
     this.knex = knexFactory({ ...SETTINGS, client: Root as unknown as typeof Knex.Client });
     this.prefix = prefix;
     const client = this.knex.client as Client;
-    this.#shared = { client, hook, prefix, atVirtualTime };
+    this.#shared = { base, client, hook, prefix, atVirtualTime };
   }
 
   async migrate(): Promise<void> {

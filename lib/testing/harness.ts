@@ -1,4 +1,5 @@
 import type { Knex } from "knex";
+import { z } from "zod";
 import type { SupervisorOptions } from "../coordination/options.ts";
 import type { SupervisorCoordinator } from "../coordination/supervisor.ts";
 import { AlreadyExists, MessageTimeout, UnknownRecipient, ValidationFailed } from "../errors.ts";
@@ -8,6 +9,7 @@ import type { OutboxEvent } from "../protocol/events.ts";
 import type { MessageInput } from "../protocol/message-input.ts";
 import { isEnd } from "../protocol/states.ts";
 import type { FinishedTask, Task } from "../protocol/tasks.ts";
+import { durationMs, parse, positiveInt } from "../protocol/validate.ts";
 import { isOver } from "../protocol/workflow-states.ts";
 import type { Workflow } from "../protocol/workflows.ts";
 import type { WorkHandler, WorkOptions } from "../queue/worker/worker.ts";
@@ -61,6 +63,13 @@ export interface TestAgent {
 
 const PREFIX = "outbox_";
 const START = Date.UTC(2026, 0, 1);
+const optionsSchema = z.strictObject({
+  now: z.union([z.number(), z.string(), z.date()], "expected an instant").default(START),
+  patienceMs: durationMs(1).default(2_000),
+  mostCalls: positiveInt(1_000_000).default(5_000),
+  // Checked by openOutbox.
+  outbox: z.custom<NonNullable<TestOutboxOptions["outbox"]>>().default({}),
+});
 /** As long as a supervisor waits for a task by itself. */
 const WITHIN_MS = 300_000;
 
@@ -121,7 +130,7 @@ export class TestOutbox {
 
   /**
    * Starts an agent: registers it, and lets it do tasks; as `outbox.runAgent`, in a process of its own. It beats as
-   * the virtual clock goes on.
+   * the virtual clock goes on. `around` is called instead of each task's handler, to hold a run up or to let it fail.
    *
    * @throws AlreadyExists while something of this id runs; one that crashed may be started again
    */
@@ -340,20 +349,25 @@ export class TestOutbox {
 
 /** Opens an outbox for a test, on a fresh database in memory. Close it, or hold it with `await using`. */
 export async function createTestOutbox(options: TestOutboxOptions = {}): Promise<TestOutbox> {
-  const { now = START, patienceMs = 2_000, mostCalls = 5_000, outbox = {} } = options;
+  const { now, patienceMs, mostCalls, outbox } = parse(optionsSchema, options, "options");
   const world = new World({
     now: instantOf(now, "now"),
     prefix: PREFIX,
-    patienceMs: durationOf(patienceMs, "patienceMs"),
-    mostCalls: durationOf(mostCalls, "mostCalls"),
+    patienceMs,
+    mostCalls,
   });
-  await world.database.migrate();
   const journal = new Journal(() => world.time.now);
-  const main = await TestProcess.open(MAIN, "main", {
-    database: world.database,
-    options: outbox,
-    observe: journal.observe,
-  });
-  world.processes.set(MAIN, main);
-  return new TestOutbox(world, journal, main, outbox);
+  try {
+    await world.database.migrate();
+    const main = await TestProcess.open(MAIN, "main", {
+      database: world.database,
+      options: outbox,
+      observe: journal.observe,
+    });
+    world.processes.set(MAIN, main);
+    return new TestOutbox(world, journal, main, outbox);
+  } catch (error) {
+    await world.close();
+    throw error;
+  }
 }

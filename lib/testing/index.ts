@@ -1,6 +1,6 @@
 // Everything public of `agent-outbox/testing`. What is not here may change in any release.
 
-export type { TestAgentOptions } from "./agent-process.ts";
+export type { AroundTask, TestAgentOptions } from "./agent-process.ts";
 export type { Census } from "./assertions.ts";
 export type { InstantInput } from "./clock.ts";
 export {
