@@ -118,6 +118,21 @@ export type {
 export type * from "./protocol/dead-letters.ts";
 export { DEAD_LETTER_REASONS } from "./protocol/dead-letters.ts";
 export type { CapabilityDetail, CapabilityInput } from "./protocol/declarations.ts";
+export type {
+  Entity,
+  EntityChange,
+  StateHistoryOptions,
+  UpdateStateOptions,
+} from "./protocol/entities.ts";
+export type {
+  FollowOptions,
+  LoadOptions,
+  NewEvent,
+  ProjectOptions,
+  Publish,
+  ReadAllOptions,
+  StoredEvent,
+} from "./protocol/event-store.ts";
 export type * from "./protocol/events.ts";
 export { Observers } from "./protocol/events.ts";
 export type { BatcherOptions, FlowInput } from "./protocol/flow.ts";
@@ -233,7 +248,15 @@ export type {
   WorkHandler,
   WorkOptions,
 } from "./queue/worker/worker.ts";
-export type { LockContext, Locks } from "./state/locks.ts";
+export type { EntityStates, StateOutcome, UpdateOptions } from "./state/entity-states.ts";
+export type {
+  Appended,
+  AppendOptions,
+  EventStore,
+  FollowHandler,
+  Projected,
+} from "./state/event-store.ts";
+export type { HeldOptions, LockContext, Locks } from "./state/locks.ts";
 export { connect, type DatabaseInput, knexConfig, redactUrl } from "./store/connect.ts";
 export type { DialectName } from "./store/dialect.ts";
 export {

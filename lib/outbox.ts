@@ -18,6 +18,8 @@ import { given } from "./protocol/given.ts";
 import { type QueueOptionsInput, queueOptionsSchema } from "./protocol/options.ts";
 import { durationMs, parse, positiveInt } from "./protocol/validate.ts";
 import { MessageQueueManager } from "./queue/manager.ts";
+import { EntityStates } from "./state/entity-states.ts";
+import { EventStore } from "./state/event-store.ts";
 import { Locks } from "./state/locks.ts";
 import { told } from "./store/after-commit.ts";
 import { type ConnectOptions, connect, type DatabaseInput } from "./store/connect.ts";
@@ -53,6 +55,10 @@ export class Outbox {
   readonly workflows: Workflows;
   /** One owner at a time, with fencing tokens: acquire, withLock, renew, release. */
   readonly locks: Locks;
+  /** What happened, by aggregate: append with messages in one commit, load, readAll, project, follow. */
+  readonly eventStore: EventStore;
+  /** The state of entities by compare-and-set: get, update, delete, history. */
+  readonly state: EntityStates;
   readonly dialect: DialectName;
   /** The environment's settings, as they were when it was opened. */
   readonly config: EnvironmentConfig;
@@ -96,7 +102,10 @@ export class Outbox {
       gates: parts.gates,
     });
     const { dialect, schema, parts: shared } = this.#coordination;
+    const stored = { queue: this.queue, prefix: this.#prefix };
     this.locks = new Locks(parts.knex, dialect, schema, this.#prefix);
+    this.eventStore = new EventStore(parts.knex, dialect, schema, stored);
+    this.state = new EntityStates(parts.knex, dialect, schema, stored);
     shared.sweepSteps.push({ sweep: () => this.locks.purge() });
     this.tasks = this.#coordination.tasks;
     this.handoffs = this.#coordination.handoffs;
