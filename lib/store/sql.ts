@@ -82,10 +82,16 @@ export async function retried<T>(
     try {
       return await run();
     } catch (error) {
-      if (attempt >= MOST_TRIES || !faults.includes(dialect.classify(error))) throw error;
+      if (attempt >= MOST_TRIES || !faults.includes(faultOf(dialect, error))) throw error;
       await sleep(Math.random() * 10 * 2 ** attempt);
     }
   }
+}
+
+/** What failed; of an error that was translated inside the transaction, what it was before. */
+function faultOf(dialect: Dialect, error: unknown): DriverFault {
+  const translatedBefore = error instanceof AgentCommunicationError && error.cause !== undefined;
+  return dialect.classify(translatedBefore ? error.cause : error);
 }
 
 /** A driver's error as one of ours, with the driver's as its cause. Errors of ours pass as they are. */

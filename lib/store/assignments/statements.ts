@@ -181,11 +181,13 @@ function mssql(prefix: string, now: string): AssignmentStatements {
       UPDATE t SET state = N'assigned', agent_id = j.agent_id, message_id = j.message_id, assignment = j.assignment + 1,
         assigned_at = @now, started_at = NULL, run_deadline_at = NULL, auction_ends_at = NULL
       OUTPUT inserted.*
-      FROM OPENJSON(:items) WITH (seq bigint '$.seq', assignment int '$.assignment', agent_id nvarchar(128) '$.agent_id', message_id nvarchar(128) '$.message_id') j
-      INNER LOOP JOIN ${tasks} t WITH (ROWLOCK) ON t.seq = j.seq
-      WHERE t.assignment = j.assignment AND ${STILL_PARKED}`,
+      FROM ${tasks} t WITH (ROWLOCK), OPENJSON(:items) WITH (
+        seq bigint '$.seq', assignment int '$.assignment', agent_id nvarchar(128) '$.agent_id', message_id nvarchar(128) '$.message_id') j
+      WHERE t.seq = j.seq AND t.assignment = j.assignment AND ${STILL_PARKED}
+      OPTION (LOOP JOIN)`,
     // Differs from PostgreSQL: no ON CONFLICT. Another transaction that stores one of the ids at the same time ends
     // in a unique violation here, and ours is tried again: HOLDLOCK for many ids would lock the gaps between them.
+    // The loop follows the list, so that sequence numbers do.
     insert: `
       DECLARE @now bigint = ${now};
       INSERT INTO ${tasks} (${INTO})
@@ -193,7 +195,7 @@ function mssql(prefix: string, now: string): AssignmentStatements {
       SELECT ${given("j")}, ${reckoned("j", "@now")}
       FROM OPENJSON(:items) WITH (n int '$.n', ${types}, deadline_ms bigint '$.deadline_ms', auction_ms bigint '$.auction_ms') j
       WHERE NOT EXISTS (SELECT 1 FROM ${tasks} t WITH (UPDLOCK, ROWLOCK) WHERE t.task_id = j.task_id ${BIN})
-      ORDER BY j.n`,
+      OPTION (LOOP JOIN)`,
     some: `SELECT t.* FROM ${ids} INNER LOOP JOIN ${tasks} t ON t.task_id = i.id ${BIN}`,
     states: `SELECT ${STATE} FROM ${ids} INNER LOOP JOIN ${tasks} t ON t.task_id = i.id ${BIN} ORDER BY task_id`,
     // The list comes sorted, and the loop follows it.
