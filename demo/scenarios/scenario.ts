@@ -44,8 +44,17 @@ export class Cast {
   }
 
   /** Works a mailbox until the scenario is over. */
-  consumer(agentId: string, handler: Parameters<Outbox["queue"]["work"]>[1]): void {
-    this.#playing.push(this.#stage.outbox.queue.work(agentId, handler));
+  consumer(
+    agentId: string,
+    handler: Parameters<Outbox["queue"]["work"]>[1],
+    options?: Parameters<Outbox["queue"]["work"]>[2],
+  ): void {
+    this.#playing.push(this.#stage.outbox.queue.work(agentId, handler, options));
+  }
+
+  /** Something else that is to end with the scenario. */
+  stopLast(stop: () => Promise<unknown> | undefined): void {
+    this.#playing.push({ stop: async () => stop() });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,5 +1,7 @@
 import { expect, it } from "vitest";
+import { apiChange } from "../../demo/scenarios/api-change.ts";
 import { incident } from "../../demo/scenarios/incident.ts";
+import { maintenance } from "../../demo/scenarios/maintenance.ts";
 import { pipeline } from "../../demo/scenarios/pipeline.ts";
 import { upload } from "../../demo/scenarios/upload.ts";
 import { eachDatabase } from "../support/databases.ts";
@@ -34,6 +36,55 @@ eachDatabase("SOLEil: an uploaded file", (database) => {
     expect(processed).toHaveLength(5);
     expect(said).toContain("drive-module: the webhook came again, and counts once");
   });
+});
+
+eachDatabase("SOLEil: a change of an API", (database) => {
+  it(
+    "goes through its eight steps, waits for its approval, and is tested on both sides",
+    LONG,
+    async () => {
+      const { result, said, outbox } = await played(apiChange, await database.fresh());
+      const { workflow } = result;
+      expect(workflow.state).toBe("completed");
+      const order = [...workflow.steps]
+        .sort((a, b) => Number(a.completion) - Number(b.completion))
+        .map(({ stepId }) => stepId);
+      expect(order.slice(0, 5)).toEqual(["submit", "review", "approve", "implement", "update"]);
+      expect(order.slice(5, 7).sort()).toEqual(["test_consumer", "test_provider"]);
+      expect(order[7]).toBe("complete");
+      expect(workflow.result).toMatchObject({
+        review: { breaking_changes: false, estimated_effort: "small" },
+        approve: { approved: true },
+        complete: { provider: "31 passed", consumer: "12 passed", version: 2 },
+      });
+      expect(result).toMatchObject({ version: 2, told: ["content-module", "drive-module"] });
+      const at = (line: string) => said.findIndex((one) => one.startsWith(line));
+      expect(at("drive-owner: approves")).toBeLessThan(at("drive-module: implemented"));
+      expect((await outbox.queue.getQueueStats()).pending).toBe(0);
+    },
+  );
+});
+
+eachDatabase("SOLEil: maintenance", (database) => {
+  it(
+    "makes all modules read-only, parks what is to be written, and loses none of it",
+    LONG,
+    async () => {
+      const { result } = await played(maintenance, await database.fresh());
+      expect(result).toMatchObject({
+        readOnly: ["content-module", "sync-module"],
+        readMeanwhile: ["content-module", "sync-module"],
+        parked: 4,
+        writtenBefore: 2,
+      });
+      expect(result.written).toHaveLength(6);
+      for (const module of ["content-module", "sync-module"]) {
+        expect(result.written.filter((one) => one.startsWith(module))).toEqual(
+          [1, 2, 3].map((n) => `${module} ${n}`),
+        );
+      }
+    },
+  );
 });
 
 eachDatabase("SentinelOps: an incident", (database) => {
