@@ -1,7 +1,5 @@
-import { AgentCommunicationError } from "../errors.ts";
 import type { AgentStatus } from "../protocol/agents.ts";
 import { isEnd, taskStateOf } from "../protocol/states.ts";
-import { readAnswer } from "../protocol/task-inputs.ts";
 import {
   type ErrorContent,
   type ResponseContent,
@@ -21,13 +19,13 @@ import type { Fence } from "../store/task-row.ts";
 import { endTask, type Parts, type Tx, takeAway, tellTask } from "./parts.ts";
 import {
   agentStatus,
+  answerByMessage,
   answersCurrent,
   answersQuestion,
   read,
   Unusable,
   warningsOf,
 } from "./tasks/answers.ts";
-import { answerQuestion } from "./tasks/questions.ts";
 
 /** Handles messages that the supervisor does not know. Its writes in `tx` commit with the acknowledgement. */
 export type MessageHook = (message: ClaimedMessage, context: { readonly tx: Tx }) => unknown;
@@ -76,10 +74,10 @@ export class Inbox {
         return this.#beat(trx, message, agentStatus(status), health_metrics);
       }
       case MessageType.INPUT_RESPONSE:
-        return this.#answer(trx, message);
+        return answerByMessage(this.#parts, trx, message);
       case MessageType.RESPONSE:
         // `reply` to INPUT_REQUEST has this type.
-        if (answersQuestion(message)) return this.#answer(trx, message);
+        if (answersQuestion(message)) return answerByMessage(this.#parts, trx, message);
         return this.#other(trx, message);
       default:
         return this.#other(trx, message);
@@ -182,19 +180,6 @@ export class Inbox {
       message_type: messageType,
       state: task.state,
     });
-  }
-
-  /** An answer to what an agent asked. One that came too late changes nothing. */
-  async #answer(trx: Tx, message: ClaimedMessage): Promise<void> {
-    const { input_id, answer } = read(readAnswer, message);
-    try {
-      await answerQuestion(this.#parts, trx, input_id, answer, message.fromAgent);
-    } catch (error) {
-      if (!(error instanceof AgentCommunicationError)) throw error;
-      if (error.code === "UNKNOWN_INPUT") throw new Unusable("unknown_input", error.message);
-      if (error.code === "VALIDATION_FAILED") throw new Unusable("schema", error.message);
-      throw error;
-    }
   }
 
   async #status(trx: Tx, message: ClaimedMessage, content: StatusContent): Promise<void> {

@@ -109,7 +109,7 @@ export const OPERATION_MS = {
   task: 300_000,
 } as const;
 export type TaskOperation = keyof typeof OPERATION_MS;
-export const TASK_OPERATIONS = Object.keys(OPERATION_MS) as readonly TaskOperation[];
+const TASK_OPERATIONS = Object.keys(OPERATION_MS) as readonly TaskOperation[];
 
 /** Something that did not keep a task from being completed. */
 export interface TaskWarning {

@@ -211,8 +211,8 @@ eachDatabase("questions of a running task", (database) => {
     await send({ input_id: second, answer: null });
     on.supervise();
     expect(await on.tasks.wait(taskId)).toMatchObject({ result: ["1", null] });
-    const [answered] = await on.tasks.inputs({ all: true });
-    expect(answered).toMatchObject({ answeredBy: "one" });
+    const all = await on.tasks.inputs({ all: true });
+    expect(all.find(({ prompt }) => prompt === "One?")).toMatchObject({ answeredBy: "one" });
     expect(on.taskEvents().filter(({ event }) => event === "stale")).toMatchObject([
       { taskId, data: { input_id, reason: "already_answered" } },
     ]);
@@ -255,6 +255,21 @@ eachDatabase("questions of a running task", (database) => {
     const [stored] = await on.tasks.inputs({ all: true });
     expect(stored?.answer).toBe(won[0]?.input.answer);
     expect(await on.tasks.get(taskId)).toMatchObject({ state: "working" });
+  });
+
+  it("are forgotten with their task, whose id may be used again", async () => {
+    await on.agent("a");
+    const { taskId } = await on.boss.assignTask(on.needsX({ taskId: "again" }));
+    const { inputId } = await on.tasks.requestInput(taskId, { prompt: "Who?" });
+    await on.tasks.answer(inputId, "me");
+    await on.tasks.cancel(taskId);
+    expect(await on.coordination.history.purge(60_000, 10)).toBe(0);
+    await on.knex("outbox_tasks").where({ task_id: taskId }).update({ finished_at: 1 });
+    expect(await on.coordination.history.purge(60_000, 10)).toBe(1);
+    await on.boss.assignTask(on.needsX({ taskId: "again" }));
+    const anew = await on.tasks.requestInput(taskId, { prompt: "Who?" });
+    expect(anew).toMatchObject({ inputId, state: "open", answer: null });
+    expect(await on.tasks.why(taskId)).toMatchObject({ reason: "waiting_on_input" });
   });
 
   it("need a task that an agent has", async () => {

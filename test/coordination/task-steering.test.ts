@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { beforeEach, expect, it } from "vitest";
+import { beforeEach, describe, expect, it } from "vitest";
+import { configFromEnv } from "../../lib/config.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { until } from "../support/processes.ts";
 import { wipe } from "./stage.ts";
@@ -10,6 +11,16 @@ const endless = (signal: AbortSignal) =>
     if (signal.aborted) resolve();
     signal.addEventListener("abort", () => resolve(), { once: true });
   });
+
+describe("the environment's limit of a run", () => {
+  it("is set only where AGENT_DEFAULT_TIMEOUT is", () => {
+    expect(configFromEnv({ AGENT_DEFAULT_TIMEOUT: "7" })).toMatchObject({
+      runTimeoutMs: 7_000,
+      defaultTimeoutMs: 7_000,
+    });
+    expect(configFromEnv({})).toMatchObject({ runTimeoutMs: null, defaultTimeoutMs: 300_000 });
+  });
+});
 
 eachDatabase("tasks that are paused, or out of time", (database) => {
   let on: ReturnType<typeof taskStage>;

@@ -1,5 +1,6 @@
-import { ValidationFailed } from "../../errors.ts";
+import { AgentCommunicationError, ValidationFailed } from "../../errors.ts";
 import { AGENT_STATUSES, type AgentStatus } from "../../protocol/agents.ts";
+import { readAnswer } from "../../protocol/task-inputs.ts";
 import {
   type ResponseContent,
   type Task,
@@ -7,6 +8,8 @@ import {
   warningOf,
 } from "../../protocol/tasks.ts";
 import type { ClaimedMessage } from "../../queue/claimed.ts";
+import type { Parts, Tx } from "../parts.ts";
+import { answerQuestion } from "./questions.ts";
 
 const MOST_WARNINGS = 100;
 
@@ -50,6 +53,23 @@ export function read<T>(reader: (content: unknown) => T, message: ClaimedMessage
     return reader(message.content);
   } catch (error) {
     if (error instanceof ValidationFailed) throw new Unusable("schema", error.message);
+    throw error;
+  }
+}
+
+/** An answer to what an agent asked. One that came too late changes nothing. */
+export async function answerByMessage(
+  parts: Parts,
+  trx: Tx,
+  message: ClaimedMessage,
+): Promise<void> {
+  const { input_id, answer } = read(readAnswer, message);
+  try {
+    await answerQuestion(parts, trx, input_id, answer, message.fromAgent);
+  } catch (error) {
+    if (!(error instanceof AgentCommunicationError)) throw error;
+    if (error.code === "UNKNOWN_INPUT") throw new Unusable("unknown_input", error.message);
+    if (error.code === "VALIDATION_FAILED") throw new Unusable("schema", error.message);
     throw error;
   }
 }

@@ -188,7 +188,7 @@ export class RunWaits {
         signal.throwIfAborted();
         if (await isSo()) return;
         const left = deadline - performance.now();
-        if (left <= 0 && (await park())) continue;
+        if (left <= 0 && (await park().catch(isNotNow))) continue;
         const pause = Math.min(SHORTEST_PAUSE_MS * 1.5 ** look, LONGEST_PAUSE_MS);
         await bell.wait(left > 0 ? Math.min(pause, left) : pause, signal);
       }
@@ -205,6 +205,13 @@ export class RunWaits {
       { recoverySuggestion: "Let a supervisor assign the task (assignTask)." },
     );
   }
+}
+
+/** A deadlock, or a database that is away: the run goes on waiting, and tries again. */
+function isNotNow(error: unknown): false {
+  if (error instanceof AgentCommunicationError && error.code === "SERVICE_UNAVAILABLE")
+    return false;
+  throw error;
 }
 
 function answerOf(input: InputRequest | undefined): unknown {
