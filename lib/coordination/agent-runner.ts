@@ -173,7 +173,7 @@ export class AgentRunner {
         ...(all ? {} : { messageTypes: [MessageType.TASK_ASSIGNMENT] }),
       }),
       // Apart, so that "stop this task" gets through while every place is taken by a task.
-      this.queue.work(this.agentId, handle, { leaseMs, messageTypes: APART }),
+      this.queue.work(this.agentId, handle, { concurrency: 8, leaseMs, messageTypes: APART }),
     ];
     const stop = new AbortController();
     this.#beating = { stop, ended: this.#beats.run(stop.signal) };

@@ -101,7 +101,7 @@ const lines = z
   .union([line, z.array(line).max(100, "expected at most 100 entries")])
   .transform((text) => (typeof text === "string" ? [text] : text));
 
-export const handoffContextSchema = z.strictObject({
+const handoffContextSchema = z.strictObject({
   /** What was done, a text or up to 100 of them. Default: nothing. */
   accomplished: lines.default([]),
   /** In which state the data is. */

@@ -1,18 +1,17 @@
 import type { Knex } from "knex";
 import {
-  type GateWarning,
-  type Handoff,
-  type HandoffContext,
   type HandoffFilter,
   type HandoffState,
   handoffSourcesOf,
+  isHandoffEnd,
 } from "../protocol/handoffs.ts";
 import type { EndState } from "../protocol/states.ts";
 import type { Task } from "../protocol/tasks.ts";
 import { agentStatements, isFresh } from "./agent-statements.ts";
 import type { Db, Dialect } from "./dialect.ts";
+import { handoffOf, type StoredHandoff } from "./handoff-row.ts";
 import type { ParseJson } from "./rows.ts";
-import { int, intOrNull, type Row, transaction, translated } from "./sql.ts";
+import { int, type Row, transaction, translated } from "./sql.ts";
 import { type Fence, taskOf } from "./task-row.ts";
 
 /** A new offer. JSON columns are text. */
@@ -38,9 +37,6 @@ export interface NewHandoff {
   readonly warnings: string | null;
   readonly dueMs: number;
 }
-
-/** A handoff with what only the library needs to know of it. */
-export type StoredHandoff = Handoff & { readonly detached: boolean };
 
 /** What a move writes besides the state. */
 export interface HandoffChange {
@@ -112,7 +108,11 @@ export class HandoffStore {
   /** In the order in which they were offered, from after `filter.afterSeq` on. */
   async list(filter: HandoffFilter): Promise<StoredHandoff[]> {
     return this.#select(this.#knex, (rows) => {
-      if (filter.state !== undefined) rows.where("state", filter.state);
+      if (filter.state !== undefined) {
+        rows.where("state", filter.state);
+        // Of these there are few, and an index of their own.
+        if (!isHandoffEnd(filter.state)) rows.whereRaw("ended_at IS NULL");
+      }
       if (filter.from !== undefined) rows.where("from_agent", filter.from);
       if (filter.to !== undefined) rows.where("to_agent", filter.to);
       if (filter.taskId !== undefined) rows.where("task_id", filter.taskId);
@@ -207,17 +207,7 @@ export class HandoffStore {
           ["*"],
         )) as Row[];
       const [row] = rows;
-      return row === undefined ? undefined : this.#handoff(row);
-    });
-  }
-
-  /** Locks a task until the transaction ends, and returns it as it is then. */
-  async lockTask(trx: Db, taskId: string): Promise<Task | undefined> {
-    return translated(this.#dialect, async () => {
-      const row = (await trx(this.#tasks).where({ task_id: taskId }).forUpdate().first()) as
-        | Row
-        | undefined;
-      return row === undefined ? undefined : taskOf(row, this.#json);
+      return row === undefined ? undefined : handoffOf(row, this.#json);
     });
   }
 
@@ -289,44 +279,7 @@ export class HandoffStore {
   ): Promise<StoredHandoff[]> {
     return translated(this.#dialect, async () => {
       const rows = (await narrow(db(this.#table).select("*"))) as Row[];
-      return rows.map((row) => this.#handoff(row));
+      return rows.map((row) => handoffOf(row, this.#json));
     });
   }
-
-  #handoff(row: Row): StoredHandoff {
-    const json = this.#json;
-    return {
-      handoffId: String(row.handoff_id),
-      from: String(row.from_agent),
-      to: String(row.to_agent),
-      requiredCapabilities: json(row.required_capabilities) as string[] | null,
-      taskId: text(row.task_id),
-      assignment: intOrNull(row.assignment),
-      detached: int(row.detached) === 1,
-      contextId: text(row.context_id),
-      correlationId: text(row.correlation_id),
-      reason: String(row.reason),
-      currentState: json(row.current_state),
-      context: json(row.context) as HandoffContext,
-      deliverables: json(row.deliverables) as Record<string, unknown>,
-      actionsRequired: json(row.actions_required) as string[],
-      priority: int(row.priority),
-      estimatedEffort: text(row.estimated_effort),
-      state: row.state as HandoffState,
-      note: text(row.note),
-      outcome: text(row.outcome) as Handoff["outcome"],
-      warnings: (json(row.warnings) ?? []) as GateWarning[],
-      messageId: String(row.message_id),
-      seq: int(row.seq),
-      createdAt: int(row.created_at),
-      dueAt: int(row.due_at),
-      acceptedAt: intOrNull(row.accepted_at),
-      startedAt: intOrNull(row.started_at),
-      endedAt: intOrNull(row.ended_at),
-    };
-  }
-}
-
-function text(value: unknown): string | null {
-  return (value as string | null | undefined) ?? null;
 }

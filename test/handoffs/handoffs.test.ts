@@ -1,5 +1,6 @@
 import { beforeEach, expect, it } from "vitest";
 import { eachDatabase } from "../support/databases.ts";
+import { until } from "../support/processes.ts";
 import { failure } from "../support/queue.ts";
 import { stage, wipe } from "./stage.ts";
 
@@ -216,17 +217,22 @@ eachDatabase("a handoff", (database) => {
     expect(await on.boss.assignTask({ taskType: "w", requiredCapabilities: ["x"] })).toMatchObject({
       agentId: "a",
     });
+    await on.agent("c");
     await on.handoffs.returnToSender(offered.handoffId, "cannot");
-    expect(await on.task(task.taskId)).toMatchObject({
-      agentId: null,
-      state: "submitted",
+    await on.sweep();
+    // Whoever has room, and at once: the one that gave it back is asked last.
+    const placed = await until(async () => {
+      const now = await on.task(task.taskId);
+      return now.agentId !== null && now;
+    });
+    expect(placed).toMatchObject({
+      agentId: "c",
+      assignment: 3,
       previousAgentId: "b",
       lastError: { code: "TASK_HANDED_BACK", message: "cannot" },
     });
-    await on.agent("c");
-    await on.sweep();
-    // Whoever has room: the one that gave it back is asked last.
-    expect(await on.task(task.taskId)).toMatchObject({ agentId: "c", assignment: 3 });
+    const told = (await on.queue.getMessages("a")).map(({ content }) => content);
+    expect(told).toContainEqual(expect.objectContaining({ state: "returned", task: "parked" }));
   });
 
   it("goes back by itself when nobody accepts in time", async () => {

@@ -1,5 +1,4 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { AgentCommunicationError } from "../../errors.ts";
 import { given, noMore } from "../../protocol/given.ts";
 import {
   acceptWaitMs,
@@ -10,30 +9,24 @@ import {
   handoffNote,
   handoffReason,
   handoffSchema,
-  isHandoffEnd,
   type ListHandoffsOptions,
 } from "../../protocol/handoffs.ts";
 import { id, parse } from "../../protocol/validate.ts";
 import type { TxOption } from "../../queue/claimed.ts";
 import type { Worker } from "../../queue/worker/worker.ts";
 import type { Db } from "../../store/dialect.ts";
-import type { HandoffStore, StoredHandoff } from "../../store/handoffs.ts";
+import type { StoredHandoff } from "../../store/handoff-row.ts";
+import type { HandoffStore } from "../../store/handoffs.ts";
 import { joined } from "../../store/identity.ts";
 import type { SchemaCheck } from "../../store/migrate.ts";
 import type { Parts, Tx } from "../parts.ts";
 import { HandoffFollower, HandoffSweep } from "./endings.ts";
 import type { Gate } from "./gates.ts";
 import { type HandoffHandler, type HandoffListenOptions, listen } from "./listen.ts";
+import { find, lateError } from "./look-up.ts";
 import { tellHandoff } from "./messages.ts";
 import { announce, dropOffer, giveBack, type Moving, take } from "./moves.ts";
-import {
-  type InitiatedHandoff,
-  notOwner,
-  Offering,
-  type OfferOptions,
-  shown,
-  wrongState,
-} from "./offering.ts";
+import { type InitiatedHandoff, Offering, type OfferOptions, shown } from "./offering.ts";
 
 export interface AcceptOptions extends TxOption {
   /** For the giver; up to 1,024 characters. */
@@ -133,10 +126,10 @@ export class Handoffs {
   }
 
   async #accept(trx: Tx, handoffId: string, agentId: string, note?: string): Promise<Handoff> {
-    const offer = await this.#of(trx, handoffId, agentId, "to");
+    const offer = await find(this.moving.store, trx, handoffId, agentId, "to");
     if (offer.state === "accepted" || offer.state === "active") return shown(offer);
     const taken = offer.state === "offered" ? await take(this.moving, trx, offer, note) : undefined;
-    if (taken === undefined) throw await this.#late(trx, offer, "accepted");
+    if (taken === undefined) throw await lateError(this.moving.store, trx, offer, "accepted");
     await announce(this.#parts, trx, taken);
     return shown(taken);
   }
@@ -154,10 +147,10 @@ export class Handoffs {
   ): Promise<Handoff> {
     const why = parse(handoffReason, reason, "reason");
     return this.#decide(options, async (trx) => {
-      const offer = await this.#of(trx, handoffId, agentId, "to");
+      const offer = await find(this.moving.store, trx, handoffId, agentId, "to");
       if (offer.state === "rejected") return offer;
       const dropped = await dropOffer(this.moving, trx, offer, "rejected", why);
-      if (dropped === undefined) throw await this.#late(trx, offer, "rejected");
+      if (dropped === undefined) throw await lateError(this.moving.store, trx, offer, "rejected");
       return dropped;
     });
   }
@@ -175,10 +168,10 @@ export class Handoffs {
   ): Promise<Handoff> {
     const why = parse(handoffReason, reason, "reason");
     return this.#decide(options, async (trx) => {
-      const offer = await this.#of(trx, handoffId, agentId, "from");
+      const offer = await find(this.moving.store, trx, handoffId, agentId, "from");
       if (offer.state === "withdrawn") return offer;
       const dropped = await dropOffer(this.moving, trx, offer, "withdrawn", why);
-      if (dropped === undefined) throw await this.#late(trx, offer, "withdrawn");
+      if (dropped === undefined) throw await lateError(this.moving.store, trx, offer, "withdrawn");
       return dropped;
     });
   }
@@ -190,10 +183,10 @@ export class Handoffs {
    */
   async activate(handoffId: string, agentId: string, options: TxOption = {}): Promise<Handoff> {
     return this.#decide(options, async (trx) => {
-      const handoff = await this.#of(trx, handoffId, agentId, "to");
+      const handoff = await find(this.moving.store, trx, handoffId, agentId, "to");
       if (handoff.state === "active") return handoff;
       const active = await this.#store.move(trx, handoff.handoffId, "active");
-      if (active === undefined) throw await this.#late(trx, handoff, "active");
+      if (active === undefined) throw await lateError(this.moving.store, trx, handoff, "active");
       tellHandoff(this.#parts, trx, active);
       return active;
     });
@@ -219,10 +212,10 @@ export class Handoffs {
     const { note, ...rest } = given(options);
     const said = parse(handoffNote, note, "options.note");
     return this.#decide(rest, async (trx) => {
-      const handoff = await this.#of(trx, handoffId, agentId, "to");
+      const handoff = await find(this.moving.store, trx, handoffId, agentId, "to");
       if (handoff.state === "completed") return handoff;
       const done = await this.#store.move(trx, handoff.handoffId, "completed", { note: said });
-      if (done === undefined) throw await this.#late(trx, handoff, "completed");
+      if (done === undefined) throw await lateError(this.moving.store, trx, handoff, "completed");
       await announce(this.#parts, trx, done);
       return done;
     });
@@ -242,13 +235,14 @@ export class Handoffs {
     const { agentId, ...rest } = given(options);
     const why = parse(handoffReason, reason, "reason");
     return this.#decide(rest, async (trx) => {
-      const handoff = await this.#of(trx, handoffId, agentId, "to");
+      const handoff = await find(this.moving.store, trx, handoffId, agentId, "to");
       if (handoff.state === "returned") return handoff;
       const returned =
         handoff.state === "offered"
           ? await dropOffer(this.moving, trx, handoff, "returned", why)
           : await giveBack(this.moving, trx, handoff, why);
-      if (returned === undefined) throw await this.#late(trx, handoff, "returned");
+      if (returned === undefined)
+        throw await lateError(this.moving.store, trx, handoff, "returned");
       return returned;
     });
   }
@@ -278,40 +272,6 @@ export class Handoffs {
   async #decide(options: TxOption, run: (trx: Tx) => Promise<StoredHandoff>): Promise<Handoff> {
     const tx = await this.#join(options);
     return shown(await this.#store.transaction(run, tx ?? this.#knex));
-  }
-
-  async #of(
-    trx: Tx,
-    handoffId: string,
-    agentId: string | undefined,
-    side: "from" | "to",
-  ): Promise<StoredHandoff> {
-    const checked = handoffIdOf(handoffId);
-    const handoff = await this.#store.get(checked, trx);
-    if (handoff === undefined) {
-      throw new AgentCommunicationError("UNKNOWN_HANDOFF", `there is no handoff "${checked}"`, {
-        details: { handoffId: checked },
-      });
-    }
-    if (agentId !== undefined && parse(id, agentId, "agentId") !== handoff[side]) {
-      const role = side === "to" ? "was offered to" : "was offered by";
-      throw notOwner(`the handoff "${checked}" ${role} "${handoff[side]}", not "${agentId}"`, {
-        handoffId: checked,
-        agentId: handoff[side],
-      });
-    }
-    return handoff;
-  }
-
-  /** Why a move was not legal, by what is stored now. */
-  async #late(trx: Tx, before: Handoff, wanted: string): Promise<AgentCommunicationError> {
-    const now = (await this.#store.get(before.handoffId, trx)) ?? before;
-    const why = isHandoffEnd(now.state)
-      ? `it is ${now.state}${now.note === null ? "" : ` (${now.note})`}`
-      : now.state === "offered" && wanted === "accepted"
-        ? "its time has passed, or its task has gone on"
-        : `it is ${now.state}`;
-    return wrongState(now, `the handoff "${now.handoffId}" cannot be ${wanted}: ${why}`);
   }
 
   async #join(options: TxOption): Promise<Tx | undefined> {

@@ -3,7 +3,8 @@ import type { Handoff } from "../../protocol/handoffs.ts";
 import { isEnd } from "../../protocol/states.ts";
 import type { Task } from "../../protocol/tasks.ts";
 import { afterCommit } from "../../store/after-commit.ts";
-import type { HandoffStore, StoredHandoff } from "../../store/handoffs.ts";
+import type { StoredHandoff } from "../../store/handoff-row.ts";
+import type { HandoffStore } from "../../store/handoffs.ts";
 import { cancelMessage, fenceOf, type Parts, recall, type Tx, tellTask } from "../parts.ts";
 import { newMessageId, sendAnswer, sendAssignment, tellHandoff } from "./messages.ts";
 
@@ -33,7 +34,7 @@ export async function take(
   const cost = (await parts.tasks.get(offer.taskId, trx))?.cost;
   const room = await parts.slots.reserve(trx, offer.to, cost);
   if (room !== "reserved") throw noRoom(offer.to, room);
-  const before = await store.lockTask(trx, offer.taskId);
+  const before = await parts.tasks.lock(trx, offer.taskId);
   // Also one that was taken from a giver who died meanwhile, as long as nobody else has it.
   if (before === undefined || !isOffered(before, offer)) return undefined;
   const assignment = before.assignment + 1;
@@ -70,7 +71,9 @@ export async function dropOffer(
   note: string,
 ): Promise<StoredHandoff | undefined> {
   const before =
-    offer.taskId === null || !offer.detached ? undefined : await store.lockTask(trx, offer.taskId);
+    offer.taskId === null || !offer.detached
+      ? undefined
+      : await parts.tasks.lock(trx, offer.taskId);
   const dropped = await store.move(trx, offer.handoffId, to, { note });
   if (dropped === undefined) return undefined;
   let whereabouts: Whereabouts = "kept";
@@ -106,7 +109,7 @@ export async function giveBack(
   // The agent's row before the task's, as everywhere.
   const cost = taskId === null ? undefined : (await parts.tasks.get(taskId, trx))?.cost;
   const room = cost === undefined ? undefined : await parts.slots.reserve(trx, handoff.from, cost);
-  const before = taskId === null ? undefined : await store.lockTask(trx, taskId);
+  const before = taskId === null ? undefined : await parts.tasks.lock(trx, taskId);
   const returned = await store.move(trx, handoff.handoffId, "returned", { note });
   if (returned === undefined) return undefined;
   let whereabouts: Whereabouts = taskId === null ? "kept" : "moved_on";

@@ -5,9 +5,10 @@ import { type Handoff, type HandoffDraft, sheetTexts } from "../../protocol/hand
 import { isEnd } from "../../protocol/states.ts";
 import type { Task } from "../../protocol/tasks.ts";
 import { DEFAULT_PRIORITY } from "../../protocol/types.ts";
-import type { StoredHandoff } from "../../store/handoffs.ts";
+import type { StoredHandoff } from "../../store/handoff-row.ts";
 import type { Tx } from "../parts.ts";
 import { type Gate, passGates } from "./gates.ts";
+import { notOwner, wrongState } from "./look-up.ts";
 import { newMessageId, sendOffer, tellHandoff } from "./messages.ts";
 import type { Moving } from "./moves.ts";
 
@@ -21,6 +22,9 @@ export interface OfferOptions {
   /** The giver's run ends with the offer. */
   readonly detached: boolean;
 }
+
+/** Two agents that hand a task to and fro, or that nobody stops from offering what is rejected, end here. */
+const MOST_ASSIGNMENTS = 200;
 
 /** Checks and stores offers. */
 export class Offering {
@@ -81,7 +85,7 @@ export class Offering {
 
   /** The task, locked until the commit, so that nobody ends or moves it meanwhile. */
   async #ownTask(trx: Tx, { taskId = "", from }: HandoffDraft): Promise<Task> {
-    const task = await this.#moving.store.lockTask(trx, taskId);
+    const task = await this.#moving.parts.tasks.lock(trx, taskId);
     if (task === undefined) {
       throw new AgentCommunicationError("UNKNOWN_TASK", `there is no task "${taskId}"`, {
         details: { taskId },
@@ -93,6 +97,16 @@ export class Offering {
           ? `the task "${taskId}" has ended: it is ${task.state}`
           : `the task "${taskId}" is not with "${from}" but with ${task.agentId === null ? "nobody" : `"${task.agentId}"`}`,
         { taskId, agentId: task.agentId },
+      );
+    }
+    if (task.assignment >= MOST_ASSIGNMENTS) {
+      throw new AgentCommunicationError(
+        "HANDOFF_STATE",
+        `the task "${taskId}" was assigned ${task.assignment} times: it goes in circles`,
+        {
+          details: { taskId, assignment: task.assignment },
+          recoverySuggestion: "End it here: answer, fail, or cancel it.",
+        },
       );
     }
     const open = (await this.#moving.store.liveOf(taskId, trx)).find(
@@ -133,18 +147,4 @@ export class Offering {
 
 export function shown({ detached: _, ...handoff }: StoredHandoff): Handoff {
   return handoff;
-}
-
-export function notOwner(
-  message: string,
-  details: Record<string, unknown>,
-): AgentCommunicationError {
-  return new AgentCommunicationError("HANDOFF_NOT_OWNER", message, { details });
-}
-
-export function wrongState(
-  { handoffId, state }: Handoff,
-  message: string,
-): AgentCommunicationError {
-  return new AgentCommunicationError("HANDOFF_STATE", message, { details: { handoffId, state } });
 }

@@ -88,7 +88,6 @@ const parameters = z.object({
     .optional()
     .describe("What the other agent is to do."),
 });
-export type TransferArguments = z.input<typeof parameters>;
 
 /** A tool for language models that hands work over to another agent. */
 export interface TransferTool extends ToolShapes {
