@@ -114,7 +114,9 @@ eachDatabase("tasks that depend on others", (database) => {
     expect(await on.boss.assignTasks(chain.reverse())).toHaveLength(1_000);
   });
 
-  it("fail all, also where one commit would be too large: a long chain, and many that wait for one", async () => {
+  it("fail all, also where one commit would be too large: a long chain, and many that wait for one", {
+    timeout: 120_000,
+  }, async () => {
     await on.boss.assignTask(task("start"));
     const wide = Array.from({ length: 450 }, (_, n) => task(`wide-${n}`, ["start"]));
     const long = Array.from({ length: 450 }, (_, n) =>
@@ -124,6 +126,7 @@ eachDatabase("tasks that depend on others", (database) => {
     await on.boss.cancelTask("start");
     await until(
       async () => (await on.boss.listTasks({ state: "failed", limit: 1_000 })).length === 900,
+      { timeoutMs: 100_000 },
     );
     expect(await on.knex("outbox_task_dependencies")).toEqual([]);
   });
