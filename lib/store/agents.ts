@@ -4,7 +4,7 @@ import { type AgentCard, documentOf, exceeded } from "../protocol/cards.ts";
 import type { CapabilityRow } from "../protocol/declarations.ts";
 import { AgentHistory, hashOf } from "./agent-history.ts";
 import { AgentReads } from "./agent-reads.ts";
-import { type AgentStatements, agentStatements } from "./agent-statements.ts";
+import { type AgentStatements, agentStatements, countLive } from "./agent-statements.ts";
 import type { Db, Dialect } from "./dialect.ts";
 import { int, isTransaction, type Row, retried, transaction, translated } from "./sql.ts";
 
@@ -264,17 +264,8 @@ export class AgentStore {
   async live(agentId: string): Promise<number | undefined> {
     return translated(this.#dialect, async () => {
       const known = await this.#known(this.#knex, agentId).select("agent_id").first();
-      return known === undefined ? undefined : this.#countLive(this.#knex, agentId);
+      return known === undefined ? undefined : countLive(this.#knex, this.#tasks, agentId);
     });
-  }
-
-  async #countLive(db: Db, agentId: string): Promise<number> {
-    const row = (await db(this.#tasks)
-      .where({ agent_id: agentId })
-      .whereRaw("agent_id IS NOT NULL AND finished_at IS NULL")
-      .count({ live: "*" })
-      .first()) as Row | undefined;
-    return int(row?.live ?? 0);
   }
 
   /**
@@ -292,7 +283,7 @@ export class AgentStore {
         await trx(this.#capabilities).where({ agent_id: agentId }).del();
         await this.history.leave(trx, agentId);
         // After the update above no supervisor can assign to it any more, so the count is final.
-        if ((await this.#countLive(trx, agentId)) === 0) {
+        if ((await countLive(trx, this.#tasks, agentId)) === 0) {
           await trx(this.#agents).where({ agent_id: agentId }).del();
         }
         return true;
