@@ -11,7 +11,8 @@ export class TestProcess {
   readonly kind: ProcessKind;
   readonly outbox: Outbox;
   readonly connected: Connected;
-  /** Workers whose process was killed: their leases lapse. */
+  /** Locks that `withLock` holds at the moment. */
+  readonly keeps = new Set<string>();
   readonly #stop: { stop(options?: { deadlineMs?: number }): Promise<unknown> }[] = [];
   readonly #unobserve: () => void;
   supervisor: SupervisorCoordinator | undefined;
@@ -28,6 +29,23 @@ export class TestProcess {
     this.outbox = outbox;
     this.connected = connected;
     this.#unobserve = outbox.observe(observe);
+    this.#noteLocks();
+  }
+
+  /** They are renewed in real time; by the virtual clock they last as long as their process lives. */
+  #noteLocks(): void {
+    const { locks } = this.outbox;
+    const withLock = locks.withLock.bind(locks);
+    locks.withLock = (resources, options, run) =>
+      withLock(resources, options, async (context) => {
+        const held = typeof resources === "string" ? [resources] : resources;
+        for (const resource of held) this.keeps.add(resource);
+        try {
+          return await run(context);
+        } finally {
+          for (const resource of held) this.keeps.delete(resource);
+        }
+      });
   }
 
   static async open(

@@ -178,7 +178,8 @@ export class World {
   /** What lives beats and keeps its leases while time goes on. */
   async #moveTo(at: number): Promise<void> {
     const { knex, prefix } = this.database;
-    const living = [...this.processes.values()].flatMap((one) => (one.alive ? one.id : []));
+    const alive = [...this.processes.values()].filter((one) => one.alive);
+    const living = alive.map(({ id }) => id);
     const passed = at - this.time.now;
     if (passed > 0 && !this.faults.lost) {
       await knex(`${prefix}messages`)
@@ -192,6 +193,13 @@ export class World {
         .whereIn("agent_id", this.#beating())
         .whereNull("lost_at")
         .update({ heartbeat_at: at });
+      await knex(`${prefix}locks`)
+        .whereIn(
+          "resource_id",
+          alive.flatMap(({ keeps }) => [...keeps]),
+        )
+        .where("expires_at", ">", this.time.now)
+        .increment("expires_at", passed);
     }
     this.#calls.clear();
     this.time.moveTo(at);

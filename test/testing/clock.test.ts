@@ -102,6 +102,33 @@ describe("the virtual clock", () => {
     expect(runs).toBe(1);
   });
 
+  it("keeps a lock as long as its process lives, and lets it lapse when it dies", async () => {
+    const harness = await testOutbox();
+    const agent = await harness.agent({
+      agentId: "holder",
+      tasks: {
+        hold: () =>
+          agent.outbox.locks.withLock("door", { ttlMs: 60_000 }, () =>
+            harness.clock.sleep(3_600_000),
+          ),
+      },
+    });
+    const supervisor = await harness.supervisor();
+    const { taskId } = await supervisor.assignTask({ taskType: "hold", description: "a door" });
+    await harness.clock.advance(1_800_000);
+    const { locks } = harness.outbox;
+    expect(await locks.acquire("door")).toBeNull();
+    await harness.crashAgent("holder");
+    await harness.clock.advance(59_999);
+    expect(await locks.acquire("door")).toBeNull();
+    await harness.clock.advance(1);
+    const [mine] = [await locks.acquire("door", { ttlMs: 60_000 })];
+    expect(mine?.fencingToken).toBeGreaterThan(1);
+    await harness.clock.advance(60_000);
+    expect(await locks.get("door"), "acquired, and not renewed").toBeNull();
+    expect((await supervisor.getTask(taskId))?.state).not.toBe("completed");
+  });
+
   it("ends a sleep when its signal aborts", async () => {
     const harness = await testOutbox();
     const stop = new AbortController();
