@@ -5,6 +5,12 @@ export { FileClaimCheckStore } from "./claim-check/file-store.ts";
 export { configFromEnv, type EnvironmentConfig, maskedConfig } from "./config.ts";
 export { AgentRunner, type AgentRunnerOptions } from "./coordination/agent-runner.ts";
 export type {
+  Auctions,
+  BidHook,
+  BidOptions,
+  BidOutcome,
+} from "./coordination/auctions/auctions.ts";
+export type {
   Gate,
   GateAnswer,
   GateContext,
@@ -32,7 +38,6 @@ export {
   type GateOptions,
   requiredContext,
   type SlaOptions,
-  type Stages,
   schemaGate,
   stagesComplete,
   withinSla,
@@ -98,6 +103,7 @@ export {
   type RegisterAgent,
   type RegistryStats,
 } from "./protocol/agents.ts";
+export type { AuctionTerms, Bid, BidInput, BidState, CallForBids } from "./protocol/auctions.ts";
 export type {
   PreferenceInput,
   RequirementInput,

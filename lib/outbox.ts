@@ -4,6 +4,7 @@ import { AgentRegistry } from "./agent-registry.ts";
 import { FileClaimCheckStore } from "./claim-check/file-store.ts";
 import { configFromEnv, type EnvironmentConfig, queueOptions } from "./config.ts";
 import { AgentRunner, type AgentRunnerOptions } from "./coordination/agent-runner.ts";
+import type { Auctions } from "./coordination/auctions/auctions.ts";
 import { Coordination } from "./coordination/coordination.ts";
 import { type GatesInput, gatesOf } from "./coordination/handoffs/gates.ts";
 import type { Handoffs } from "./coordination/handoffs/handoffs.ts";
@@ -59,6 +60,8 @@ export class Outbox {
   readonly eventStore: EventStore;
   /** The state of entities by compare-and-set: get, update, delete, history. */
   readonly state: EntityStates;
+  /** Tasks that agents bid for: bid, bids. */
+  readonly auctions: Auctions;
   readonly dialect: DialectName;
   /** The environment's settings, as they were when it was opened. */
   readonly config: EnvironmentConfig;
@@ -107,6 +110,7 @@ export class Outbox {
     this.eventStore = new EventStore(parts.knex, dialect, schema, stored);
     this.state = new EntityStates(parts.knex, dialect, schema, stored);
     shared.sweepSteps.push({ sweep: () => this.locks.purge() });
+    this.auctions = this.#coordination.auctions;
     this.tasks = this.#coordination.tasks;
     this.handoffs = this.#coordination.handoffs;
     this.workflows = this.#coordination.workflows;

@@ -14,6 +14,8 @@ import type { ClaimedMessage } from "../queue/claimed.ts";
 import type { MessageQueueManager } from "../queue/manager.ts";
 import type { WorkContext, Worker, WorkHandler } from "../queue/worker/worker.ts";
 import type { Db } from "../store/dialect.ts";
+import type { BidHook } from "./auctions/auctions.ts";
+import { answerCall } from "./auctions/bidding.ts";
 import type { MetricsHook } from "./beat-metrics.ts";
 import { Beats } from "./beats.ts";
 import { Coordination } from "./coordination.ts";
@@ -27,7 +29,7 @@ import type { TaskRuns } from "./tasks/run-begin.ts";
 import type { TaskHandler, TimedTaskHandler } from "./tasks/run-context.ts";
 
 export interface AgentRunnerOptions
-  extends Omit<RunnerOptionsInput, "tasks" | "onMessage" | "metrics"> {
+  extends Omit<RunnerOptionsInput, "tasks" | "onMessage" | "metrics" | "bid"> {
   /** What to do, by the task's type. A task of another type is answered with `rejected`. */
   tasks: Record<string, TaskHandler | TimedTaskHandler>;
   /**
@@ -45,6 +47,11 @@ export interface AgentRunnerOptions
    * as it has room, and rejects everything else.
    */
   onHandoff?: HandoffHandler | undefined;
+  /**
+   * What it wants for a task that is auctioned: an amount, or null to decline. One that throws declines; observers
+   * are told. Default: it declines all.
+   */
+  bid?: BidHook | undefined;
   /** Quality gates of this agent, besides those of the outbox. Default: none. */
   gates?: GatesInput | undefined;
   /** @internal What the agents of one outbox share. */
@@ -66,6 +73,8 @@ const APART = [
   MessageType.HANDOFF_RETURNED,
   MessageType.HANDOFF_COMPLETED,
   MessageType.HANDOFF_WITHDRAWN,
+  MessageType.CALL_FOR_BIDS,
+  MessageType.BID_REJECTED,
 ];
 const LONGEST_GOODBYE_MS = 1_000;
 
@@ -228,6 +237,10 @@ export class AgentRunner {
         if (reason === PAUSED) run.pause();
         else run.cancel(typeof reason === "string" ? reason : "canceled");
       }
+    } else if (message.messageType === MessageType.CALL_FOR_BIDS) {
+      const { auctions } = this.#runs.coordination;
+      const hook = this.#settings.bid as BidHook | undefined;
+      await answerCall(auctions, message, hook, (error) => this.#tell(error));
     } else if (message.messageType === MessageType.AGENT_HANDOFF) {
       await decide(this.#handoffs, message, context, this.#onHandoff);
     } else {

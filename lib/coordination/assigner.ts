@@ -191,6 +191,10 @@ export class Assigner {
         })),
       ),
     );
+    for (const task of inserted) {
+      if (task.auctionEndsAt === null) continue;
+      for (const call of this.#parts.auctioned) await call(trx, task);
+    }
     const parents = mine.flatMap(({ submission }) => submission.row.parent_task_id ?? []);
     for (const parent of [...new Set(parents)].sort()) await adopt(this.#parts, trx, parent);
     for (const task of inserted) {

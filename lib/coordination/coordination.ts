@@ -8,6 +8,7 @@ import { AgentSlots } from "../store/agent-slots.ts";
 import { AgentStore } from "../store/agents.ts";
 import { Assignments } from "../store/assignments/assignments.ts";
 import { Dependencies } from "../store/assignments/dependencies.ts";
+import { AuctionStore } from "../store/auctions.ts";
 import { connect } from "../store/connect.ts";
 import type { Db, Dialect } from "../store/dialect.ts";
 import { dialectFor } from "../store/dialects.ts";
@@ -21,6 +22,7 @@ import { TaskStore } from "../store/tasks.ts";
 import { SignalStore } from "../store/workflows/signals.ts";
 import { WorkflowStore } from "../store/workflows/workflows.ts";
 import { Assigner, type SubmitOptions, type Submitted } from "./assigner.ts";
+import { Auctions } from "./auctions/auctions.ts";
 import { type Gates, type GatesInput, gatesOf } from "./handoffs/gates.ts";
 import { Handoffs } from "./handoffs/handoffs.ts";
 import type { Parts } from "./parts.ts";
@@ -56,6 +58,7 @@ export class Coordination {
   readonly parts: Parts;
   readonly history: TaskHistory;
   readonly assigner: Assigner;
+  readonly auctions: Auctions;
   readonly placement: Placement;
   readonly gates: Gates;
   readonly handoffs: Handoffs;
@@ -83,6 +86,7 @@ export class Coordination {
       dependencies: new Dependencies(knex, dialect, prefix),
       observers,
       followers: [],
+      auctioned: [],
       sweepSteps: [],
       freed: () => this.placement.poke(),
     };
@@ -96,6 +100,10 @@ export class Coordination {
     this.parts.sweepSteps.push(new QuestionSweep(this.parts));
     this.history = new TaskHistory(knex, dialect, prefix);
     this.assigner = new Assigner(this.parts);
+    this.auctions = new Auctions(knex, this.parts, this.schema, {
+      store: new AuctionStore(knex, dialect, prefix),
+      assigner: this.assigner,
+    });
     this.tasks = new Tasks(this);
     this.gates = gatesOf(given.gates);
     const handoffs = new HandoffStore(knex, dialect, prefix);

@@ -1,4 +1,5 @@
 import type { AgentStatus } from "../protocol/agents.ts";
+import { readBid } from "../protocol/auctions.ts";
 import { isEnd, taskStateOf } from "../protocol/states.ts";
 import {
   type ErrorContent,
@@ -16,6 +17,7 @@ import { MessageType } from "../protocol/types.ts";
 import type { ClaimedMessage } from "../queue/claimed.ts";
 import { afterCommit } from "../store/after-commit.ts";
 import type { Fence } from "../store/task-row.ts";
+import type { Auctions } from "./auctions/auctions.ts";
 import { endTask, type Parts, type Tx, takeAway, tellTask } from "./parts.ts";
 import {
   agentStatus,
@@ -37,11 +39,13 @@ class Superseded extends Error {}
 export class Inbox {
   readonly #parts: Parts;
   readonly #hook: MessageHook | undefined;
+  readonly #auctions: Auctions;
   /** What the hook threw. Its errors are its own, also those that look like a database that is away. */
   readonly #hookErrors = new WeakSet<object>();
 
-  constructor(parts: Parts, hook: MessageHook | undefined) {
+  constructor(parts: Parts, hook: MessageHook | undefined, auctions: Auctions) {
     this.#parts = parts;
+    this.#auctions = auctions;
     this.#hook = hook;
   }
 
@@ -72,6 +76,14 @@ export class Inbox {
       case MessageType.HEARTBEAT: {
         const { status, health_metrics } = read(readHeartbeat, message);
         return this.#beat(trx, message, agentStatus(status), health_metrics);
+      }
+      case MessageType.BID: {
+        const { task_id, round, amount, note } = read(readBid, message);
+        if ((await this.#parts.tasks.get(task_id, trx)) === undefined) {
+          throw new Unusable("unknown_task", `there is no task "${task_id}"`);
+        }
+        await this.#auctions.bid(task_id, message.fromAgent, { amount, note }, { tx: trx, round });
+        return;
       }
       case MessageType.INPUT_RESPONSE:
         return answerByMessage(this.#parts, trx, message);

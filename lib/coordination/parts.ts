@@ -33,6 +33,8 @@ export interface Parts {
   readonly observers: Observers;
   /** Who is told of every task that ends, in the transaction that ends it. */
   readonly followers: TaskFollower[];
+  /** Who calls for bids for a new task that is to be auctioned, in the transaction that stores it. */
+  readonly auctioned: ((trx: Tx, task: Task) => Promise<void>)[];
   /** What every sweep does first. */
   readonly sweepSteps: SweepStep[];
   /** An agent may have room, or a task may be given away: to be called after the commit; parked tasks are placed soon. */

@@ -1,5 +1,6 @@
 import { createHash, randomBytes } from "node:crypto";
 import { ValidationFailed } from "../errors.ts";
+import { auctionSchema } from "../protocol/auctions.ts";
 import { type Needs, needsOf, requirementText } from "../protocol/capabilities.ts";
 import {
   MOST_PARAMETER_BYTES,
@@ -42,6 +43,11 @@ export function submission(supervisorId: string, task: TaskInput, what = "task")
     strategy: checked.strategy ?? "leastLoaded",
     contextId: checked.contextId ?? null,
   };
+  if (checked.auction !== undefined && wanted.strategy !== "auction") {
+    throw new ValidationFailed(`${what}.auction: only with strategy "auction"`);
+  }
+  const auction =
+    wanted.strategy === "auction" ? (checked.auction ?? parse(auctionSchema, {}, what)) : null;
   const { required, preferred } = wanted.needs;
   return {
     row: {
@@ -65,8 +71,8 @@ export function submission(supervisorId: string, task: TaskInput, what = "task")
       waits_for: 0,
       run_timeout_ms: checked.runTimeoutMs ?? null,
       operation: checked.operation ?? null,
-      auction: null,
-      auction_ms: null,
+      auction: auction === null ? null : JSON.stringify(auction),
+      auction_ms: auction?.timeLimitMs ?? null,
     },
     wanted,
     dependsOn: checked.dependsOn,

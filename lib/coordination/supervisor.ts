@@ -64,7 +64,7 @@ export class SupervisorCoordinator {
     this.#rounds = new Rounds({
       supervisorId: this.supervisorId,
       parts,
-      inbox: new Inbox(parts, onMessage),
+      inbox: new Inbox(parts, onMessage, shared.auctions),
       runs: new RunSweep(parts, unansweredMs),
       sweeper: new Sweeper(parts, placement, history, taskRetentionMs),
       registry: shared.registry,

@@ -23,6 +23,8 @@ export const runnerOptionsSchema = z.strictObject({
   tasks: z.record(id, z.union([handler, timedHandler])),
   /** Handles messages other than TASK_ASSIGNMENT and TASK_CANCEL. Default: they stay in the mailbox. */
   onMessage: handler.optional(),
+  /** What it wants for a task that is auctioned; null declines. Default: it declines all. */
+  bid: handler.optional(),
   /** How often it beats, in milliseconds; lost after three times that. Default 30,000 (AGENT_HEARTBEAT_INTERVAL). */
   heartbeatIntervalMs: durationMs(50)
     .max(DAY_MS / 3, "expected at most 8 hours")

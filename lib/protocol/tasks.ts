@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { auctionSchema } from "./auctions.ts";
 import { type Preference, preferenceList, requirementList } from "./capabilities.ts";
 import { priority } from "./message-input.ts";
 import { type EndState, TASK_STATES, type TaskState } from "./states.ts";
@@ -209,6 +210,8 @@ export const taskSchema = z.strictObject({
   preferredCapabilities: preferenceList.default([]),
   /** How the agent is chosen. Default leastLoaded. */
   strategy: z.enum(TASK_STRATEGIES).optional(),
+  /** The terms, where the strategy is `auction`. Default: 5 seconds, up to 20 bidders, the lowest amount wins. */
+  auction: auctionSchema.optional(),
   /** How many of its agent's slots it takes, 1 to 10,000. Default 1. */
   cost: positiveInt(10_000).default(1),
   /**

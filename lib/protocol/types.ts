@@ -45,6 +45,9 @@ export const MessageType = {
   HANDOFF_RETURNED: "HANDOFF_RETURNED",
   HANDOFF_COMPLETED: "HANDOFF_COMPLETED",
   HANDOFF_WITHDRAWN: "HANDOFF_WITHDRAWN",
+  CALL_FOR_BIDS: "CALL_FOR_BIDS",
+  BID: "BID",
+  BID_REJECTED: "BID_REJECTED",
 } as const;
 
 export type KnownMessageType = (typeof MessageType)[keyof typeof MessageType];
@@ -72,6 +75,9 @@ const KIND_OF: Record<KnownMessageType, MessageKind> = {
   HANDOFF_RETURNED: "notification",
   HANDOFF_COMPLETED: "notification",
   HANDOFF_WITHDRAWN: "notification",
+  CALL_FOR_BIDS: "request",
+  BID: "response",
+  BID_REJECTED: "notification",
 };
 
 /** The kind of a message whose sender named none: that of its known type, otherwise "event". */
