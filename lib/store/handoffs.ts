@@ -65,6 +65,7 @@ export class HandoffStore {
   readonly #table: string;
   readonly #tasks: string;
   readonly #agents: string;
+  readonly #steps: string;
   readonly #json: ParseJson;
 
   constructor(knex: Knex, dialect: Dialect, prefix: string) {
@@ -73,6 +74,7 @@ export class HandoffStore {
     this.#table = `${prefix}handoffs`;
     this.#tasks = `${prefix}tasks`;
     this.#agents = `${prefix}agents`;
+    this.#steps = `${prefix}workflow_steps`;
     this.#json = agentStatements(dialect.name, prefix, dialect.now).json;
   }
 
@@ -256,6 +258,26 @@ export class HandoffStore {
         .orderBy("seq")
         .limit(limit)) as Row[];
       return rows.map((row) => String(row.task_id));
+    });
+  }
+
+  /** The steps of a workflow that have not completed, but for the one that this task does; undefined: no such workflow. */
+  async pendingSteps(
+    workflowId: string,
+    taskId: string | null,
+    limit: number,
+    db: Db,
+  ): Promise<string[] | undefined> {
+    return translated(this.#dialect, async () => {
+      const steps = () => db(this.#steps).where({ workflow_id: workflowId, part: "do" });
+      const rows = (await steps()
+        .select("step_id")
+        .whereNull("completion")
+        .where((other) => other.whereNull("task_id").orWhereNot("task_id", taskId ?? ""))
+        .orderBy("position")
+        .limit(limit)) as Row[];
+      if (rows.length > 0) return rows.map((row) => String(row.step_id));
+      return (await steps().select("step_id").first()) === undefined ? undefined : [];
     });
   }
 

@@ -262,6 +262,13 @@ eachDatabase("quality gates", (database) => {
               queue: on.queue,
               agent: () => on.coordination.parts.agents.get("a", tx),
               pendingSubtasks: () => on.handoffs.moving.store.pendingParts(task.taskId, 100, tx),
+              pendingSteps: (workflowId) =>
+                on.handoffs.moving.store.pendingSteps(
+                  workflowId,
+                  subject.taskId ?? task.taskId,
+                  100,
+                  tx,
+                ),
               signal: new AbortController().signal,
             },
           ),
@@ -292,9 +299,23 @@ eachDatabase("quality gates", (database) => {
       says(expect.any(String), "warning"),
     );
     expect(await ask(stagesComplete())).toMatchObject(says(`not complete: ${part.taskId}`));
-    const none = { pending: async () => undefined };
-    expect(await ask(stagesComplete(none))).toMatchObject(says("there is no such workflow"));
-    expect(await ask(stagesComplete({ pending: async () => [] }))).toBe(true);
+    expect(await ask(stagesComplete("none"))).toMatchObject(says('there is no workflow "none"'));
+    const { workflowId } = await on.coordination.workflows.start({
+      workflowType: "pipeline",
+      supervisorId: "boss",
+      steps: [{ stepId: "one", taskType: "one", requiredCapabilities: ["nobody"] }],
+    });
+    expect(await ask(stagesComplete(workflowId))).toMatchObject(says("not complete: one"));
+    const own = await on
+      .knex("outbox_workflow_steps")
+      .where({ workflow_id: workflowId })
+      .first("task_id");
+    expect(
+      await ask(
+        stagesComplete(() => workflowId),
+        { taskId: own.task_id },
+      ),
+    ).toBe(true);
     expect(
       await ask(requiredContext(["id", "deep.list"]), { output: { id: 1, deep: { list: [] } } }),
     ).toMatchObject(says("missing: deep.list"));

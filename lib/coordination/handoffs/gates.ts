@@ -50,6 +50,8 @@ export interface GateContext {
   agent(): Promise<AgentInfo | undefined>;
   /** The task's subtasks that have not completed, by their ids, at most 100. */
   pendingSubtasks(): Promise<string[]>;
+  /** Steps of a workflow that have not completed, but for the task's own; undefined: there is no such workflow. */
+  pendingSteps(workflowId: string): Promise<string[] | undefined>;
   /** Aborts when the gate's time is over. */
   readonly signal: AbortSignal;
 }
@@ -140,6 +142,7 @@ export async function passGates(
     agent: () => parts.agents.get(agentId, trx),
     pendingSubtasks: async () =>
       taskId === null ? [] : store.pendingParts(taskId, MOST_PENDING, trx),
+    pendingSteps: (workflowId: string) => store.pendingSteps(workflowId, taskId, MOST_PENDING, trx),
   };
   for (const each of gates) {
     const answer = await ask(each, subject, context);

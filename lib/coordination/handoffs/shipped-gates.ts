@@ -155,29 +155,24 @@ export function withinSla(options: SlaOptions = {}): Gate {
   };
 }
 
-/** What `stagesComplete` asks; a workflow has it. */
-export interface Stages {
-  /** Steps that have not completed, by name; empty when all have. Undefined: there is no such workflow. */
-  pending(
-    subject: GateSubject,
-    context: Parameters<Gate["check"]>[1],
-  ): Promise<readonly string[] | undefined>;
-}
-
 /**
- * All stages are complete: the tasks that this one is the parent of have ended as completed, or those that `stages`
- * asks for.
+ * All stages are complete: the steps of this workflow, but for the one that asks; without a workflow, the subtasks
+ * of the task.
  */
-export function stagesComplete(stages?: Stages, options: GateOptions = {}): Gate {
+export function stagesComplete(
+  workflow?: string | ((subject: GateSubject) => string | undefined),
+  options: GateOptions = {},
+): Gate {
   return gate(
     "stages_complete",
     options,
     "Wait for the stages that are named, or retry those that failed.",
-    async (subject, context) => {
-      const pending = await (stages === undefined
-        ? context.pendingSubtasks()
-        : stages.pending(subject, context));
-      if (pending === undefined) return "there is no such workflow";
+    async (subject, { pendingSteps, pendingSubtasks }) => {
+      const workflowId = typeof workflow === "function" ? workflow(subject) : workflow;
+      const pending = await (workflowId === undefined
+        ? pendingSubtasks()
+        : pendingSteps(workflowId));
+      if (pending === undefined) return `there is no workflow "${workflowId}"`;
       return pending.length === 0 ? undefined : `not complete: ${pending.slice(0, 20).join(", ")}`;
     },
   );
