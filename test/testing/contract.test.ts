@@ -48,6 +48,23 @@ function bookkeeper(): AgentContract & { readonly account: Map<string, number> }
 describe("a good agent", () => {
   agentContractTests(bookkeeper(), { test: it });
 
+  it("needs no capability", async () => {
+    const { capabilities: _, ...plain } = bookkeeper();
+    const report = await runAgentContract({ ...plain, name: "zoe" });
+    expect(report.paths.filter(({ status }) => status !== "passed")).toEqual([]);
+  });
+
+  it("need not return anything", async () => {
+    const quiet: AgentContract = {
+      name: "quiet",
+      tasks: { do: () => undefined, undo: () => undefined },
+      success: { taskType: "do", expect: (result) => expect(result).toBeNull() },
+      rollback: { taskType: "undo" },
+    };
+    const { paths } = await runAgentContract(quiet, { paths: ["success", "rollback"] });
+    expect(paths.map(({ error }) => error)).toEqual([null, null]);
+  });
+
   it("passes every path, and the report says so", async () => {
     const report = await runAgentContract(bookkeeper());
     expect(report.paths.map(({ path, status, error }) => [path, status, error])).toEqual(
