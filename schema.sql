@@ -175,6 +175,7 @@ CREATE UNIQUE INDEX outbox_handoffs_offer ON outbox_handoffs (task_id) WHERE tas
 CREATE INDEX outbox_handoffs_due ON outbox_handoffs (due_at) WHERE accepted_at IS NULL AND ended_at IS NULL;
 CREATE INDEX outbox_handoffs_live_task ON outbox_handoffs (task_id, seq) WHERE task_id IS NOT NULL AND ended_at IS NULL;
 CREATE INDEX outbox_handoffs_live ON outbox_handoffs (seq) WHERE ended_at IS NULL;
+CREATE INDEX outbox_handoffs_taken ON outbox_handoffs (to_agent, accepted_at) WHERE accepted_at IS NOT NULL AND ended_at IS NULL;
 CREATE INDEX outbox_handoffs_from ON outbox_handoffs (from_agent, seq);
 CREATE INDEX outbox_handoffs_to ON outbox_handoffs (to_agent, seq);
 CREATE INDEX outbox_handoffs_task ON outbox_handoffs (task_id, seq) WHERE task_id IS NOT NULL;

@@ -53,6 +53,9 @@ export function up(schema: Knex.SchemaBuilder, context: MigrationContext): Knex.
       `CREATE INDEX ${name("handoffs_live_task")} ON ${handoffs} (task_id, seq) WHERE task_id IS NOT NULL AND ended_at IS NULL`,
     )
     .raw(`CREATE INDEX ${name("handoffs_live")} ON ${handoffs} (seq) WHERE ended_at IS NULL`)
+    .raw(
+      `CREATE INDEX ${name("handoffs_taken")} ON ${handoffs} (to_agent, accepted_at) WHERE accepted_at IS NOT NULL AND ended_at IS NULL`,
+    )
     .raw(`CREATE INDEX ${name("handoffs_from")} ON ${handoffs} (from_agent, seq)`)
     .raw(`CREATE INDEX ${name("handoffs_to")} ON ${handoffs} (to_agent, seq)`)
     .raw(

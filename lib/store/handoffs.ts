@@ -143,10 +143,10 @@ export class HandoffStore {
     );
   }
 
-  /** Handoffs that an agent has taken over, the oldest first. */
+  /** Handoffs that an agent has taken over, the longest ago first. */
   async takenBy(agentId: string, limit: number): Promise<StoredHandoff[]> {
     return this.#select(this.#knex, (rows) =>
-      rows.where({ to_agent: agentId }).whereRaw(TAKEN).orderBy("seq").limit(limit),
+      rows.where({ to_agent: agentId }).whereRaw(TAKEN).orderBy("accepted_at").limit(limit),
     );
   }
 
