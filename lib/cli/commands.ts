@@ -8,6 +8,7 @@ import { handoffCommands } from "./handoffs.ts";
 import type { CommandGroup } from "./help.ts";
 import { keyCommands } from "./keys.ts";
 import { limitCommands } from "./limits.ts";
+import { lockCommands } from "./locks.ts";
 import { logCommands } from "./logs.ts";
 import { mailboxCommands } from "./mailboxes.ts";
 import { maintainCommands } from "./maintain.ts";
@@ -45,6 +46,7 @@ export const GROUPS: readonly CommandGroup[] = [
   { title: "Tasks", commands: [...taskCommands, ...taskWhyCommands] },
   { title: "Workflows", commands: workflowCommands },
   { title: "Handoffs", commands: handoffCommands },
+  { title: "Locks", commands: lockCommands },
   { title: "Logs", commands: logCommands },
 ];
 
