@@ -303,6 +303,54 @@ describe("what waits for others", () => {
   });
 });
 
+describe("what happens by itself, happens by the virtual clock", () => {
+  it("fires schedules at their times", async () => {
+    const harness = await testOutbox();
+    const fired: number[] = [];
+    await harness.consumer("reporter", () => {
+      fired.push(harness.clock.now);
+    });
+    const begun = harness.clock.now;
+    await harness.queue.schedules.set(
+      "hourly",
+      { everyMs: 3_600_000 },
+      { toAgent: "reporter", messageType: "REPORT", content: {} },
+    );
+    await harness.clock.advance(3 * 3_600_000);
+    expect(fired.map((at) => (at - begun) / 3_600_000)).toEqual([1, 2, 3]);
+  });
+
+  it("buries what nobody takes before it expires", async () => {
+    const harness = await testOutbox();
+    const { messageId } = await harness.queue.sendMessage({
+      ...{ toAgent: "nobody", messageType: "NOTE", content: {}, ttlMs: 5_000 },
+    });
+    await harness.clock.advance(4_999);
+    await expect(harness.assertDeadLettered(messageId)).rejects.toThrow("is ready, not dead");
+    await harness.clock.advance(1);
+    await harness.assertDeadLettered(messageId, "expired");
+  });
+
+  it("awards what is auctioned when the time for bids is over", async () => {
+    const harness = await testOutbox();
+    const supervisor = await harness.supervisor();
+    for (const [agentId, price] of [
+      ["a-dear", 9],
+      ["b-cheap", 2],
+    ] as const) {
+      await harness.agent({
+        agentId,
+        capabilities: ["arithmetic"],
+        tasks: { add: sum },
+        bid: () => price,
+      });
+    }
+    const { taskId } = await supervisor.assignTask({ ...add, strategy: "auction" });
+    const task = await harness.waitForTask(taskId);
+    expect(task).toMatchObject({ state: "completed", agentId: "b-cheap" });
+  });
+});
+
 describe("waitForTask", () => {
   it("ends with the task's state when it does not end in time", async () => {
     const harness = await testOutbox();
