@@ -103,10 +103,10 @@ function mssql(prefix: string, now: string): LockStatements {
     lockFloor: `UPDATE ${floor} SET fencing_token = fencing_token WHERE id = N'floor'`,
     purge: `
       ${clock}
-      WITH old AS (
-        SELECT TOP (:limit) resource_id, fencing_token FROM ${locks} ${skip}
-        WHERE expires_at <= @now - :kept ORDER BY expires_at)
-      DELETE FROM old OUTPUT deleted.fencing_token`,
+      DELETE d OUTPUT deleted.fencing_token
+      FROM (SELECT TOP (:limit) resource_id FROM ${locks} ${skip}
+            WHERE expires_at <= @now - :kept ORDER BY expires_at) o
+      INNER LOOP JOIN ${locks} d WITH (ROWLOCK) ON d.resource_id = o.resource_id`,
     raiseFloor: `UPDATE ${floor} SET fencing_token = :token WHERE id = N'floor' AND fencing_token < :token`,
   };
 }
