@@ -46,10 +46,12 @@ const NUMBER: Record<DialectName, (events: string) => string> = {
   mssql: (events) => `
     UPDATE e SET position = :last + f.n
     OUTPUT inserted.position
-    FROM (SELECT seq, ROW_NUMBER() OVER (ORDER BY seq) AS n
-          FROM (SELECT TOP (${STEP}) seq FROM ${events} WITH (READPAST, ROWLOCK, READCOMMITTEDLOCK)
-                WHERE position IS NULL ORDER BY seq) s) f
-    INNER LOOP JOIN ${events} e WITH (ROWLOCK) ON e.seq = f.seq`,
+    FROM ${events} e WITH (ROWLOCK), (
+      SELECT seq, ROW_NUMBER() OVER (ORDER BY seq) AS n
+      FROM (SELECT TOP (${STEP}) seq FROM ${events} WITH (READPAST, ROWLOCK, READCOMMITTEDLOCK)
+            WHERE position IS NULL ORDER BY seq) s) f
+    WHERE e.seq = f.seq
+    OPTION (LOOP JOIN)`,
 };
 
 /** Differs on SQL Server: looks past what open transactions have inserted. */
