@@ -182,10 +182,18 @@ CREATE INDEX outbox_handoffs_task ON outbox_handoffs (task_id, seq) WHERE task_i
 CREATE INDEX outbox_handoffs_ended ON outbox_handoffs (ended_at) WHERE ended_at IS NOT NULL;
 
 -- 012_changes
-
+create table "outbox_change_requests" ("seq" bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "request_id" varchar(128) COLLATE "C" not null, "requesting_agent" varchar(128) COLLATE "C" not null, "affected_modules" jsonb not null, "change_type" varchar(32) COLLATE "C" not null, "description" text not null, "changes" jsonb not null, "impact_analysis" jsonb not null, "testing_plan" jsonb not null, "state" varchar(16) COLLATE "C" not null, "revision" integer not null, "created_at" bigint not null, "updated_at" bigint not null);
+CREATE UNIQUE INDEX outbox_change_requests_id ON outbox_change_requests (request_id);
+CREATE INDEX outbox_change_requests_state ON outbox_change_requests (state, seq);
+create table "outbox_change_approvals" ("request_id" varchar(128) COLLATE "C" not null, "revision" integer not null, "module" varchar(128) COLLATE "C" not null, "decision" varchar(16) COLLATE "C" not null, "decided_by" varchar(128) COLLATE "C" not null, "note" text, "decided_at" bigint not null, constraint "outbox_change_approvals_pk" primary key ("request_id", "revision", "module"));
+create table "outbox_change_reports" ("request_id" varchar(128) COLLATE "C" not null, "revision" integer not null, "module" varchar(128) COLLATE "C" not null, "passed" integer not null, "failed" integer not null, "url" text, "reported_by" varchar(128) COLLATE "C" not null, "reported_at" bigint not null, constraint "outbox_change_reports_pk" primary key ("request_id", "revision", "module"));
+create table "outbox_change_history" ("seq" bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "request_id" varchar(128) COLLATE "C" not null, "from_state" varchar(16) COLLATE "C", "to_state" varchar(16) COLLATE "C" not null, "moved_by" varchar(128) COLLATE "C" not null, "note" text, "forced" integer not null, "at" bigint not null);
+CREATE INDEX outbox_change_history_request ON outbox_change_history (request_id, seq);
 
 -- 013_system
-
+alter table "outbox_mailboxes" add column "held" jsonb;
+alter table "outbox_mailboxes" add column "topology" jsonb;
+create table "outbox_maintenance_acks" ("since" bigint not null, "agent_id" varchar(128) COLLATE "C" not null, "acked_at" bigint not null, constraint "outbox_maintenance_acks_pk" primary key ("since", "agent_id"));
 
 -- 014_state
 create table "outbox_locks" ("resource_id" varchar(128) COLLATE "C" not null, "owner_id" varchar(128) COLLATE "C", "fencing_token" bigint not null, "locked_at" bigint not null, "expires_at" bigint not null, "metadata" jsonb, constraint "outbox_locks_pk" primary key ("resource_id"));

@@ -166,6 +166,12 @@ export const ERROR_CODES = {
     severity: "error",
     remedy: "Correct the option or environment variable that the message names.",
   },
+  TOPOLOGY_FORBIDDEN: {
+    retryable: false,
+    severity: "error",
+    remedy:
+      "The topology does not let this sender reach this recipient: send to the hub, or change the rules (`agent-outbox topology show`).",
+  },
   CONTENT_UNREADABLE: {
     retryable: false,
     severity: "error",
@@ -246,6 +252,23 @@ export const ERROR_CODES = {
     severity: "warning",
     remedy:
       "Somebody else was faster: load what is new (details.currentVersion tells how far it is), decide again, and repeat with that version.",
+  },
+  UNKNOWN_CHANGE: {
+    retryable: false,
+    severity: "error",
+    remedy: "Check the change request's id (`outbox.changes.list()`).",
+  },
+  CHANGE_STATE: {
+    retryable: false,
+    severity: "warning",
+    remedy:
+      "Somebody else decided before, or it is not its turn: look at the change request (`outbox.changes.get(id)`) and go on from there.",
+  },
+  CHANGE_UNTESTED: {
+    retryable: false,
+    severity: "error",
+    remedy:
+      "Report passing tests of each module in details.missing (`outbox.changes.report`), or complete it with `force`, which is noted.",
   },
   GATE_FAILED: {
     retryable: false,

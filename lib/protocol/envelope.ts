@@ -37,6 +37,8 @@ export interface EncodedMessage
   readonly contentEncoding?: "gzip" | "ref";
   readonly headersText: string | null;
   readonly retryText: string | null;
+  /** The recipients as they were written, where they were addresses, or the message goes another way. */
+  readonly addressedTo?: readonly string[] | undefined;
   /** The senders of the messages that led to it, oldest first. */
   readonly trail?: readonly string[] | undefined;
 }

@@ -48,6 +48,8 @@ export const MessageType = {
   CALL_FOR_BIDS: "CALL_FOR_BIDS",
   BID: "BID",
   BID_REJECTED: "BID_REJECTED",
+  SYSTEM_MAINTENANCE: "SYSTEM_MAINTENANCE",
+  SYSTEM_READY: "SYSTEM_READY",
 } as const;
 
 export type KnownMessageType = (typeof MessageType)[keyof typeof MessageType];
@@ -70,6 +72,8 @@ const KIND_OF: Record<KnownMessageType, MessageKind> = {
   NOTIFICATION: "notification",
   BATCH: "batch",
   AGENT_HANDOFF: "request",
+  SYSTEM_MAINTENANCE: "control",
+  SYSTEM_READY: "control",
   HANDOFF_ACCEPTED: "notification",
   HANDOFF_REJECTED: "notification",
   HANDOFF_RETURNED: "notification",

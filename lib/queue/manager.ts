@@ -52,6 +52,7 @@ import { Limits } from "./gates/limits.ts";
 import { Mailboxes } from "./gates/mailboxes.ts";
 import { OrderingKeys } from "./gates/ordering-keys.ts";
 import { findMessage, heldRow } from "./look-up.ts";
+import { Topology } from "./routing/topology.ts";
 import { Schedules } from "./schedules/schedules.ts";
 import { settlerOf, txOf } from "./settler.ts";
 import type { StoredMessage } from "./stored.ts";
@@ -102,6 +103,8 @@ export class MessageQueueManager {
   readonly orderingKeys: OrderingKeys;
   /** Messages that are sent again and again: set, list, pause, resume, preview, remove. */
   readonly schedules: Schedules;
+  /** Who may send to whom. */
+  readonly topology: Topology;
 
   /**
    * @param database a knex instance (never closed by this class), a URL, or a knex configuration
@@ -127,7 +130,13 @@ export class MessageQueueManager {
     this.limits = new Limits(this.#core);
     this.orderingKeys = new OrderingKeys(this.#core);
     this.schedules = new Schedules(this.#core);
+    this.topology = new Topology(this.#core);
     this.#settler = settlerOf(this.#core, (message, options) => this.sendMessage(message, options));
+  }
+
+  /** @internal What is set for mailboxes was changed beside the queue: the next call looks at the tables. */
+  forgetSettings(): void {
+    this.#core.gates.known.forget();
   }
 
   /** The knex behind the queue, for transactions to send in. */

@@ -8,6 +8,7 @@ import type { Sent } from "../store/sending.ts";
 import type { QueueCore } from "./core.ts";
 import { brakesFor } from "./delivery/brakes.ts";
 import { messageEvent } from "./events.ts";
+import { route } from "./routing/route.ts";
 
 /** Longer than the pauses between two looks of an idle consumer. */
 const SOON_MS = 10_000;
@@ -19,11 +20,12 @@ export async function send(
   given: readonly EncodedMessage[],
   flow?: Flow,
 ): Promise<Sent[]> {
-  for (const agentId of await core.gates.known.refusing(db, given)) {
+  const routed = await route(core, db, given);
+  for (const agentId of await core.gates.known.refusing(db, routed)) {
     await core.breakers.refuse(db, agentId);
   }
-  const packs = core.contents.needsPacking(given);
-  const messages = packs ? await core.contents.pack(db, given) : given;
+  const packs = core.contents.needsPacking(routed);
+  const messages = packs ? await core.contents.pack(db, routed) : routed;
   const placing = await core.gates.known.placing(db, messages);
   const admission = await core.flow.admission(db, messages, flow ?? flowOf(undefined, false));
   const brakes = brakesFor(core.dialect, core.options, messages);

@@ -10,6 +10,7 @@ import {
   usedSlots,
 } from "./agent-statements.ts";
 import type { Db, Dialect } from "./dialect.ts";
+import { presentPage } from "./recipients.ts";
 import { int, query, type Row, translated } from "./sql.ts";
 
 /** How many capabilities the statistics name. */
@@ -113,17 +114,9 @@ export class AgentSlots {
     });
   }
 
-  /** Ids of agents that are there to listen (neither offline nor marked as lost), after `after`. */
+  /** A page of the agents that are there to listen, by id, after `after`. */
   async present(db: Db, after: string, limit: number): Promise<string[]> {
-    return translated(this.#dialect, async () => {
-      const rows = (await this.#agents(db)
-        .select("agent_id")
-        .whereRaw("lost_at IS NULL AND status NOT IN ('offline', 'removed')")
-        .where("agent_id", ">", after)
-        .orderBy("agent_id")
-        .limit(limit)) as Row[];
-      return rows.map((row) => String(row.agent_id));
-    });
+    return translated(this.#dialect, () => presentPage(db, this.#prefix, { after, limit }));
   }
 
   /** Figures over all agents: grouped in the database, so that only the groups travel. */

@@ -95,9 +95,9 @@ export class DedupeKeys {
   }
 }
 
-function keyOf({ dedupeKey, toAgent }: EncodedMessage): string | undefined {
+function keyOf({ dedupeKey, toAgent, addressedTo }: EncodedMessage): string | undefined {
   if (dedupeKey === undefined) return undefined;
-  const [only = "", ...others] = [...toAgent].sort();
+  const [only = "", ...others] = [...(addressedTo ?? toAgent)].sort();
   if (others.length === 0) return `key:${only.length}:${only}:${dedupeKey}`;
   const list = createHash("sha256")
     .update([only, ...others].join("\n"))

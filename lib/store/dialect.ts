@@ -1,4 +1,5 @@
 import type { Knex } from "knex";
+import type { Maintenance } from "../protocol/system.ts";
 import type { ConversationStatements } from "./conversations.ts";
 import type { InboxStatements } from "./inbox.ts";
 
@@ -210,7 +211,11 @@ export interface GateStatements {
   /** The first ready messages of a lane, locked; what others have locked is left out. */
   candidates(
     trx: Db,
-    request: Pick<ClaimRequest, "agentId" | "limit" | "messageTypes"> & { readonly lane: string },
+    request: Pick<ClaimRequest, "agentId" | "limit" | "messageTypes"> & {
+      readonly lane: string;
+      /** What is held back: not looked at. */
+      readonly held: Pick<Maintenance, "kinds" | "types"> | null;
+    },
   ): Promise<Candidate[]>;
   /** Leases locked messages as a claim does. */
   take(

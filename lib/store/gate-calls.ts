@@ -19,9 +19,13 @@ export function gateCalls(texts: {
       await query(trx, texts.promote, { agent });
     },
 
-    async candidates(trx: Db, { agentId, lane, limit, messageTypes }) {
+    async candidates(trx: Db, { agentId, lane, limit, messageTypes, held }) {
       const types = messageTypes === null ? null : JSON.stringify(messageTypes);
-      const bindings = { agent: agentId, lane, limit, types };
+      const bindings = {
+        ...{ agent: agentId, lane, limit, types },
+        held_kinds: JSON.stringify(held?.kinds ?? []),
+        held_types: JSON.stringify(held?.types ?? []),
+      };
       return (await query(trx, texts.candidates, bindings)).map(candidate);
     },
 

@@ -1,5 +1,7 @@
 import type { BreakerSettings, LimitDefinition } from "../protocol/gates.ts";
 import { ownRetry, type RetryChoice } from "../protocol/retry.ts";
+import type { Maintenance } from "../protocol/system.ts";
+import type { TopologySettings } from "../protocol/topology.ts";
 import { int, intOrNull, type Row } from "./sql.ts";
 
 export type BreakerState = "closed" | "open" | "half_open";
@@ -27,6 +29,9 @@ export interface Mailbox {
   readonly breaker: Breaker | null;
   /** Null: no gate. 0: its concurrency keys must be promoted. 1: claims go through the gate. */
   readonly gated: number | null;
+  /** What is held back everywhere; in the row for all mailboxes only, as is the topology. */
+  readonly held: Maintenance | null;
+  readonly topology: TopologySettings | null;
 }
 
 export interface Limit extends LimitDefinition {
@@ -55,6 +60,8 @@ export function mailboxOf(row: Row, parse: (value: unknown) => unknown): Mailbox
     maxDepth: intOrNull(row.max_depth),
     retryPolicy: ownRetry(parse(row.retry)).policy ?? null,
     gated: intOrNull(row.gated),
+    held: (parse(row.held) ?? null) as Maintenance | null,
+    topology: (parse(row.topology) ?? null) as TopologySettings | null,
     breaker:
       threshold === null
         ? null

@@ -155,7 +155,7 @@ export class GateSettings {
     if (gated === 0) await trx(this.#mailboxes).insert({ agent_id: agentId, gated: 1 });
   }
 
-  /** Through the gate or not, as its breaker and the limits about it say. */
+  /** Through the gate or not, as its breaker, the limits about it and what is held back say. */
   async regate(agentId: string): Promise<void> {
     await translated(this.#dialect, () =>
       transaction(this.#dialect, this.#knex, async (trx) => {
@@ -167,7 +167,10 @@ export class GateSettings {
           .select("name")
           .where(agentId === "" ? { agent_id: null } : { agent_id: agentId })
           .limit(1)) as Row[];
-        const guarded = limit !== undefined || intOrNull(row.breaker_threshold) !== null;
+        const guarded =
+          limit !== undefined ||
+          intOrNull(row.breaker_threshold) !== null ||
+          (row.held ?? null) !== null;
         // A mailbox that had a gate may have delayed messages of concurrency keys.
         const gated = guarded ? 1 : row.gated === null ? null : 0;
         await trx(this.#mailboxes).where({ agent_id: agentId }).update({ gated });

@@ -42,7 +42,8 @@ export class GateStore {
       .whereNotNull("gated")
       .orWhereNotNull("aging_ms")
       .orWhereNotNull("fair")
-      .orWhereNotNull("max_depth")) as Row[];
+      .orWhereNotNull("max_depth")
+      .orWhereNotNull("topology")) as Row[];
     return rows.map((row) => mailboxOf(row, parseText));
   }
 

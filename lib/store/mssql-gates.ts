@@ -117,6 +117,8 @@ export function mssqlGates(prefix: string, now: string): GateStatements {
     FROM ${messages} q ${CHOOSE}
     WHERE q.to_agent = :agent AND q.lane = :lane AND q.state = 0 AND q.visible_at <= @now
       AND (:types IS NULL OR q.message_type IN (SELECT t.name COLLATE Latin1_General_100_BIN2 FROM OPENJSON(:types) WITH (name nvarchar(128) '$') t))
+      AND NOT EXISTS (SELECT 1 FROM OPENJSON(:held_kinds) WITH (name nvarchar(128) '$') h WHERE h.name COLLATE Latin1_General_100_BIN2 = q.kind)
+      AND NOT EXISTS (SELECT 1 FROM OPENJSON(:held_types) WITH (name nvarchar(128) '$') h WHERE h.name COLLATE Latin1_General_100_BIN2 = q.message_type)
     ORDER BY q.rank, q.seq`;
 
   const TAKE = `

@@ -105,6 +105,8 @@ export function postgresGates(prefix: string, now: string): GateStatements {
     FROM ${messages}
     WHERE to_agent = :agent AND lane = :lane AND state = 0 AND visible_at <= ${now}
       AND (CAST(:types AS text) IS NULL OR message_type IN (SELECT jsonb_array_elements_text(CAST(:types AS jsonb))))
+      AND kind <> ALL (ARRAY(SELECT jsonb_array_elements_text(CAST(:held_kinds AS jsonb))))
+      AND message_type <> ALL (ARRAY(SELECT jsonb_array_elements_text(CAST(:held_types AS jsonb))))
     ORDER BY rank, seq LIMIT :limit FOR UPDATE SKIP LOCKED`;
 
   const TAKE = `

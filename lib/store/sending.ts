@@ -76,7 +76,7 @@ export class Sending {
         message.concurrencyKey === undefined &&
         (placing === undefined || !message.toAgent.some((agent) => placing.fair(agent))),
     );
-    if (plain && messages.length <= BATCH) {
+    if (plain && messages.reduce((rows, { toAgent }) => rows + toAgent.length, 0) <= BATCH) {
       await translated(this.#dialect, () =>
         retriedUnlessIn(this.#dialect, db, () => this.#insert(db, rowsOf(messages, placing))),
       );

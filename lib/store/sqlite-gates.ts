@@ -89,6 +89,8 @@ export function sqliteGates(prefix: string, now: string): GateStatements {
     FROM ${messages}
     WHERE to_agent = :agent AND lane = :lane AND state = 0 AND visible_at <= ${now}
       AND (:types IS NULL OR message_type IN (SELECT value FROM json_each(:types)))
+      AND kind NOT IN (SELECT value FROM json_each(:held_kinds))
+      AND message_type NOT IN (SELECT value FROM json_each(:held_types))
     ORDER BY rank, seq LIMIT :limit`;
 
   const TAKE = `

@@ -1,8 +1,9 @@
 import type { EncodedMessage } from "../../protocol/envelope.ts";
+import type { Maintenance } from "../../protocol/system.ts";
 import type { Candidate, ClaimedRow, ClaimRequest, Db, KeyRef } from "../../store/dialect.ts";
 import type { Breaker, Limit } from "../../store/gate-rows.ts";
 import type { GateSettings } from "../../store/gate-settings.ts";
-import type { GateStore, Slot } from "../../store/gates.ts";
+import { EVERY_MAILBOX, type GateStore, type Slot } from "../../store/gates.ts";
 import { distinct, nameOf } from "../../store/keys.ts";
 import { transaction, translated } from "../../store/sql.ts";
 import { admit, breakerGate, type Gate, gateOf, laneShutUntil } from "./admission.ts";
@@ -79,9 +80,16 @@ export class Gates {
     }
     await store.dialect.gates.promote(trx, agentId);
     await this.#promoteShares(trx, agentId);
+    const held = (await store.mailbox(trx, EVERY_MAILBOX))?.held ?? null;
     const active = limits.filter(({ removedAt }) => removedAt === null);
     const before = await this.#gates(trx, agentId, active, mailbox?.breaker ?? null, now);
-    const { taken, gates, retryAt } = await this.#admit(trx, request, limits, before, now);
+    const { taken, gates, retryAt } = await this.#admit(
+      trx,
+      { ...request, held },
+      limits,
+      before,
+      now,
+    );
     const retryInMs = retryAt === null ? null : Math.max(1, retryAt - now);
     if (taken.length === 0) return { rows: [], retryInMs };
     const rows = await store.dialect.gates.take(trx, {
@@ -130,7 +138,7 @@ export class Gates {
   /** The lanes' heads together, in the mailbox's order, as far as the gates let them pass. */
   async #admit(
     trx: Db,
-    request: ClaimRequest,
+    request: ClaimRequest & { readonly held: Maintenance | null },
     limits: readonly Limit[],
     before: readonly Gate[],
     now: number,

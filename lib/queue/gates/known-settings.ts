@@ -1,4 +1,5 @@
 import type { EncodedMessage } from "../../protocol/envelope.ts";
+import type { TopologySettings } from "../../protocol/topology.ts";
 import type { Db } from "../../store/dialect.ts";
 import type { Limit, Mailbox } from "../../store/gate-rows.ts";
 import type { GateSettings } from "../../store/gate-settings.ts";
@@ -70,6 +71,11 @@ export class KnownSettings {
   /** Whether something is set for all mailboxes together, as far as is known without a look. */
   limitsAll(): boolean {
     return this.#known?.mailboxes.get(EVERY_MAILBOX)?.gated === 1;
+  }
+
+  /** Who may send to whom; null: everybody to everybody. */
+  async topology(db: Db): Promise<TopologySettings | null> {
+    return (await this.all(db)).mailboxes.get(EVERY_MAILBOX)?.topology ?? null;
   }
 
   async hasBreaker(agentId: string): Promise<boolean> {

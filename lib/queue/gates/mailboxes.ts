@@ -8,7 +8,7 @@ import { transaction, translated } from "../../store/sql.ts";
 import type { QueueCore } from "../core.ts";
 
 /** What a mailbox is set to, and where its breaker stands. */
-export type MailboxInfo = Omit<Mailbox, "gated">;
+export type MailboxInfo = Omit<Mailbox, "gated" | "held" | "topology">;
 
 /** The settings of mailboxes: for all processes, and changed while they run. */
 export class Mailboxes {
@@ -82,7 +82,7 @@ export class Mailboxes {
   }
 }
 
-function shown({ gated: _, ...info }: Mailbox): MailboxInfo {
+function shown({ gated: _, held: _held, topology: _topology, ...info }: Mailbox): MailboxInfo {
   return info;
 }
 
@@ -97,4 +97,6 @@ const NOTHING: Omit<Mailbox, "agentId"> = {
   retryPolicy: null,
   breaker: null,
   gated: null,
+  held: null,
+  topology: null,
 };
