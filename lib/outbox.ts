@@ -5,6 +5,7 @@ import { FileClaimCheckStore } from "./claim-check/file-store.ts";
 import { configFromEnv, type EnvironmentConfig, queueOptions } from "./config.ts";
 import { AgentRunner, type AgentRunnerOptions } from "./coordination/agent-runner.ts";
 import type { Auctions } from "./coordination/auctions/auctions.ts";
+import type { ChangeRequests } from "./coordination/changes/changes.ts";
 import { Coordination } from "./coordination/coordination.ts";
 import { type GatesInput, gatesOf } from "./coordination/handoffs/gates.ts";
 import type { Handoffs } from "./coordination/handoffs/handoffs.ts";
@@ -52,6 +53,8 @@ export class Outbox {
   readonly tasks: Tasks;
   /** Work that is passed from agent to agent: initiate, accept, reject, withdraw, complete, return. */
   readonly handoffs: Handoffs;
+  /** Changes that concern several modules: request, approve, reject, amend, implement, test, complete. */
+  readonly changes: ChangeRequests;
   /** Work in steps, each a task: start, signal, pause, resume, retry, cancel, wait, why. */
   readonly workflows: Workflows;
   /** One owner at a time, with fencing tokens: acquire, withLock, renew, release. */
@@ -113,6 +116,7 @@ export class Outbox {
     this.auctions = this.#coordination.auctions;
     this.tasks = this.#coordination.tasks;
     this.handoffs = this.#coordination.handoffs;
+    this.changes = this.#coordination.changes;
     this.workflows = this.#coordination.workflows;
   }
 

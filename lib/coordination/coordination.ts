@@ -9,12 +9,14 @@ import { AgentStore } from "../store/agents.ts";
 import { Assignments } from "../store/assignments/assignments.ts";
 import { Dependencies } from "../store/assignments/dependencies.ts";
 import { AuctionStore } from "../store/auctions.ts";
+import { ChangeStore } from "../store/changes.ts";
 import { connect } from "../store/connect.ts";
 import type { Db, Dialect } from "../store/dialect.ts";
 import { dialectFor } from "../store/dialects.ts";
 import { HandoffStore } from "../store/handoffs.ts";
 import { Matching } from "../store/matching/matching.ts";
 import { SchemaCheck } from "../store/migrate.ts";
+import { SystemStore } from "../store/system.ts";
 import { TaskFamily } from "../store/task-family.ts";
 import { TaskHistory } from "../store/task-history.ts";
 import { TaskInputs } from "../store/task-inputs.ts";
@@ -23,12 +25,14 @@ import { SignalStore } from "../store/workflows/signals.ts";
 import { WorkflowStore } from "../store/workflows/workflows.ts";
 import { Assigner, type SubmitOptions, type Submitted } from "./assigner.ts";
 import { Auctions } from "./auctions/auctions.ts";
+import { ChangeRequests } from "./changes/changes.ts";
 import { type Gates, type GatesInput, gatesOf } from "./handoffs/gates.ts";
 import { Handoffs } from "./handoffs/handoffs.ts";
 import type { Parts } from "./parts.ts";
 import { Dependents } from "./placing/dependents.ts";
 import { Placement } from "./placing/placement.ts";
 import { submission } from "./submission.ts";
+import { SystemModes } from "./system/system-modes.ts";
 import { QuestionSweep } from "./tasks/questions.ts";
 import { SubtaskFollower } from "./tasks/subtasks.ts";
 import { Tasks } from "./tasks/tasks.ts";
@@ -62,7 +66,9 @@ export class Coordination {
   readonly placement: Placement;
   readonly gates: Gates;
   readonly handoffs: Handoffs;
+  readonly changes: ChangeRequests;
   readonly workflows: Workflows;
+  readonly system: SystemModes;
   readonly tasks: Tasks;
   readonly #dependents: Dependents;
   readonly #unlisten: () => void;
@@ -108,6 +114,18 @@ export class Coordination {
     this.gates = gatesOf(given.gates);
     const handoffs = new HandoffStore(knex, dialect, prefix);
     this.handoffs = new Handoffs(knex, this.parts, this.schema, handoffs, this.gates.beforeHandoff);
+    this.changes = new ChangeRequests(
+      knex,
+      this.parts,
+      this.schema,
+      new ChangeStore(knex, dialect, prefix),
+    );
+    this.system = new SystemModes(
+      knex,
+      this.parts,
+      this.schema,
+      new SystemStore(knex, dialect, prefix),
+    );
     this.workflows = new Workflows(knex, this.schema, {
       parts: this.parts,
       store: new WorkflowStore(knex, dialect, prefix),
