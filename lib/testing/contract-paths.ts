@@ -1,5 +1,5 @@
 import { type AgentContract, must, Stage, WITHIN_MS } from "./contract-stage.ts";
-import type { TestOutboxOptions } from "./harness.ts";
+import type { TestOutboxOptions } from "./options.ts";
 
 export const CONTRACT_PATHS = [
   "success",

@@ -2,12 +2,8 @@ import { AssertionError } from "node:assert";
 import type { SupervisorCoordinator } from "../coordination/supervisor.ts";
 import type { FinishedTask, TaskFailure, TaskInput } from "../protocol/tasks.ts";
 import type { AroundTask, TestAgentOptions } from "./agent-process.ts";
-import {
-  createTestOutbox,
-  type TestAgent,
-  type TestOutbox,
-  type TestOutboxOptions,
-} from "./harness.ts";
+import { createTestOutbox, type TestOutbox } from "./harness.ts";
+import type { TestAgent, TestOutboxOptions } from "./options.ts";
 
 type Tasks = TestAgentOptions["tasks"];
 

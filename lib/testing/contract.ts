@@ -1,6 +1,6 @@
 import { CONTRACT_PATHS, type ContractPath, PATHS } from "./contract-paths.ts";
 import type { AgentContract } from "./contract-stage.ts";
-import type { TestOutboxOptions } from "./harness.ts";
+import type { TestOutboxOptions } from "./options.ts";
 
 /** How one path of an agent's contract went. */
 export interface PathReport {

@@ -15,12 +15,7 @@ export type { ContractPath } from "./contract-paths.ts";
 export type { AgentContract, ContractTask } from "./contract-stage.ts";
 export type { Delivery } from "./deliver.ts";
 export type { Faults, FaultTarget } from "./faults.ts";
-export {
-  createTestOutbox,
-  type TestAgent,
-  type TestClock,
-  TestOutbox,
-  type TestOutboxOptions,
-} from "./harness.ts";
+export { createTestOutbox, TestOutbox } from "./harness.ts";
 export type { SentFilter, SentMessage } from "./journal.ts";
 export { NotSettled } from "./not-settled.ts";
+export type { TestAgent, TestClock, TestOutboxOptions } from "./options.ts";
