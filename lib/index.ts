@@ -56,6 +56,7 @@ export type {
   WaitOptions,
 } from "./coordination/options.ts";
 export { SupervisorCoordinator } from "./coordination/supervisor.ts";
+export type { SystemModes, SystemStatus } from "./coordination/system/system-modes.ts";
 export type {
   AssignedWork,
   InputQuestion,
@@ -185,6 +186,7 @@ export {
   toA2aState,
   toMcpStatus,
 } from "./protocol/states.ts";
+export type { Maintenance, MaintenanceInput, ReadyInput } from "./protocol/system.ts";
 export type {
   AnswerResult,
   InputRequest,
@@ -199,6 +201,12 @@ export type {
   Task,
   TaskInput,
 } from "./protocol/tasks.ts";
+export {
+  channelTopology,
+  hubTopology,
+  type Route,
+  type TopologyInput,
+} from "./protocol/topology.ts";
 export * from "./protocol/types.ts";
 export type { StopOptions } from "./protocol/work-options.ts";
 export type { Condition } from "./protocol/workflow-paths.ts";
@@ -232,6 +240,8 @@ export type {
 } from "./queue/dead-letters/dead-letters.ts";
 export type { Batcher } from "./queue/flow/batcher.ts";
 export { MessageQueueManager, type SendOptions } from "./queue/manager.ts";
+export { relay, relayTargets } from "./queue/routing/relay.ts";
+export type { Topology } from "./queue/routing/topology.ts";
 export type { Schedule, ScheduleOutcome, Schedules } from "./queue/schedules/schedules.ts";
 export type { DeadLetter, MessageState, StoredMessage } from "./queue/stored.ts";
 export type { Consumer } from "./queue/upkeep/presence.ts";

@@ -11,6 +11,7 @@ import { type GatesInput, gatesOf } from "./coordination/handoffs/gates.ts";
 import type { Handoffs } from "./coordination/handoffs/handoffs.ts";
 import type { SupervisorOptions } from "./coordination/options.ts";
 import { SupervisorCoordinator } from "./coordination/supervisor.ts";
+import type { SystemModes } from "./coordination/system/system-modes.ts";
 import type { Tasks } from "./coordination/tasks/tasks.ts";
 import type { Workflows } from "./coordination/workflows/workflows.ts";
 import { type Health, healthCheck } from "./health.ts";
@@ -20,6 +21,7 @@ import { given } from "./protocol/given.ts";
 import { type QueueOptionsInput, queueOptionsSchema } from "./protocol/options.ts";
 import { durationMs, parse, positiveInt } from "./protocol/validate.ts";
 import { MessageQueueManager } from "./queue/manager.ts";
+import type { Topology } from "./queue/routing/topology.ts";
 import { EntityStates } from "./state/entity-states.ts";
 import { EventStore } from "./state/event-store.ts";
 import { Locks } from "./state/locks.ts";
@@ -55,6 +57,10 @@ export class Outbox {
   readonly handoffs: Handoffs;
   /** Changes that concern several modules: request, approve, reject, amend, implement, test, complete. */
   readonly changes: ChangeRequests;
+  /** Maintenance: hold back what writes, and hand it out again. */
+  readonly system: SystemModes;
+  /** Who may send to whom: set, get, check. */
+  readonly topology: Topology;
   /** Work in steps, each a task: start, signal, pause, resume, retry, cancel, wait, why. */
   readonly workflows: Workflows;
   /** One owner at a time, with fencing tokens: acquire, withLock, renew, release. */
@@ -118,6 +124,8 @@ export class Outbox {
     this.handoffs = this.#coordination.handoffs;
     this.changes = this.#coordination.changes;
     this.workflows = this.#coordination.workflows;
+    this.system = this.#coordination.system;
+    this.topology = this.queue.topology;
   }
 
   /** The knex behind it, for transactions to send in. */
