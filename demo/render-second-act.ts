@@ -2,7 +2,7 @@ import type { Report } from "./report.ts";
 import { printable } from "./words.ts";
 
 /** How the second act went: what was done, handed over, and taken back. */
-export function secondActLines({ secondAct: { workflow, handoff } }: Report): string[] {
+export function secondActLines({ secondAct: { workflow, handoff, change } }: Report): string[] {
   const done = workflow.steps.map(({ step, agent, state, undone }) => {
     const end = state === "completed" && undone ? "done, and undone" : state;
     return `${step.padEnd(8)}  ${(agent ?? "nobody").padEnd(6)}  ${end}`;
@@ -20,5 +20,6 @@ export function secondActLines({ secondAct: { workflow, handoff } }: Report): st
     ...done,
     ...(workflow.failure === null ? [] : [`It failed on purpose: ${printable(workflow.failure)}`]),
     ...over,
+    `So gus asked for a change (${change.requestId}): ${change.path.join(", ")}.`,
   ];
 }

@@ -5,6 +5,7 @@
 import { copyFile, readdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Outbox } from "../lib/index.ts";
+import { type ChangeReport, requestFolder } from "./change-request.ts";
 import { Cast } from "./scenarios/scenario.ts";
 import { SUPERVISOR } from "./supervisor.ts";
 
@@ -28,6 +29,8 @@ export interface SecondAct {
     readonly state: string;
     readonly reason: string;
   } | null;
+  /** What was asked for because of the failure. */
+  readonly change: ChangeReport;
 }
 
 export interface SecondActOptions {
@@ -114,6 +117,8 @@ export async function secondAct(outbox: Outbox, options: SecondActOptions): Prom
   });
   const workflow = await outbox.workflows.wait(workflowId, { timeoutMs: 30_000 });
   const [handoff] = await outbox.handoffs.list();
+  const change = await requestFolder(outbox, out);
+  note(`gus asks for a folder: ${change.requestId} is ${change.state}`);
   const agents = await Promise.all(
     workflow.steps.map(({ taskId }) => (taskId === null ? null : outbox.tasks.get(taskId))),
   );
@@ -131,6 +136,7 @@ export async function secondAct(outbox: Outbox, options: SecondActOptions): Prom
       failure: workflow.failure?.message ?? null,
       left: (await readdir(out)).filter((file) => written.includes(file)),
     },
+    change,
     handoff:
       handoff === undefined
         ? null

@@ -33,6 +33,8 @@ export interface PipelineResult {
   readonly stored: readonly string[];
   /** Agents that took longer than they aim at. */
   readonly late: readonly string[];
+  /** What an agent was told that talked past the hub. */
+  readonly refused: string | null;
 }
 
 export const pipeline: Scenario<PipelineResult> = {
@@ -42,6 +44,9 @@ export const pipeline: Scenario<PipelineResult> = {
     const { outbox, say } = stage;
     const stored = new Set<string>();
     const late: string[] = [];
+    let refused: string | null = null;
+    // Agents talk through the one in the middle only.
+    await outbox.topology.set({ mode: "hub", hub: "main-agent" });
     const unobserve = outbox.observe((events) => {
       for (const event of events) {
         if (event.type !== "metric" || event.metric !== "sla_target_missed") continue;
@@ -105,6 +110,15 @@ export const pipeline: Scenario<PipelineResult> = {
     });
     await agent("sftp-agent", {
       deliver: async (_task, { signal }) => {
+        await outbox.queue
+          .sendMessage({
+            ...{ fromAgent: "sftp-agent", toAgent: "export-agent", messageType: "FILE_TAKEN" },
+            content: {},
+          })
+          .catch((error: Error) => {
+            refused = error.message;
+            say("sftp-agent", `past the hub: ${error.message}`);
+          });
         say("sftp-agent", "connects, and waits for the partner's server");
         await sleep(60_000, undefined, { signal });
       },
@@ -167,8 +181,9 @@ export const pipeline: Scenario<PipelineResult> = {
     });
     const workflow = await outbox.workflows.wait(workflowId, { timeoutMs: 30_000 });
     unobserve();
+    await outbox.topology.set(null);
     const why = workflow.failure === null ? "" : `: ${workflow.failure.message}`;
     say("main-agent", `the pipeline is ${workflow.state}${why}`);
-    return { workflow, stored: [...stored], late };
+    return { workflow, stored: [...stored], late, refused };
   },
 };

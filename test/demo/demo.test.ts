@@ -82,6 +82,11 @@ async function expectSecondAct({ secondAct, out }: Report): Promise<void> {
     state: "completed",
     reason: "expertise_required",
   });
+  expect(secondAct.change).toEqual({
+    requestId: expect.stringMatching(/^CR-\d{14}-publishing$/),
+    state: "completed",
+    path: ["submitted", "in_review", "approved", "implementing", "testing", "completed"],
+  });
   expect(await readdir(out)).not.toEqual(expect.arrayContaining(["draft.json"]));
 }
 

@@ -157,6 +157,8 @@ eachDatabase("SnapMap: the pipeline", (database) => {
         "upload-agent: rollback: removed upload/products.csv",
       ]);
       expect(late).toContain("export-agent");
+      expect(result.refused).toContain("may not send FILE_TAKEN to");
+      expect((await outbox.topology.get()).mode).toBe("mesh");
     },
   );
 });
