@@ -23,6 +23,7 @@ import type { GatesInput } from "./handoffs/gates.ts";
 import type { Handoffs } from "./handoffs/handoffs.ts";
 import { RunHandoffs } from "./handoffs/in-run.ts";
 import { decide, type HandoffHandler } from "./handoffs/listen.ts";
+import { RunMode } from "./system/run-mode.ts";
 import { TaskRun } from "./task-run.ts";
 import { PAUSED } from "./tasks/pauses.ts";
 import type { TaskRuns } from "./tasks/run-begin.ts";
@@ -75,6 +76,8 @@ const APART = [
   MessageType.HANDOFF_WITHDRAWN,
   MessageType.CALL_FOR_BIDS,
   MessageType.BID_REJECTED,
+  MessageType.SYSTEM_MAINTENANCE,
+  MessageType.SYSTEM_READY,
 ];
 const LONGEST_GOODBYE_MS = 1_000;
 
@@ -93,6 +96,7 @@ export class AgentRunner {
   readonly #handoffs: Handoffs;
   readonly #onHandoff: HandoffHandler;
   readonly #beats: Beats;
+  readonly #mode: RunMode;
   readonly #observers: Observers;
   #workers: Worker[] = [];
   #starting: Promise<void> | undefined;
@@ -129,8 +133,10 @@ export class AgentRunner {
     const handoffs = new RunHandoffs(shared, gates);
     this.#handoffs = shared.handoffs;
     this.#onHandoff = onHandoff ?? handoffs.decider(handlers);
+    this.#mode = new RunMode(shared.system, agentId);
     this.#runs = {
       agentId,
+      mode: this.#mode,
       coordination: shared,
       handlers,
       observers,
@@ -168,6 +174,7 @@ export class AgentRunner {
 
   async #start(): Promise<void> {
     await this.#register();
+    await this.#mode.look();
     if (this.#stopping !== undefined) {
       await this.#tellStatus("offline");
       throw new AgentCommunicationError("CLOSED", "this runner was stopped while it started");
@@ -183,6 +190,12 @@ export class AgentRunner {
       }),
       // Apart, so that "stop this task" gets through while every place is taken by a task.
       this.queue.work(this.agentId, handle, { concurrency: 8, leaseMs, messageTypes: APART }),
+      ...this.#settings.serve.map((mailbox) =>
+        this.queue.work(mailbox, (...given) => this.#onMessage?.(...given), {
+          concurrency: maxConcurrentTasks,
+          leaseMs,
+        }),
+      ),
     ];
     const stop = new AbortController();
     this.#beating = { stop, ended: this.#beats.run(stop.signal) };
@@ -244,6 +257,7 @@ export class AgentRunner {
     } else if (message.messageType === MessageType.AGENT_HANDOFF) {
       await decide(this.#handoffs, message, context, this.#onHandoff);
     } else {
+      await this.#mode.heard(message);
       // What became of its own handoffs is in the database; whoever wants to hear of it has `onMessage`.
       await this.#onMessage?.(message, context);
     }

@@ -161,6 +161,7 @@ export class TaskRun {
   }
 
   #handlerContext(task: Task | null): TaskContext {
+    const { mode } = this.#shared;
     const waits = new RunWaits({
       coordination: this.#shared.coordination,
       task,
@@ -173,6 +174,9 @@ export class TaskRun {
     this.#waits = waits;
     return {
       signal: this.#signal,
+      get readOnly() {
+        return mode.readOnly;
+      },
       warn: (warning) => this.#warn(warning),
       requestInput: (question) => waits.requestInput(question),
       waitForInput: () => waits.waitForInput(),

@@ -127,3 +127,64 @@ eachDatabase("maintenance", (database) => {
     expect(await outbox.queue.getMessages(to, { limit: 10 })).toHaveLength(1);
   });
 });
+
+eachDatabase("an agent in maintenance", (database) => {
+  it("acknowledges it, sees that it must not write, and gets its tasks when the system is ready", async () => {
+    const { knex } = await database.fresh();
+    await using outbox = await openOutbox({ database: knex });
+    const seen: boolean[] = [];
+    const told: string[] = [];
+    let begun = () => {};
+    let goOn = () => {};
+    const started = new Promise<void>((resolve) => {
+      begun = resolve;
+    });
+    const gate = new Promise<void>((resolve) => {
+      goOn = resolve;
+    });
+    await outbox.runAgent({
+      agentId: "writer",
+      maxConcurrentTasks: 2,
+      tasks: {
+        write: async (_task, context) => {
+          begun();
+          seen.push(context.readOnly);
+          await gate;
+          seen.push(context.readOnly);
+        },
+      },
+      onMessage: ({ messageType }) => void told.push(messageType),
+    });
+    const boss = outbox.supervisor("boss");
+    const first = await boss.assignTask({ taskType: "write" });
+    await started;
+    await outbox.system.enterMaintenance({ reason: "update" });
+    await until(async () => (await outbox.system.status()).acknowledged.length === 1);
+    const second = await boss.assignTask({ taskType: "write" });
+    goOn();
+    expect((await boss.waitForTask(first.taskId)).state).toBe("completed");
+    expect(seen).toEqual([false, true]);
+    expect((await outbox.tasks.get(second.taskId))?.state).toBe("assigned");
+    const why = await outbox.queue.why(second.messageId as string);
+    expect(why).toMatchObject([{ state: "maintenance" }]);
+    await outbox.system.ready();
+    expect((await boss.waitForTask(second.taskId)).state).toBe("completed");
+    expect(told).toEqual(expect.arrayContaining(["SYSTEM_MAINTENANCE", "SYSTEM_READY"]));
+  });
+
+  it("learns of it when it starts, and takes what comes to a capability that it serves", async () => {
+    const { knex } = await database.fresh();
+    await using outbox = await openOutbox({ database: knex });
+    await outbox.system.enterMaintenance({ reason: "update" });
+    const got: unknown[] = [];
+    await outbox.runAgent({
+      agentId: "late",
+      tasks: {},
+      serve: ["capability:review"],
+      onMessage: ({ content }) => void got.push(content),
+    });
+    expect((await outbox.system.status()).acknowledged).toMatchObject([{ agentId: "late" }]);
+    await outbox.queue.sendMessage(note("capability:review", { n: 1 }));
+    await until(() => got.length === 1);
+  });
+});

@@ -5,6 +5,7 @@ import type { Task } from "../../protocol/tasks.ts";
 import type { Fence } from "../../store/task-row.ts";
 import type { Coordination } from "../coordination.ts";
 import type { RunHandoffs } from "../handoffs/in-run.ts";
+import type { RunMode } from "../system/run-mode.ts";
 import type { TimedTaskHandler } from "./run-context.ts";
 
 /** A run as its runner steers it. */
@@ -17,6 +18,7 @@ export interface RunUnderWay {
 /** What the runs of one agent share. */
 export interface TaskRuns {
   readonly agentId: string;
+  readonly mode: Pick<RunMode, "readOnly">;
   readonly coordination: Coordination;
   readonly handlers: Readonly<Record<string, TimedTaskHandler>>;
   readonly observers: Observers;

@@ -45,6 +45,8 @@ export interface TaskContext {
    * `waitForInput`, CLOSED when the runner stops and its deadline is near.
    */
   readonly signal: AbortSignal;
+  /** The system is in maintenance: a handler that runs on must not write. */
+  readonly readOnly: boolean;
   /**
    * Stores how far the task is (0 to 100) and anything that a later run can go on from, up to 64 kB of JSON.
    *

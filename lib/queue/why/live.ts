@@ -1,6 +1,7 @@
+import type { Maintenance } from "../../protocol/system.ts";
 import { DOOM_PREFIX } from "../../store/envelope-columns.ts";
 import type { Mailbox } from "../../store/gate-rows.ts";
-import { GateStore } from "../../store/gates.ts";
+import { EVERY_MAILBOX, GateStore } from "../../store/gates.ts";
 import { int, type Row } from "../../store/sql.ts";
 import { candidate, WhyStore } from "../../store/why.ts";
 import type { QueueCore } from "../core.ts";
@@ -38,6 +39,7 @@ export async function obstacles(
   const found = [
     ...expired(message, now),
     ...paused(agentId, mailbox),
+    ...held(message, (await store.mailbox(core.knex, EVERY_MAILBOX))?.held ?? null),
     ...(await behindKey(live)),
     ...scheduled(message),
     ...(await atGates(
@@ -93,6 +95,21 @@ function paused(agentId: string, mailbox: Mailbox | undefined): Obstacle[] {
       state: "paused",
       reason: `the mailbox ${agentId} is paused since ${iso(mailbox.pausedAt)}${why}`,
       remedy: `Run \`agent-outbox resume ${agentId}\`.`,
+      until: null,
+    },
+  ];
+}
+
+/** What maintenance holds back. */
+function held({ kind, messageType }: StoredMessage, maintenance: Maintenance | null): Obstacle[] {
+  if (maintenance === null) return [];
+  const { kinds, types, since, reason, by } = maintenance;
+  if (!kinds.includes(kind) && !types.includes(messageType)) return [];
+  return [
+    {
+      state: "maintenance",
+      reason: `the system is in maintenance since ${iso(since)} (${reason}, by ${by}), which holds back ${kinds.includes(kind) ? `messages of the kind ${kind}` : messageType}`,
+      remedy: "Run `agent-outbox system ready` when the maintenance is over.",
       until: null,
     },
   ];

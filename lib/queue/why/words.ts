@@ -12,6 +12,7 @@ export type WhyState =
   | "halted"
   | "circuit_open"
   | "limited"
+  | "maintenance"
   | "expired"
   | "unknown";
 
