@@ -1,15 +1,14 @@
 /**
- * SOLEil, scenario 3: the system is updated while it runs. Every module is told, stops writing, and says so; reads go
+ * SOLEil, scenario 3: the system is updated while it runs. Every module is told, and says that it knows; reads go
  * on. What is to be written meanwhile waits in the mailboxes, in its order, and is written when the system is ready.
  */
-import type { Worker } from "../../lib/index.ts";
 import { Cast, type Scenario, until } from "./scenario.ts";
 
 const MODULES = ["content-module", "sync-module"];
 const COORDINATOR = "system-coordinator";
 
 export interface MaintenanceResult {
-  /** Who said that it writes no more, before the update began. */
+  /** Who said that it knows of the maintenance, before the update began. */
   readonly readOnly: readonly string[];
   /** Writes that waited during the update. */
   readonly parked: number;
@@ -30,57 +29,40 @@ export const maintenance: Scenario<MaintenanceResult> = {
     await using cast = new Cast(stage);
     const written: string[] = [];
     const read: string[] = [];
-    const readOnly = new Set<string>();
-
     for (const module of MODULES) {
-      const write = (): Worker =>
-        queue.work(
-          module,
-          (message) => {
+      await cast.agent(
+        module,
+        {},
+        {
+          onMessage: async (message) => {
+            if (message.messageType === "SYSTEM_MAINTENANCE") {
+              await outbox.system.acknowledge(module);
+              say(module, "knows that it is read-only");
+            }
+            if (message.messageType === "FILE_READ") read.push(module);
+            if (message.messageType !== "FILE_WRITE") return;
             written.push(`${module} ${(message.content as { n: number }).n}`);
           },
-          { messageTypes: ["FILE_WRITE"] },
-        );
-      let writer: Worker | undefined = write();
-      cast.stopLast(() => writer?.stop());
-      cast.consumer(
-        module,
-        async (message) => {
-          if (message.messageType === "FILE_READ") {
-            read.push(module);
-          } else if (message.messageType === "SYSTEM_MAINTENANCE") {
-            // What it writes at the moment is finished first: only then it says that it is read-only.
-            await writer?.stop();
-            writer = undefined;
-            say(module, "is read-only");
-            await message.reply({ mode: "read_only" }, { messageType: "SYSTEM_MODE_CHANGED" });
-          } else {
-            writer ??= write();
-            say(module, "writes again");
-          }
         },
-        { messageTypes: ["FILE_READ", "SYSTEM_MAINTENANCE", "SYSTEM_READY"] },
       );
     }
-    cast.consumer(COORDINATOR, (message) => {
-      readOnly.add(message.fromAgent);
-    });
 
-    const send = (messageType: string, content: object, priority?: "CRITICAL") =>
-      queue.sendMessage({
-        fromAgent: COORDINATOR,
-        toAgent: MODULES,
-        messageType,
-        content,
-        ...(priority === undefined ? {} : { priority }),
-      });
+    const send = (messageType: string, content: object) =>
+      queue.sendMessage({ fromAgent: COORDINATOR, toAgent: MODULES, messageType, content });
     await send("FILE_WRITE", { n: 1 });
     await until(async () => written.length === MODULES.length);
 
     say(COORDINATOR, "announces maintenance");
-    await send("SYSTEM_MAINTENANCE", { reason: "update" }, "CRITICAL");
-    await until(async () => readOnly.size === MODULES.length);
-    say(COORDINATOR, `updates: ${[...readOnly].sort().join(" and ")} are read-only`);
+    await outbox.system.enterMaintenance({
+      reason: "update",
+      by: COORDINATOR,
+      writeTypes: ["FILE_WRITE"],
+    });
+    const readOnly = await until(async () => {
+      const { acknowledged, waiting } = await outbox.system.status();
+      return waiting.length === 0 && acknowledged.map(({ agentId }) => agentId).sort();
+    });
+    say(COORDINATOR, `updates: ${readOnly.join(" and ")} know that they are read-only`);
     for (const n of [2, 3]) await send("FILE_WRITE", { n });
     await send("FILE_READ", {});
     await until(async () => read.length === MODULES.length);
@@ -90,11 +72,11 @@ export const maintenance: Scenario<MaintenanceResult> = {
     say(COORDINATOR, `reads went on; ${parked} writes wait`);
 
     say(COORDINATOR, "the system is ready");
-    await send("SYSTEM_READY", {}, "CRITICAL");
+    await outbox.system.ready({ by: COORDINATOR });
     await until(async () => written.length === 3 * MODULES.length);
     say(COORDINATOR, `all ${written.length} writes are done`);
     return {
-      readOnly: [...readOnly].sort(),
+      readOnly,
       parked,
       readMeanwhile: read.sort(),
       written: [...written],

@@ -52,11 +52,6 @@ export class Cast {
     this.#playing.push(this.#stage.outbox.queue.work(agentId, handler, options));
   }
 
-  /** Something else that is to end with the scenario. */
-  stopLast(stop: () => Promise<unknown> | undefined): void {
-    this.#playing.push({ stop: async () => stop() });
-  }
-
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all(this.#playing.map((one) => one.stop({ deadlineMs: 1_000 })));
   }
