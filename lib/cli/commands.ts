@@ -17,8 +17,10 @@ import { healthCommands, operateCommands } from "./operate.ts";
 import { payloadCommands } from "./payloads.ts";
 import { scheduleCommands } from "./schedules.ts";
 import { setupCommands } from "./setup.ts";
+import { systemCommands } from "./system.ts";
 import { taskCommands } from "./tasks.ts";
 import { taskWhyCommands } from "./tasks-why.ts";
+import { topologyCommands } from "./topology.ts";
 import { workCommands } from "./work.ts";
 import { workflowCommands } from "./workflows.ts";
 
@@ -47,6 +49,7 @@ export const GROUPS: readonly CommandGroup[] = [
   { title: "Workflows", commands: workflowCommands },
   { title: "Handoffs", commands: handoffCommands },
   { title: "Locks", commands: lockCommands },
+  { title: "System", commands: [...systemCommands, ...topologyCommands] },
   { title: "Logs", commands: logCommands },
 ];
 
