@@ -18,7 +18,7 @@ export const stateStyle = ({ state }: { readonly state: string }) =>
 export const unknown = (id: string) =>
   new NotFound(`there is no workflow ${id}`, "Try `agent-outbox workflows ls`.");
 
-export const took = ({ startedAt, finishedAt }: StepProgress, now: number): string =>
+const took = ({ startedAt, finishedAt }: StepProgress, now: number): string =>
   startedAt === null ? "" : duration((finishedAt ?? now) - startedAt);
 
 const taskOf = ({ taskType, signal }: WorkflowStep): string => taskType ?? `signal ${signal}`;

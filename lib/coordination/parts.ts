@@ -91,7 +91,7 @@ export function tellTask(
 }
 
 /** How long a task took and how it went, as the task log has it. */
-export function endOf(task: Task, executionMs?: number): Record<string, unknown> {
+function endOf(task: Task, executionMs?: number): Record<string, unknown> {
   const since = task.startedAt ?? task.assignedAt ?? task.createdAt;
   return {
     duration_ms: executionMs ?? Math.max(0, (task.finishedAt ?? since) - since),

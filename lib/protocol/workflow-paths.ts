@@ -35,7 +35,7 @@ export function pathOf(text: string): Path | undefined {
 }
 
 /** The value at the end of the path; undefined where there is none. Only what a value has of its own counts. */
-export function valueAt(root: unknown, keys: readonly (string | number)[]): unknown {
+function valueAt(root: unknown, keys: readonly (string | number)[]): unknown {
   let value = root;
   for (const key of keys) {
     if (value === null || typeof value !== "object") return undefined;
@@ -65,7 +65,7 @@ export const pathText = z
     message: "expected a reference such as $.input.file or $.steps.parse.result.rows[0]",
   });
 
-export const CONDITION_OPERATORS = [
+const CONDITION_OPERATORS = [
   "exists",
   "missing",
   "=",

@@ -110,7 +110,7 @@ export function references(step: {
   return [...(step.when === undefined ? [] : [step.when.path]), ...inputPaths(step.inputs)];
 }
 
-export function inputPaths(inputs: Inputs = {}): string[] {
+function inputPaths(inputs: Inputs = {}): string[] {
   return Object.values(inputs).map((input) => (typeof input === "string" ? input : input.from));
 }
 

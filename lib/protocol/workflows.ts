@@ -7,7 +7,7 @@ import { conditionSchema, pathText } from "./workflow-paths.ts";
 import { checkReferences, orderedSteps } from "./workflow-plan.ts";
 import { WORKFLOW_STATES, type WorkflowState } from "./workflow-states.ts";
 
-export const MOST_STEPS = 1_000;
+const MOST_STEPS = 1_000;
 /** UTF-8 bytes of JSON. */
 export const MOST_INPUT_BYTES = 800_000;
 export const MOST_STEP_BYTES = 200_000;

@@ -48,7 +48,7 @@ export type Action =
   | { readonly type: "become"; readonly state: WorkflowState };
 
 const LIVE: readonly StepState[] = ["running", "waiting", "stopping"];
-export const isLive = ({ state }: LaneView): boolean => LIVE.includes(state);
+const isLive = ({ state }: LaneView): boolean => LIVE.includes(state);
 
 /** Nothing more is to come of it, and those after it may go on. */
 function isBehind({ state, severity }: StepView): boolean {
