@@ -134,7 +134,9 @@ describe("help", () => {
       for (const [line] of command.examples) {
         const own = line.includes("agent-outbox ") ? line.split("agent-outbox ")[1] : line;
         expect(own?.startsWith(command.name), line).toBe(true);
-        for (const [, option] of (own ?? "").split(/ [|>] /)[0]?.matchAll(/ --([a-z-]+)/g) ?? []) {
+        // What comes after a pipe, or after "--", is another program's.
+        const ours = (own ?? "").split(/ [|>] | -- /)[0] ?? "";
+        for (const [, option] of ours.matchAll(/ --([a-z-]+)/g)) {
           const known = [...Object.keys(command.options), "json", "database", "prefix", "quiet"];
           if (command.passThrough !== true) expect(known, line).toContain(option);
         }
