@@ -174,7 +174,11 @@ export class AggregateStore {
     });
   }
 
-  /** Those after a position, in their order; of each type by itself, because one index leads to each. */
+  /**
+   * Those after a position, in their order; of each type by itself, because one index leads to each. None of them is
+   * above the last position that was given when the first is read: otherwise one of the first type that got its
+   * position meanwhile would be passed over by one of the second.
+   */
   async after(
     position: number,
     limit: number,
@@ -182,11 +186,16 @@ export class AggregateStore {
     db: Db = this.#knex,
   ): Promise<StoredEvent[]> {
     return translated(this.#dialect, async () => {
+      const given = (await db(this.#cursors).where({ name: "" }).first("position")) as
+        | Row
+        | undefined;
+      if (given === undefined) return [];
       const found: StoredEvent[] = [];
       for (const type of types ?? [undefined]) {
         const read = db(this.#events)
           .whereRaw("position IS NOT NULL")
           .where("position", ">", position)
+          .where("position", "<=", int(given.position))
           .orderBy("position")
           .limit(limit);
         if (type !== undefined) read.where("event_type", type);
