@@ -3,7 +3,6 @@ import { int, intOrNull, type Row, translated } from "./sql.ts";
 
 /** Messages in flight that one look counts. With more the mailbox is not idle, and is looked into as ever. */
 const LOOKED_AT = 100;
-const BUSY_MS = 1_000;
 
 /**
  * Milliseconds until a claim might find something in this mailbox, 0 when it might now: a message falls due, or
@@ -41,6 +40,7 @@ export async function nothingForMs(
   const soon = [intOrNull(row.free), intOrNull(row.due)]
     .filter((at) => at !== null)
     .map((at) => Math.max(0, at - now));
-  if (int(row.found) === LOOKED_AT) soon.push(BUSY_MS);
+  // What lies behind them only a claim can tell.
+  if (int(row.found) === LOOKED_AT) return 0;
   return soon.length === 0 ? null : Math.min(...soon);
 }
