@@ -1,4 +1,4 @@
-import { type FSWatcher, watch } from "node:fs";
+import { type FSWatcher, realpathSync, watch } from "node:fs";
 import { basename, dirname, resolve } from "node:path";
 import type { Knex } from "knex";
 import type { WakeChannel } from "./wake-channel.ts";
@@ -23,8 +23,9 @@ export function sqliteChannel(knex: Knex): WakeChannel | undefined {
     async listen({ heard, lost }) {
       const told = inWindows(() => heard(""));
       // The folder, because the file beside the database comes and goes.
-      const watcher = watch(dirname(file), { persistent: false }, (_event, name) => {
-        if (name === null || name.startsWith(basename(file))) told.ring();
+      const real = realOf(file);
+      const watcher = watch(dirname(real), { persistent: false }, (_event, name) => {
+        if (name === null || name.startsWith(basename(real))) told.ring();
       });
       watcher.on("error", () => {
         close(watcher);
@@ -38,6 +39,15 @@ export function sqliteChannel(knex: Knex): WakeChannel | undefined {
       };
     },
   };
+}
+
+/** SQLite writes beside the file that a link leads to. */
+function realOf(file: string): string {
+  try {
+    return realpathSync(file);
+  } catch {
+    return file;
+  }
 }
 
 function close(watcher: FSWatcher): void {
