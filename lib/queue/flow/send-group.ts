@@ -46,6 +46,8 @@ export class SendGroup {
     return new Promise((resolve, reject) => {
       this.#waiting.push({ message, resolve, reject });
       if (this.#underWay === 0) void this.#next();
+      // Those under way may have been waiting for long: their time to be waited for is over then.
+      else if (this.#timer === undefined) this.#watch();
     });
   }
 
@@ -75,6 +77,7 @@ export class SendGroup {
   #watch(): void {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
+      this.#timer = undefined;
       if (this.#waiting.length > 0 && this.#underWay < MOST_AT_ONCE) void this.#next();
     }, PATIENCE_MS);
     this.#timer.unref();
