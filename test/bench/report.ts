@@ -48,7 +48,7 @@ export function summary(cells: readonly Cell[]): Pick<Result, "lines" | "setting
   return { lines, settings: cells.filter((cell) => "settings" in cell) };
 }
 
-function median(values: readonly number[]): number {
+export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
   const middle = Math.floor(sorted.length / 2);
   const upper = sorted[middle] ?? Number.NaN;
@@ -86,7 +86,7 @@ export function markdown({ machine, rounds, lines, settings }: Result): string {
 
 const ratio = (value: number) => (Number.isFinite(value) ? `${value.toFixed(2)}×` : "–");
 
-function table([head = [], ...rows]: readonly (readonly string[])[]): string {
+export function table([head = [], ...rows]: readonly (readonly string[])[]): string {
   const line = (cells: readonly string[]) => `| ${cells.join(" | ")} |`;
   return [line(head), line(head.map((_, n) => (n === 0 ? "---" : "---:"))), ...rows.map(line)].join(
     "\n",
