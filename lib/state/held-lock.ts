@@ -1,8 +1,11 @@
 import { LockLost } from "../errors.ts";
 import type { Lock } from "../protocol/locks.ts";
+import { settledWithin } from "../queue/worker/pace.ts";
 
 /** A renewal that fails is tried again after this, as long as the lock is certain to be ours. */
 const RETRY_MS = 250;
+/** A database that does not answer must not keep whoever has finished. */
+const LONGEST_END_MS = 5_000;
 
 export interface Keeping {
   readonly ttlMs: number;
@@ -64,11 +67,15 @@ export class HeldLocks {
     this.#clear();
   }
 
-  /** Ends the renewing; one under way is waited for, so that it cannot come after a release. */
+  /**
+   * Ends the renewing; one under way is waited for, so that it cannot come after a release, but no longer than the
+   * lock lasts: nobody knows when a silent database answers.
+   */
   async end(): Promise<void> {
     this.#stop.abort();
     this.#clear();
-    await this.#renewing;
+    if (this.#renewing === undefined) return;
+    await settledWithin(Math.min(LONGEST_END_MS, this.#until - performance.now()), this.#renewing);
   }
 
   #clear(): void {
