@@ -65,7 +65,7 @@ export class SystemModes {
       announce,
     } = parse(maintenanceSchema, options, "options");
     await this.#schema.ensure();
-    const entered = await this.#parts.tasks.transaction(async (trx) => {
+    await this.#parts.tasks.transaction(async (trx) => {
       const wanted = { reason, by, kinds: writeKinds, types: writeTypes };
       const { held, entered } = await this.#store.enter(trx, wanted);
       if (entered && announce) {
@@ -79,10 +79,10 @@ export class SystemModes {
         });
       }
       if (entered) this.#tell(trx, "system_maintenance", by, { reason });
-      return entered;
     });
     this.#parts.queue.forgetSettings();
-    if (entered) await sleep(SETTLE_MS);
+    // Also where somebody else entered it: a moment ago, for all that is known.
+    await sleep(SETTLE_MS);
     return this.status();
   }
 
