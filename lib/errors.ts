@@ -264,6 +264,12 @@ export const ERROR_CODES = {
     remedy:
       "Somebody else decided before, or it is not its turn: look at the change request (`outbox.changes.get(id)`) and go on from there.",
   },
+  CHANGE_NOT_OWNER: {
+    retryable: false,
+    severity: "error",
+    remedy:
+      "Only an agent that speaks for the module decides for it: one whose card has it as its domain, or whose metadata name it as module.",
+  },
   CHANGE_UNTESTED: {
     retryable: false,
     severity: "error",

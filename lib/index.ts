@@ -11,6 +11,11 @@ export type {
   BidOutcome,
 } from "./coordination/auctions/auctions.ts";
 export type {
+  ChangeActor,
+  ChangeDecision,
+  ChangeRequests,
+} from "./coordination/changes/changes.ts";
+export type {
   Gate,
   GateAnswer,
   GateContext,
@@ -116,6 +121,16 @@ export type {
   AgentHistoryEvent,
   CardDocument,
 } from "./protocol/cards.ts";
+export type {
+  ChangeApproval,
+  ChangeMove,
+  ChangeReport,
+  ChangeReportInput,
+  ChangeRequest,
+  ChangeRequestInput,
+  ChangeState,
+  ListChangesOptions,
+} from "./protocol/changes.ts";
 export type {
   ClaimCheckAbout,
   ClaimCheckEntry,

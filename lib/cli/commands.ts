@@ -1,4 +1,5 @@
 import { agentCommands } from "./agents.ts";
+import { changeCommands } from "./changes.ts";
 import { claimCommands } from "./claims.ts";
 import type { Command } from "./command.ts";
 import { deadLetterCommands } from "./dead-letters.ts";
@@ -48,6 +49,7 @@ export const GROUPS: readonly CommandGroup[] = [
   { title: "Tasks", commands: [...taskCommands, ...taskWhyCommands] },
   { title: "Workflows", commands: workflowCommands },
   { title: "Handoffs", commands: handoffCommands },
+  { title: "Change requests", commands: changeCommands },
   { title: "Locks", commands: lockCommands },
   { title: "System", commands: [...systemCommands, ...topologyCommands] },
   { title: "Logs", commands: logCommands },

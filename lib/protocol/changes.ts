@@ -1,13 +1,13 @@
 import { z } from "zod";
 import { id, plainText } from "./validate.ts";
 
-/** Each state with those that may follow it: the database enforces it. */
+/** Each state with those that may follow it: the database enforces it. What is amended is submitted again. */
 export const CHANGE_MOVES = {
   draft: ["submitted", "withdrawn"],
   submitted: ["in_review", "withdrawn"],
-  in_review: ["approved", "rejected", "withdrawn"],
-  approved: ["implementing", "withdrawn"],
-  rejected: [],
+  in_review: ["approved", "rejected", "withdrawn", "submitted"],
+  approved: ["implementing", "withdrawn", "submitted"],
+  rejected: ["submitted"],
   implementing: ["testing", "withdrawn"],
   testing: ["implementing", "completed", "withdrawn"],
   completed: [],
@@ -15,12 +15,19 @@ export const CHANGE_MOVES = {
 } as const satisfies Record<string, readonly string[]>;
 
 export type ChangeState = keyof typeof CHANGE_MOVES;
-export const CHANGE_STATES = Object.keys(CHANGE_MOVES) as [ChangeState, ...ChangeState[]];
+const CHANGE_STATES = Object.keys(CHANGE_MOVES) as [ChangeState, ...ChangeState[]];
 
 /** The states that a state may follow. */
 export function statesBefore(to: ChangeState): ChangeState[] {
   return CHANGE_STATES.filter((from) => (CHANGE_MOVES[from] as readonly string[]).includes(to));
 }
+
+/** Where what is proposed may still be changed. */
+export const AMENDABLE: readonly ChangeState[] = [
+  "draft",
+  "submitted",
+  ...statesBefore("submitted").filter((state) => state !== "draft"),
+];
 
 /** The parts of a request's id are joined with it: short enough that a number fits behind. */
 export const moduleName = id.max(64, "expected at most 64 characters");
@@ -47,7 +54,10 @@ export const changeRequestSchema = z.strictObject({
     })
     .prefault({}),
   testingPlan: z.strictObject({ unitTests: names, integrationTests: names }).prefault({}),
-  /** Whose change it is, the last part of its id. Default: the first of the affected modules. */
+  /**
+   * Whose change it is, the last part of its id. Default: the module that the requesting agent speaks for, else the
+   * first of the affected ones.
+   */
   module: moduleName.optional(),
   /** True: stored as a draft, which nobody is told of before `submit`. Default false. */
   draft: z.boolean().default(false),

@@ -72,7 +72,7 @@ const OWN: ReadonlySet<string> = new Set([
   MessageType.BID_REJECTED,
   MessageType.SYSTEM_MAINTENANCE,
   MessageType.SYSTEM_READY,
-  "CHANGE_REQUEST_UPDATED",
+  MessageType.CHANGE_REQUEST_UPDATED,
 ]);
 
 /** What becomes of a message of this type from one agent to another. */

@@ -48,6 +48,7 @@ export const MessageType = {
   CALL_FOR_BIDS: "CALL_FOR_BIDS",
   BID: "BID",
   BID_REJECTED: "BID_REJECTED",
+  CHANGE_REQUEST_UPDATED: "CHANGE_REQUEST_UPDATED",
   SYSTEM_MAINTENANCE: "SYSTEM_MAINTENANCE",
   SYSTEM_READY: "SYSTEM_READY",
 } as const;
@@ -72,6 +73,7 @@ const KIND_OF: Record<KnownMessageType, MessageKind> = {
   NOTIFICATION: "notification",
   BATCH: "batch",
   AGENT_HANDOFF: "request",
+  CHANGE_REQUEST_UPDATED: "notification",
   SYSTEM_MAINTENANCE: "control",
   SYSTEM_READY: "control",
   HANDOFF_ACCEPTED: "notification",

@@ -65,17 +65,7 @@ export const pathText = z
     message: "expected a reference such as $.input.file or $.steps.parse.result.rows[0]",
   });
 
-const CONDITION_OPERATORS = [
-  "exists",
-  "missing",
-  "=",
-  "!=",
-  "<",
-  "<=",
-  ">",
-  ">=",
-  "in",
-] as const;
+const CONDITION_OPERATORS = ["exists", "missing", "=", "!=", "<", "<=", ">", ">=", "in"] as const;
 
 const scalar = z.union([z.string().max(4_096), z.number(), z.boolean(), z.null()]);
 

@@ -14,7 +14,14 @@ import { int, type Row, readClock, transaction, translated } from "./sql.ts";
 
 const MOST_IN_A_SECOND = 1_000;
 const LOOK = 100;
+const MOST_SPEAKERS = 500;
 const textOrNull = (value: unknown) => (value === null ? null : String(value));
+
+/** An agent, and the modules that it speaks for. */
+export interface Speaker {
+  readonly agentId: string;
+  readonly modules: readonly string[];
+}
 
 /** Change requests. Every move names the states it may come from: the second of two changes nothing. */
 export class ChangeStore {
@@ -73,6 +80,44 @@ export class ChangeStore {
       }
     }
     throw new Error(`more than ${MOST_IN_A_SECOND} change requests of ${module} in one second`);
+  }
+
+  /**
+   * Who speaks for these modules: agents whose card has the module as its domain, or whose metadata name it as
+   * `module`. At most 500.
+   */
+  async speakers(db: Db, modules: readonly string[]): Promise<Speaker[]> {
+    return this.#speakers(db, (agents, domain, module) =>
+      agents.where((either) =>
+        either
+          .whereIn(db.raw(domain) as unknown as string, [...modules])
+          .orWhereIn(db.raw(module) as unknown as string, [...modules]),
+      ),
+    );
+  }
+
+  /** The module that an agent speaks for, if any. */
+  async moduleOf(db: Db, agentId: string): Promise<string | undefined> {
+    const [speaker] = await this.#speakers(db, (agents) => agents.where({ agent_id: agentId }));
+    return speaker?.modules[0];
+  }
+
+  async #speakers(
+    db: Db,
+    narrow: (agents: Knex.QueryBuilder, domain: string, module: string) => Knex.QueryBuilder,
+  ): Promise<Speaker[]> {
+    const domain = this.#dialect.jsonText("card", "domain");
+    const module = this.#dialect.jsonText("metadata", "module");
+    const agents = db(`${this.#prefix}agents`)
+      .select("agent_id", db.raw(`${domain} AS domain`), db.raw(`${module} AS module`))
+      .whereNot("status", "removed")
+      .orderBy("agent_id")
+      .limit(MOST_SPEAKERS);
+    const rows = (await narrow(agents, domain, module)) as unknown as Row[];
+    return rows.map((row) => ({
+      agentId: String(row.agent_id),
+      modules: [row.domain, row.module].flatMap((name) => (name ? [String(name)] : [])),
+    }));
   }
 
   async get(db: Db, requestId: string): Promise<ChangeRequest | undefined> {

@@ -1,5 +1,6 @@
 import { AgentCommunicationError, ValidationFailed } from "../../errors.ts";
 import {
+  AMENDABLE,
   type ChangeApproval,
   type ChangeMove,
   type ChangeReport,
@@ -16,6 +17,7 @@ import {
   statesBefore,
 } from "../../protocol/changes.ts";
 import { given, noMore } from "../../protocol/given.ts";
+import { MessageType } from "../../protocol/types.ts";
 import { id, parse } from "../../protocol/validate.ts";
 import type { TxOption } from "../../queue/claimed.ts";
 import { afterCommit } from "../../store/after-commit.ts";
@@ -66,7 +68,8 @@ export class ChangeRequests {
   async request(request: ChangeRequestInput, options: TxOption = {}): Promise<string> {
     const change = parse(changeRequestSchema, request, "request");
     return this.#run(options, async (trx) => {
-      const module = change.module ?? (change.affectedModules[0] as string);
+      const own = change.module ?? (await this.#store.moduleOf(trx, change.requestingAgent));
+      const module = parse(moduleName, own ?? change.affectedModules[0], "request.module");
       const requestId = await this.#store.insert(trx, change, module);
       const by = change.requestingAgent;
       const stored = await this.#of(trx, requestId);
@@ -77,7 +80,7 @@ export class ChangeRequests {
 
   /** Hands a draft in. @throws AgentCommunicationError UNKNOWN_CHANGE, CHANGE_STATE (as all that follow) */
   submit(requestId: string, options: ChangeActor): Promise<ChangeRequest> {
-    return this.#move(requestId, "submitted", options);
+    return this.#move(requestId, "submitted", options, { from: ["draft"] });
   }
 
   review(requestId: string, options: ChangeActor): Promise<ChangeRequest> {
@@ -106,8 +109,9 @@ export class ChangeRequests {
     return this.#run(rest, async (trx) => {
       const before = await this.#lock(trx, requestId);
       const to = before.state === "draft" ? "draft" : "submitted";
-      const from: ChangeState[] = ["draft", "submitted", "in_review", "approved", "rejected"];
-      if (!(await this.#store.move(trx, before.requestId, from, to))) throw late(before, "amended");
+      if (!(await this.#store.move(trx, before.requestId, AMENDABLE, to))) {
+        throw late(before, "amended");
+      }
       await this.#store.amend(trx, before.requestId, wanted, said);
       const after = await this.#of(trx, before.requestId);
       await this.#moved(trx, after, { from: before.state, to, by, note });
@@ -147,7 +151,7 @@ export class ChangeRequests {
     options: ChangeActor & { force?: boolean | undefined },
   ): Promise<ChangeRequest> {
     const { force = false, ...actor } = given(options);
-    return this.#move(requestId, "completed", actor, force === true);
+    return this.#move(requestId, "completed", actor, { forced: force === true });
   }
 
   withdraw(requestId: string, options: ChangeActor): Promise<ChangeRequest> {
@@ -184,14 +188,16 @@ export class ChangeRequests {
     requestId: string,
     to: ChangeState,
     options: ChangeActor,
-    forced = false,
+    {
+      from = statesBefore(to),
+      forced = false,
+    }: { from?: readonly ChangeState[]; forced?: boolean } = {},
   ): Promise<ChangeRequest> {
     const { by, note, rest } = actorOf(options);
     return this.#run(rest, async (trx) => {
       const before = await this.#lock(trx, requestId);
-      if (!(await this.#store.move(trx, before.requestId, statesBefore(to), to))) {
-        throw late(before, to);
-      }
+      // Refused before anything changes: a caller's transaction may go on after it.
+      if (!from.includes(before.state)) throw late(before, to);
       const missing = to === "completed" ? await this.#untested(trx, before) : [];
       if (missing.length > 0 && !forced) {
         throw new AgentCommunicationError(
@@ -200,6 +206,7 @@ export class ChangeRequests {
           { details: { requestId: before.requestId, missing } },
         );
       }
+      if (!(await this.#store.move(trx, before.requestId, from, to))) throw late(before, to);
       const after = { ...before, state: to };
       const skipped = missing.length > 0;
       await this.#moved(trx, after, { from: before.state, to, by, note, forced: skipped });
@@ -222,16 +229,19 @@ export class ChangeRequests {
           `options.module: "${name}" is not affected by "${change.requestId}"`,
         );
       }
-      if (change.state === "submitted") {
-        await this.#store.move(trx, change.requestId, ["submitted"], "in_review");
-        const reviewing = { from: change.state, to: "in_review", by, note: null } as const;
-        await this.#moved(trx, { ...change, state: "in_review" }, reviewing);
-      } else if (change.state !== "in_review") throw late(change, decision);
+      if (change.state !== "submitted" && change.state !== "in_review")
+        throw late(change, decision);
+      await this.#maySpeak(trx, change, name, by);
       // The request is locked: of two that decide for one module, the second sees the first.
       const before = await this.#store.approvals(trx, change);
       const theirs = before.find((approval) => approval.module === name);
       if (theirs !== undefined) {
         throw late(change, decision, `${theirs.by} has ${theirs.decision} it for "${name}"`);
+      }
+      if (change.state === "submitted") {
+        await this.#store.move(trx, change.requestId, ["submitted"], "in_review");
+        const reviewing = { from: change.state, to: "in_review", by, note: null } as const;
+        await this.#moved(trx, { ...change, state: "in_review" }, reviewing);
       }
       await this.#store.decide(trx, change, { module: name, decision, by, comment: note });
       const all = before.length + 1 === change.affectedModules.length;
@@ -253,7 +263,24 @@ export class ChangeRequests {
     return change.affectedModules.filter((module) => !tested.has(module));
   }
 
-  /** Notes a move, sends it to the requester, and tells observers once it is committed. */
+  /** Where somebody speaks for a module, nobody else decides for it. */
+  async #maySpeak(trx: Tx, change: ChangeRequest, module: string, by: string): Promise<void> {
+    const speakers = await this.#store.speakers(trx, [module]);
+    if (speakers.length === 0 || speakers.some(({ agentId }) => agentId === by)) return;
+    throw new AgentCommunicationError(
+      "CHANGE_NOT_OWNER",
+      `"${by}" does not speak for the module "${module}"`,
+      {
+        details: {
+          requestId: change.requestId,
+          module,
+          speakers: speakers.map(({ agentId }) => agentId),
+        },
+      },
+    );
+  }
+
+  /** Notes a move, sends it to the requester and to who speaks for the modules, and tells observers once it is committed. */
   async #moved(
     trx: Tx,
     change: ChangeRequest,
@@ -264,12 +291,13 @@ export class ChangeRequests {
     await this.#store.note(trx, requestId, { ...move, forced });
     const data = { request_id: requestId, state, from_state: from, by, note, forced, revision };
     if (state !== "draft") {
+      const speakers = await this.#store.speakers(trx, change.affectedModules);
+      const others = speakers.map(({ agentId }) => agentId).filter((agentId) => agentId !== by);
       await this.#parts.queue.sendMessage(
         {
           fromAgent: by,
-          toAgent: requestingAgent,
-          messageType: "CHANGE_REQUEST_UPDATED",
-          kind: "notification",
+          toAgent: [...new Set([requestingAgent, ...others])],
+          messageType: MessageType.CHANGE_REQUEST_UPDATED,
           content: { ...data, affected_modules: change.affectedModules },
           correlationId: requestId,
           hops: 0,
