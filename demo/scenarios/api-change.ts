@@ -1,12 +1,15 @@
 /**
  * SOLEil, scenario 2: one module needs a new field of another module's API. Submit, review, approve, implement,
- * update, test on both sides, complete: eight steps of one workflow. The approval is a person's: the workflow waits
- * for it, however long that takes, and in no process's memory.
+ * update, test on both sides, complete: eight steps of one workflow, each of which moves the change request on. The
+ * approval is a person's: the workflow waits for it, however long that takes, and in no process's memory.
  */
-import type { Workflow } from "../../lib/index.ts";
+import type { ChangeMove, Workflow } from "../../lib/index.ts";
 import { Cast, type Scenario, until } from "./scenario.ts";
 
 const CHANGE = { module: "drive", call: "getFile", new_fields: ["checksum"] };
+
+/** What the later steps are told by the first. */
+const REQUEST = "$.steps.submit.result.request";
 
 /** The API of the drive module, which really changes. */
 interface Drive {
@@ -17,6 +20,8 @@ interface Drive {
 export interface ApiChangeResult {
   readonly workflow: Workflow;
   readonly version: number;
+  /** Where the change request went. */
+  readonly moves: readonly ChangeMove["to"][];
   /** Who was told that the API has changed. */
   readonly told: readonly string[];
 }
@@ -32,8 +37,12 @@ export const apiChange: Scenario<ApiChangeResult> = {
     let reads = "name";
     const told = new Set<string>();
     const hear = (module: string) => ({
-      onMessage: (message: { content: unknown }) => {
-        const { version } = message.content as { version: number };
+      onMessage: (message: { messageType: string; content: unknown }) => {
+        const { version, state } = message.content as { version: number; state: string };
+        if (message.messageType === "CHANGE_REQUEST_UPDATED") {
+          say(module, `hears that its request is ${state}`);
+          return;
+        }
         say(module, `hears that the drive's API is at version ${version}`);
         told.add(module);
       },
@@ -42,20 +51,31 @@ export const apiChange: Scenario<ApiChangeResult> = {
     await cast.agent(
       "content-module",
       {
-        submit: () => {
+        submit: async () => {
+          const request = await outbox.changes.request({
+            requestingAgent: "content-module",
+            affectedModules: ["content", "drive"],
+            changeType: "api_update",
+            description: `${CHANGE.module}.${CHANGE.call} also tells ${CHANGE.new_fields.join(", ")}`,
+            changes: CHANGE,
+            testingPlan: { integrationTests: ["provider", "consumer"] },
+            module: "content",
+          });
           say(
             "content-module",
             `asks for ${CHANGE.new_fields.join(", ")} in ${CHANGE.module}.${CHANGE.call}`,
           );
-          return { request: CHANGE };
+          return { request };
         },
         update: () => {
           reads = "checksum";
           say("content-module", "reads the new field from now on");
         },
-        test_consumer: () => {
+        test_consumer: async ({ parameters }) => {
           const value = drive.getFile("file-1")[reads];
           if (value === undefined) throw new Error(`the drive gives no ${reads}`);
+          const report = { module: "content", by: "content-module", passed: 12, failed: 0 };
+          await outbox.changes.report(String(parameters.request), report);
           say("content-module", "its tests pass");
           return { report: "12 passed", side: "consumer" };
         },
@@ -65,11 +85,18 @@ export const apiChange: Scenario<ApiChangeResult> = {
     await cast.agent(
       "drive-module",
       {
-        review: () => {
+        review: async ({ parameters }) => {
+          await outbox.changes.review(String(parameters.request), { by: "drive-module" });
           say("drive-module", "reviewed: nothing breaks, small effort, no migration");
           return { breaking_changes: false, migration_required: false, estimated_effort: "small" };
         },
-        implement: () => {
+        implement: async ({ parameters }) => {
+          const request = String(parameters.request);
+          // The person's signal, on record for both modules.
+          const approval = { by: "drive-owner", comment: "it may change" };
+          await outbox.changes.approve(request, { module: "drive", ...approval });
+          await outbox.changes.approve(request, { module: "content", ...approval });
+          await outbox.changes.implement(request, { by: "drive-module" });
           drive.version = 2;
           drive.getFile = (id) => ({ id, name: "score.pdf", checksum: "9f86d081" });
           say("drive-module", "implemented version 2");
@@ -79,8 +106,11 @@ export const apiChange: Scenario<ApiChangeResult> = {
           drive.version = 1;
           drive.getFile = (id) => ({ id, name: "score.pdf" });
         },
-        test_provider: () => {
+        test_provider: async ({ parameters }) => {
           if (drive.getFile("file-1").checksum === undefined) throw new Error("no checksum");
+          const request = String(parameters.request);
+          const report = { module: "drive", by: "drive-module", passed: 31, failed: 0 };
+          await outbox.changes.report(request, report);
           say("drive-module", "its tests pass");
           return { report: "31 passed", side: "provider" };
         },
@@ -92,6 +122,9 @@ export const apiChange: Scenario<ApiChangeResult> = {
       {
         complete: ({ parameters }, { tx }) =>
           tx(async (trx) => {
+            const change = { by: "change-board", tx: trx };
+            await outbox.changes.test(String(parameters.request), change);
+            await outbox.changes.complete(String(parameters.request), change);
             await outbox.queue.sendMessage(
               {
                 fromAgent: "change-board",
@@ -112,6 +145,7 @@ export const apiChange: Scenario<ApiChangeResult> = {
       taskType: stepId,
       requiredCapabilities: [capability],
       dependsOn,
+      ...(dependsOn.length === 0 ? {} : { inputs: { request: REQUEST } }),
     });
     const { workflowId } = await outbox.workflows.start({
       workflowType: "api_change",
@@ -131,6 +165,7 @@ export const apiChange: Scenario<ApiChangeResult> = {
         {
           ...step("complete", "changes", ["test_provider", "test_consumer"]),
           inputs: {
+            request: REQUEST,
             provider: "$.steps.test_provider.result.report",
             consumer: "$.steps.test_consumer.result.report",
           },
@@ -152,7 +187,10 @@ export const apiChange: Scenario<ApiChangeResult> = {
     );
     const workflow = await outbox.workflows.wait(workflowId, { timeoutMs: 30_000 });
     await until(async () => told.size === 2);
-    say("change-coordinator", `the change is ${workflow.state}`);
-    return { workflow, version: drive.version, told: [...told].sort() };
+    const [change] = await outbox.changes.list({ state: "completed" });
+    const history = await outbox.changes.history(change?.requestId ?? "");
+    say("change-coordinator", `${change?.requestId} is ${change?.state}`);
+    const moves = history.map(({ to }) => to);
+    return { workflow, moves, version: drive.version, told: [...told].sort() };
   },
 };

@@ -58,6 +58,9 @@ eachDatabase("SOLEil: a change of an API", (database) => {
         complete: { provider: "31 passed", consumer: "12 passed", version: 2 },
       });
       expect(result).toMatchObject({ version: 2, told: ["content-module", "drive-module"] });
+      expect(result.moves).toEqual([
+        ...["submitted", "in_review", "approved", "implementing", "testing", "completed"],
+      ]);
       const at = (line: string) => said.findIndex((one) => one.startsWith(line));
       expect(at("drive-owner: approves")).toBeLessThan(at("drive-module: implemented"));
       expect((await outbox.queue.getQueueStats()).pending).toBe(0);
