@@ -105,4 +105,21 @@ eachDatabase("a topology", (database) => {
     expect(await queue.getMessages("mapping")).toHaveLength(0);
     await hub.stop();
   });
+
+  it("passes on what the sender asked of the handling, its order above all", async () => {
+    const { knex } = await database.fresh();
+    const queue = new MessageQueueManager(knex);
+    await queue.topology.set(hubTopology("main", "relay"));
+    const hub = queue.work("main", (message, context) => relay(queue, message, context));
+    const asked = { orderingKey: "file-1", cost: 3, delivery: "AT_MOST_ONCE" as const };
+    await queue.sendMessage({ ...note("mapping"), fromAgent: "upload", ...asked });
+    await until(async () => hub.stats.processed === 1);
+    const [there] = await queue.getMessages("mapping");
+    expect(there).toMatchObject(asked);
+    const shared = { concurrencyKey: "tenant-1" };
+    await queue.sendMessage({ ...note("indexing"), fromAgent: "upload", ...shared });
+    await until(async () => hub.stats.processed === 2);
+    expect((await queue.getMessages("indexing"))[0]).toMatchObject(shared);
+    await hub.stop();
+  });
 });

@@ -46,6 +46,11 @@ export async function relay(
     taskId: message.taskId ?? undefined,
     subject: message.subject ?? undefined,
     expiresAt: message.expiresAt ?? undefined,
+    // The sender asked for these, and cannot ask the hub.
+    orderingKey: message.orderingKey ?? undefined,
+    concurrencyKey: message.concurrencyKey ?? undefined,
+    cost: message.cost ?? undefined,
+    delivery: message.delivery ?? undefined,
   };
   await context.tx((tx) => queue.sendMessage(onward, { tx, causedBy: message }));
   return true;
