@@ -71,6 +71,15 @@ export class AuctionStore {
     });
   }
 
+  /** In the transaction that closed it: it is not awarded yet, but its time has passed. */
+  async endNow(trx: Db, taskId: string): Promise<void> {
+    await translated(this.#dialect, () =>
+      trx(this.#tasks)
+        .where({ task_id: taskId })
+        .update({ auction_ends_at: trx.raw(this.#dialect.now) }),
+    );
+  }
+
   #open(db: Db): Knex.QueryBuilder {
     return db(this.#tasks).whereRaw(
       "auction_ends_at IS NOT NULL AND finished_at IS NULL AND agent_id IS NULL",

@@ -193,4 +193,21 @@ eachDatabase("auctions", (database) => {
       "VALIDATION_FAILED",
     );
   });
+
+  it.skipIf(database.dialect === "sqlite")(
+    "give no task to a worse bid because the best bidder's row is another's for a moment",
+    async () => {
+      const { ids, offer, auctions, outbox } = await stage(["a", "b"]);
+      const [a = "", b = ""] = ids;
+      const { taskId } = await offer();
+      await auctions.bid(taskId, a, { amount: 1 });
+      const heartbeat = await outbox.knex.transaction();
+      await heartbeat("outbox_agents").where({ agent_id: a }).update({ weight: 1 });
+      expect(await auctions.bid(taskId, b, { amount: 9 })).toBe("accepted");
+      expect((await outbox.tasks.get(taskId))?.agentId).toBeNull();
+      await heartbeat.rollback();
+      await auctions.sweep();
+      expect(await outbox.tasks.get(taskId)).toMatchObject({ agentId: a, auctionEndsAt: null });
+    },
+  );
 });

@@ -99,9 +99,19 @@ export class Auctions implements SweepStep {
       const key = { taskId: task, round: current, agentId: bidder };
       if (!(await this.#store.bid(trx, key, { amount, note }))) return "not_called";
       const bids = await this.#store.list(task, current, trx);
-      if (bids.every(({ state }) => state !== "called")) await this.#award(trx, task, false);
+      if (bids.every(({ state }) => state !== "called")) await this.#awardNow(trx, task);
       return amount === null ? "declined" : "accepted";
     }, db);
+  }
+
+  /** Where the best bidder's row is another's for a moment, the next sweep awards: a worse bid must not win by that. */
+  async #awardNow(trx: Tx, taskId: string): Promise<void> {
+    try {
+      await this.#award(trx, taskId, true);
+    } catch (error) {
+      if (!(error instanceof Busy)) throw error;
+      await this.#store.endNow(trx, taskId);
+    }
   }
 
   /** What was bid for a task, of all rounds; kept for a week. */
