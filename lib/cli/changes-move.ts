@@ -119,7 +119,7 @@ const complete = defineCommand({
   options: {
     by: BY,
     note: NOTE,
-    force: { type: "flag", help: "Without the reports; it is noted" },
+    force: { type: "text", value: "REASON", help: "Without the reports, and why; it is noted" },
   },
   examples: [["changes complete CR-20260123100000-content", "when all reports are there"]],
   async run({ args, options, terminal, outbox }) {

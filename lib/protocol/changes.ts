@@ -32,6 +32,7 @@ export const AMENDABLE: readonly ChangeState[] = [
 /** The parts of a request's id are joined with it: short enough that a number fits behind. */
 export const moduleName = id.max(64, "expected at most 64 characters");
 export const changeNote = plainText(4_096).optional();
+export const forceReason = plainText(1_024).min(1, "expected a reason").optional();
 const names = z.array(plainText(256)).max(200).default([]);
 
 export const changeRequestSchema = z.strictObject({

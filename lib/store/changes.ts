@@ -210,6 +210,11 @@ export class ChangeStore {
     await this.#table(trx, "reports").insert({ ...key, ...values });
   }
 
+  /** What was tested is being changed again. */
+  async forgetReports(trx: Db, { requestId, revision }: ChangeRequest): Promise<void> {
+    await this.#table(trx, "reports").where({ request_id: requestId, revision }).del();
+  }
+
   async reports(db: Db, { requestId, revision }: ChangeRequest): Promise<ChangeReport[]> {
     const rows = (await this.#table(db, "reports")
       .where({ request_id: requestId, revision })

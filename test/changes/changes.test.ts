@@ -115,9 +115,51 @@ eachDatabase("a change request", (database) => {
     expect((await failure(() => changes.amend(id, { by: "a", changes: {} }))).code).toBe(
       "CHANGE_STATE",
     );
-    await changes.complete(id, { by: "a", note: "tested by hand", force: true });
-    expect((await changes.history(id)).at(-1)).toMatchObject({ to: "completed", forced: true });
+    await changes.complete(id, { by: "a", force: "tested by hand" });
+    expect((await changes.history(id)).at(-1)).toMatchObject({
+      to: "completed",
+      forced: true,
+      note: "tested by hand",
+    });
     expect((await failure(() => changes.withdraw(id, { by: "a" }))).code).toBe("CHANGE_STATE");
+  });
+
+  it("takes reports of affected modules only, and forgets them when it is implemented anew", async () => {
+    const { changes } = await open();
+    const id = await changes.request(request);
+    for (const module of request.affectedModules) await changes.approve(id, { module, by: "a" });
+    await changes.implement(id, { by: "a" });
+    const report = { by: "a", passed: 1, failed: 0 };
+    const typo = await failure(() => changes.report(id, { ...report, module: "drvie" }));
+    expect(typo.code).toBe("VALIDATION_FAILED");
+    await changes.test(id, { by: "a" });
+    for (const module of request.affectedModules) await changes.report(id, { ...report, module });
+    await changes.report(id, { ...report, module: "drive", failed: 1 });
+    expect((await failure(() => changes.complete(id, { by: "a" }))).details).toMatchObject({
+      missing: ["drive"],
+    });
+    await changes.implement(id, { by: "a", note: "mended" });
+    await changes.test(id, { by: "a" });
+    expect((await failure(() => changes.complete(id, { by: "a" }))).details).toMatchObject({
+      missing: ["content", "drive"],
+    });
+  });
+
+  it("lets one of two movers win, with one entry in its history", async () => {
+    const [one, two] = [await open(), await open()];
+    for (let round = 0; round < 5; round++) {
+      const id = await one.changes.request(request);
+      const both = await Promise.allSettled([
+        one.changes.review(id, { by: "a" }),
+        two.changes.withdraw(id, { by: "b" }),
+        two.changes.review(id, { by: "c" }),
+      ]);
+      const reviews = [both[0], both[2]].filter(({ status }) => status === "fulfilled");
+      expect(reviews.length).toBeLessThanOrEqual(1);
+      const history = (await one.changes.history(id)).map(({ to }) => to);
+      expect(history.filter((to) => to === "in_review").length).toBe(reviews.length);
+      expect(history.filter((to) => to === "withdrawn").length).toBeLessThanOrEqual(1);
+    }
   });
 
   it("asks who speaks for a module, and tells them of every move", async () => {

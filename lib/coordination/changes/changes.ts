@@ -12,6 +12,7 @@ import {
   changeNote,
   changeReportSchema,
   changeRequestSchema,
+  forceReason,
   type ListChangesOptions,
   moduleName,
   statesBefore,
@@ -132,6 +133,7 @@ export class ChangeRequests {
     const checked = parse(changeReportSchema, report, "report");
     return this.#run(options, async (trx): Promise<ChangeRequest> => {
       const change = await this.#lock(trx, requestId);
+      affected(change, checked.module, "report.module");
       if (change.state !== "implementing" && change.state !== "testing") {
         throw late(change, "given a test report");
       }
@@ -141,17 +143,20 @@ export class ChangeRequests {
   }
 
   /**
-   * Ends it. Where its testing plan names tests, each affected module needs a report without failures; `force` goes
-   * without, and is noted.
+   * Ends it. Where its testing plan names tests, each affected module needs a report without failures; `force`, the
+   * reason why not, goes without, and is noted.
    *
    * @throws AgentCommunicationError CHANGE_UNTESTED, with the modules in details.missing
    */
   complete(
     requestId: string,
-    options: ChangeActor & { force?: boolean | undefined },
+    options: ChangeActor & { force?: string | undefined },
   ): Promise<ChangeRequest> {
-    const { force = false, ...actor } = given(options);
-    return this.#move(requestId, "completed", actor, { forced: force === true });
+    const { force, ...actor } = given(options);
+    const reason = parse(forceReason, force, "options.force");
+    const forced = reason !== undefined;
+    const note = [actor.note, reason].filter(Boolean).join("; ") || undefined;
+    return this.#move(requestId, "completed", { ...actor, note }, { forced });
   }
 
   withdraw(requestId: string, options: ChangeActor): Promise<ChangeRequest> {
@@ -207,6 +212,8 @@ export class ChangeRequests {
         );
       }
       if (!(await this.#store.move(trx, before.requestId, from, to))) throw late(before, to);
+      // What is implemented anew is to be tested anew.
+      if (to === "implementing") await this.#store.forgetReports(trx, before);
       const after = { ...before, state: to };
       const skipped = missing.length > 0;
       await this.#moved(trx, after, { from: before.state, to, by, note, forced: skipped });
@@ -224,11 +231,7 @@ export class ChangeRequests {
     const name = parse(moduleName, module, "options.module");
     return this.#run(rest, async (trx) => {
       const change = await this.#lock(trx, requestId);
-      if (!change.affectedModules.includes(name)) {
-        throw new ValidationFailed(
-          `options.module: "${name}" is not affected by "${change.requestId}"`,
-        );
-      }
+      affected(change, name, "options.module");
       if (change.state !== "submitted" && change.state !== "in_review")
         throw late(change, decision);
       await this.#maySpeak(trx, change, name, by);
@@ -341,6 +344,12 @@ function unknown(requestId: string): never {
   throw new AgentCommunicationError("UNKNOWN_CHANGE", `there is no change request "${requestId}"`, {
     details: { requestId },
   });
+}
+
+/** @throws ValidationFailed */
+function affected(change: ChangeRequest, module: string, what: string): void {
+  if (change.affectedModules.includes(module)) return;
+  throw new ValidationFailed(`${what}: "${module}" is not affected by "${change.requestId}"`);
 }
 
 function late(change: ChangeRequest, wanted: string, why = `it is ${change.state}`) {
