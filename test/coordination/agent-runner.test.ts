@@ -9,6 +9,7 @@ import { ValidationFailed } from "../../lib/errors.ts";
 import { Observers } from "../../lib/protocol/events.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { spawnScript, until } from "../support/processes.ts";
+import { elapse } from "../support/queue.ts";
 import { stage, wipe } from "./stage.ts";
 
 eachDatabase("an agent that runs", (database) => {
@@ -26,6 +27,29 @@ eachDatabase("an agent that runs", (database) => {
   const assign = (taskType: string, more: object = {}) =>
     on.boss.assignTask({ taskType, requiredCapabilities: ["x"], ...more });
   const ended = (taskId: string) => on.boss.waitForTask(taskId, { timeoutMs: 15_000 });
+
+  it.each([
+    ["results", "done", () => "done", { state: "completed", result: "done" }],
+    [
+      "errors",
+      "broken",
+      () => {
+        throw new ValidationFailed("broken");
+      },
+      { state: "failed", lastError: { message: "broken" } },
+    ],
+  ])("sends %s that outlive supervisors which die with them", async (_, type, handler, end) => {
+    await run({ tasks: { [type]: handler } });
+    const { taskId, messageId } = await assign(type);
+    const answerId = `${type === "done" ? "response" : "error"}-${messageId}`;
+    await until(async () => (await on.queue.getMessage(answerId)) !== null);
+    for (let death = 1; death <= 5; death++) {
+      const [claimed] = await on.queue.getMessages("boss");
+      expect(claimed).toMatchObject({ messageId: answerId, attempt: death });
+      await elapse(on.knex, 600_000, answerId);
+    }
+    expect(await ended(taskId)).toMatchObject(end);
+  });
 
   it("does tasks by their type and sends the result", async () => {
     const runner = await run({

@@ -9,6 +9,8 @@ import { derivedId, type Tx } from "../parts.ts";
 import type { TaskRuns } from "./run-begin.ts";
 
 const MOST_TEXT = 16_000;
+/** Each supervisor that dies with an answer in its hands uses up one, and nobody answers a second time. */
+const ANSWER_ATTEMPTS = 50;
 
 /** What a run tells the supervisor, in the transaction that acknowledges its message. */
 export class RunReport {
@@ -71,7 +73,10 @@ export class RunReport {
     // 0: a task that a message brought, and no supervisor assigned.
     const fenced = assignment === 0 ? {} : { assignment };
     const messageId = derivedId(prefix, this.#message.messageId);
-    await this.#message.reply({ task_id, ...content, ...fenced }, { tx, messageType, messageId });
+    await this.#message.reply(
+      { task_id, ...content, ...fenced },
+      { tx, messageType, messageId, maxAttempts: ANSWER_ATTEMPTS },
+    );
   }
 }
 
