@@ -15,10 +15,7 @@ eachDatabase("the command line's topology and maintenance", (database) => {
     const refused = await cli(
       ...["send", "mapping", "--from", "upload", "--type", "T", "--content", "{}"],
     );
-    expect([refused.code, refused.err]).toEqual([
-      1,
-      expect.stringContaining("TOPOLOGY_FORBIDDEN"),
-    ]);
+    expect([refused.code, refused.err]).toEqual([1, expect.stringContaining("TOPOLOGY_FORBIDDEN")]);
     const rules = JSON.stringify({ rules: [{ from: "a*", to: "b", effect: "deny" }] });
     expect((await cli("topology", "set", "json", rules)).code).toBe(0);
     expect((await cli("topology", "check", "a1", "b")).code).toBe(1);
