@@ -3,6 +3,7 @@ import { apiChange } from "../../demo/scenarios/api-change.ts";
 import { incident } from "../../demo/scenarios/incident.ts";
 import { maintenance } from "../../demo/scenarios/maintenance.ts";
 import { pipeline } from "../../demo/scenarios/pipeline.ts";
+import { project } from "../../demo/scenarios/project.ts";
 import { upload } from "../../demo/scenarios/upload.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { played } from "./support.ts";
@@ -164,4 +165,22 @@ eachDatabase("SnapMap: the pipeline", (database) => {
       expect((await outbox.topology.get()).mode).toBe("mesh");
     },
   );
+});
+
+eachDatabase("a backend supervisor", (database) => {
+  it("splits a project into tasks, and releases it when its parts are done", LONG, async () => {
+    const { result } = await played(project, await database.fresh());
+    expect(result).toMatchObject({
+      autonomous_tasks: ["api", "ui", "release"],
+      coordination_enabled: true,
+    });
+    expect(result.ended.map(({ state, agentId }) => [state, agentId])).toEqual([
+      ["completed", "python-worker"],
+      ["completed", "react-worker"],
+      ["completed", "release-manager"],
+    ]);
+    const [api, ui, release] = result.ended;
+    const parts = [api, ui].map((task) => task?.finishedAt ?? Number.POSITIVE_INFINITY);
+    expect(release?.startedAt).toBeGreaterThanOrEqual(Math.max(...parts));
+  });
 });
