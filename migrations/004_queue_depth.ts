@@ -215,7 +215,9 @@ export function down(schema: Knex.SchemaBuilder, context: MigrationContext): Kne
     );
   if (context.dialect === "mssql") {
     for (const column of ["rank", "lane"]) {
-      schema.raw(`ALTER TABLE ${messages} DROP CONSTRAINT ${name(`messages_${column}_default`)}`);
+      schema.raw(
+        `ALTER TABLE ${messages} DROP CONSTRAINT IF EXISTS ${name(`messages_${column}_default`)}`,
+      );
     }
   }
   const drop = (table: string, columns: readonly string[]) => {

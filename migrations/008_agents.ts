@@ -1,5 +1,5 @@
 import type { Knex } from "knex";
-import { Columns, type MigrationContext } from "./columns.ts";
+import { Columns, dropColumns, type MigrationContext } from "./columns.ts";
 
 type Context = MigrationContext;
 
@@ -74,14 +74,12 @@ export function down(schema: Knex.SchemaBuilder, context: Context): Knex.SchemaB
   if (context.dialect !== "mssql") {
     schema.alterTable(name("agents"), (table) => void table.dropIndex([], name("agents_turn")));
   }
-  return columns.reduce(
-    (built, column) => built.alterTable(name("agents"), (table) => void table.dropColumn(column)),
-    replaced(schema, context, (table) => {
-      table.primary(["capability", "agent_id"], name("agent_capabilities_pk"));
-    })
-      .alterTable(name("tasks"), (table) => void table.dropIndex([], name("tasks_context")))
-      .dropTable(name("agent_history")),
-  );
+  replaced(schema, context, (table) => {
+    table.primary(["capability", "agent_id"], name("agent_capabilities_pk"));
+  })
+    .alterTable(name("tasks"), (table) => void table.dropIndex([], name("tasks_context")))
+    .dropTable(name("agent_history"));
+  return dropColumns(schema, name("agents"), columns, context);
 }
 
 /** The capabilities in a table of another primary key, which SQLite cannot change: all is copied there and back. */

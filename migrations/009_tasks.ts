@@ -1,5 +1,5 @@
 import type { Knex } from "knex";
-import { Columns, type MigrationContext } from "./columns.ts";
+import { Columns, dropColumns, type MigrationContext } from "./columns.ts";
 
 /** What a task costs, waits for, asks and belongs to. */
 export function up(schema: Knex.SchemaBuilder, context: MigrationContext): Knex.SchemaBuilder {
@@ -91,7 +91,8 @@ export function up(schema: Knex.SchemaBuilder, context: MigrationContext): Knex.
   );
 }
 
-export function down(schema: Knex.SchemaBuilder, { name }: MigrationContext): Knex.SchemaBuilder {
+export function down(schema: Knex.SchemaBuilder, context: MigrationContext): Knex.SchemaBuilder {
+  const { name } = context;
   const tasks = name("tasks");
   const columns = [
     "cost",
@@ -120,11 +121,7 @@ export function down(schema: Knex.SchemaBuilder, { name }: MigrationContext): Kn
     (built, index) => built.alterTable(tasks, (table) => table.dropIndex([], name(index))),
     schema.dropTable(name("task_inputs")).dropTable(name("task_dependencies")),
   );
-  return columns
-    .reduce(
-      (built, column) => built.alterTable(tasks, (table) => table.dropColumn(column)),
-      without,
-    )
+  return dropColumns(without, tasks, columns, context)
     .raw(
       `CREATE INDEX ${name("tasks_live")} ON ${tasks} (agent_id, seq) WHERE agent_id IS NOT NULL AND finished_at IS NULL`,
     )

@@ -64,6 +64,26 @@ export class Columns {
   }
 }
 
+/**
+ * Takes columns away. SQL Server keeps a default as a constraint, which goes first: by the name that knex gives it,
+ * because looking the name up in the catalogue finds nothing outside the schema "dbo".
+ */
+export function dropColumns(
+  schema: Knex.SchemaBuilder,
+  table: string,
+  columns: readonly string[],
+  { dialect }: MigrationContext,
+): Knex.SchemaBuilder {
+  for (const column of columns) {
+    if (dialect === "mssql") {
+      const constraint = `${table}_${column}_default`.toLowerCase();
+      schema.raw(`ALTER TABLE ${table} DROP CONSTRAINT IF EXISTS ${constraint}`);
+    }
+    schema.raw(`ALTER TABLE ${table} DROP COLUMN ${column}`);
+  }
+  return schema;
+}
+
 /** An expression that shows an instant to people. */
 export function readable(column: string, context: MigrationContext): string {
   switch (context.dialect) {
