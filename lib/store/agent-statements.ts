@@ -90,11 +90,11 @@ function mssql(prefix: string, now: string): AgentStatements {
              COALESCE(@now + CAST(:deadline_ms AS bigint), ${NEVER}), :cost, :preferred_capabilities, :strategy,
              :parent_task_id, :requested_by, :waits_for, :run_timeout_ms, :operation, :auction, @now + CAST(:auction_ms AS bigint)
       WHERE NOT EXISTS (SELECT 1 FROM ${prefix}tasks WITH (UPDLOCK, HOLDLOCK, ROWLOCK) WHERE task_id = :task_id)`,
-    lockAgent: `SELECT agent_id FROM ${prefix}agents WITH (UPDLOCK, READPAST, ROWLOCK) WHERE agent_id = :agent`,
+    lockAgent: `SELECT agent_id FROM ${prefix}agents WITH (UPDLOCK, READPAST, ROWLOCK, READCOMMITTEDLOCK) WHERE agent_id = :agent`,
     buried: `
       SELECT d.message_id, d.reason, d.last_error
-      FROM OPENJSON(:ids) j
-      JOIN ${prefix}dead_letters d ON d.message_id = j.[value] COLLATE Latin1_General_100_BIN2`,
+      FROM OPENJSON(:ids) WITH (id nvarchar(128) '$') j
+      INNER LOOP JOIN ${prefix}dead_letters d ON d.message_id = j.id COLLATE Latin1_General_100_BIN2`,
     json: parseText,
   };
 }

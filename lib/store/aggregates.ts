@@ -42,24 +42,27 @@ const NUMBER: Record<DialectName, (events: string) => string> = {
       FROM (SELECT seq FROM ${events} WHERE position IS NULL ORDER BY seq LIMIT ${STEP}) f)
     UPDATE ${events} SET position = :last + fresh.n FROM fresh WHERE ${events}.seq = fresh.seq
     RETURNING position`,
-  // READPAST: what an open transaction has inserted is locked, and must not be waited for.
+  // READPAST: what an open transaction has inserted is locked, and must not be waited for, as a scan for `e` would.
   mssql: (events) => `
     UPDATE e SET position = :last + f.n
     OUTPUT inserted.position
-    FROM ${events} e WITH (ROWLOCK), (
+    FROM (
       SELECT seq, ROW_NUMBER() OVER (ORDER BY seq) AS n
       FROM (SELECT TOP (${STEP}) seq FROM ${events} WITH (READPAST, ROWLOCK, READCOMMITTEDLOCK)
-            WHERE position IS NULL ORDER BY seq) s) f
+            WHERE position IS NULL ORDER BY seq) s) f, ${events} e WITH (ROWLOCK)
     WHERE e.seq = f.seq
-    OPTION (LOOP JOIN)`,
+    OPTION (LOOP JOIN, FORCE ORDER)`,
 };
 
-/** Differs on SQL Server: looks past what open transactions have inserted. */
+/**
+ * Differs on SQL Server: looks past what open transactions have inserted. A pooled connection keeps the isolation level
+ * of the transaction before, and READPAST is refused under SERIALIZABLE.
+ */
 const ANY_NEW: Record<DialectName, (events: string) => string> = {
   postgres: (events) => `SELECT seq FROM ${events} WHERE position IS NULL ORDER BY seq LIMIT 1`,
   sqlite: (events) => `SELECT seq FROM ${events} WHERE position IS NULL ORDER BY seq LIMIT 1`,
   mssql: (events) =>
-    `SELECT TOP (1) seq FROM ${events} WITH (READPAST, ROWLOCK, READCOMMITTEDLOCK) WHERE position IS NULL ORDER BY seq`,
+    `SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SELECT TOP (1) seq FROM ${events} WITH (READPAST, ROWLOCK, READCOMMITTEDLOCK) WHERE position IS NULL ORDER BY seq`,
 };
 
 /** Events, the versions of their aggregates, and what was made of them. */

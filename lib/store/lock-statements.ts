@@ -69,12 +69,14 @@ function mssql(prefix: string, now: string): LockStatements {
   const locks = `${prefix}locks`;
   const floor = `${prefix}lock_floor`;
   const out = COLUMNS.map((column) => `inserted.${column}`).join(", ");
+  // A pooled connection keeps the isolation level of the transaction before; READPAST is refused under SERIALIZABLE.
+  const committed = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;";
   // The clock advances within a statement: a lock is taken, and ends, by one look at it.
   const clock = `DECLARE @now bigint = ${now};`;
   const skip = "WITH (UPDLOCK, READPAST, ROWLOCK, READCOMMITTEDLOCK)";
   return {
     over: `
-      ${clock}
+      ${committed} ${clock}
       UPDATE ${locks} ${skip} SET owner_id = :owner, fencing_token = fencing_token + 1, locked_at = @now,
              expires_at = @now + :ttl, metadata = :metadata
       OUTPUT ${out}
@@ -99,7 +101,7 @@ function mssql(prefix: string, now: string): LockStatements {
     hold: `
       ${clock}
       UPDATE ${locks} WITH (ROWLOCK) SET fencing_token = fencing_token OUTPUT inserted.resource_id WHERE ${OURS} @now`,
-    anyOld: `SELECT TOP (1) resource_id FROM ${locks} WITH (READPAST, ROWLOCK, READCOMMITTEDLOCK) WHERE expires_at <= ${now} - :kept`,
+    anyOld: `${committed} SELECT TOP (1) resource_id FROM ${locks} WITH (READPAST, ROWLOCK, READCOMMITTEDLOCK) WHERE expires_at <= ${now} - :kept`,
     lockFloor: `UPDATE ${floor} SET fencing_token = fencing_token WHERE id = N'floor'`,
     purge: `
       ${clock}

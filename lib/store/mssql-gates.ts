@@ -61,7 +61,7 @@ export function mssqlGates(prefix: string, now: string): GateStatements {
     ${READ_CLOCK}
     UPDATE m SET ${MAKE_READY}
     OUTPUT inserted.to_agent
-    FROM ${messages} m WITH (ROWLOCK), (
+    FROM (
       SELECT h.seq FROM ${KEYS} CROSS APPLY (
         SELECT TOP (1) m.seq, m.state FROM ${messages} m WHERE ${ORDERED} ORDER BY m.seq) h
       WHERE j.kind = N'order' AND h.state = 2
@@ -72,9 +72,9 @@ export function mssqlGates(prefix: string, now: string): GateStatements {
       CROSS APPLY (
         SELECT TOP (CASE WHEN f.most > f.active THEN f.most - f.active ELSE 0 END) m.seq FROM ${messages} m
         WHERE ${SHARED} AND m.state = 2 ORDER BY m.rank, m.seq) s
-      WHERE j.kind = N'share') heads
+      WHERE j.kind = N'share') heads, ${messages} m WITH (ROWLOCK)
     WHERE m.seq = heads.seq AND m.state = 2
-    OPTION (LOOP JOIN);
+    OPTION (LOOP JOIN, FORCE ORDER);
     DELETE k FROM ${KEYS} INNER LOOP JOIN ${keys} k ON ${SAME}
     WHERE k.halted_by IS NULL AND (
       (k.kind = N'order' AND NOT EXISTS (SELECT 1 FROM ${messages} m WHERE ${ORDERED}))
@@ -83,18 +83,20 @@ export function mssqlGates(prefix: string, now: string): GateStatements {
   const CLOSE = `
     ${READ_CLOCK}
     UPDATE m SET state = 2, worker_id = NULL
-    FROM ${messages} m WITH (ROWLOCK), (
+    FROM (
       SELECT s.seq FROM ${KEYS}
       CROSS APPLY (SELECT ${LIMIT} AS most, ${ACTIVE} AS active) f
       CROSS APPLY (
         SELECT TOP (CASE WHEN f.active > f.most THEN f.active - f.most ELSE 0 END) m.seq
         FROM ${messages} m WITH (UPDLOCK, READPAST, ROWLOCK, READCOMMITTEDLOCK)
         WHERE ${SHARED} AND m.state = 0 AND m.visible_at <= @now ORDER BY m.rank DESC, m.seq DESC) s
-      WHERE j.kind = N'share') surplus
+      WHERE j.kind = N'share') surplus, ${messages} m WITH (ROWLOCK)
     WHERE m.seq = surplus.seq AND m.state = 0
-    OPTION (LOOP JOIN)`;
+    OPTION (LOOP JOIN, FORCE ORDER)`;
 
+  // A pooled connection keeps the isolation level of the transaction before; READPAST is refused under SERIALIZABLE.
   const ANY_READY = `
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
     SELECT CASE WHEN EXISTS (SELECT 1 FROM ${messages} WITH (READPAST, ROWLOCK, READCOMMITTEDLOCK)
                              WHERE to_agent = :agent AND state = 0 AND visible_at <= ${now})
                   OR EXISTS (SELECT 1 FROM ${messages} WITH (READPAST, ROWLOCK, READCOMMITTEDLOCK)

@@ -152,7 +152,8 @@ export function mssql(prefix: string): Dialect {
     FROM ${CLAIM_KEYS} INNER LOOP JOIN ${COPIED} ON ${VALID};
     DELETE m FROM ${CLAIM_KEYS} INNER LOOP JOIN ${messages} m ON ${VALID}`);
 
-  // A comma join: Babelfish loses the joined table in SET where OUTPUT stands beside JOIN.
+  // A comma join: Babelfish loses the joined table in SET where OUTPUT stands beside JOIN. FORCE ORDER leads from the
+  // list to the table, as INNER LOOP JOIN does.
   const RELEASE = `
     ${READ_CLOCK}
     UPDATE m SET
@@ -167,20 +168,20 @@ export function mssql(prefix: string): Dialect {
       failures = ${mssqlRuns.failed("m.", "j.failure", "@now")},
       first_failed_at = CASE WHEN j.failure IS NULL THEN m.first_failed_at ELSE COALESCE(m.first_failed_at, @now) END
     OUTPUT inserted.seq
-    FROM ${messages} m WITH (ROWLOCK), OPENJSON(:items) WITH (seq bigint '$.seq', receipt bigint '$.receipt', delay_ms bigint '$.delay_ms',
+    FROM OPENJSON(:items) WITH (seq bigint '$.seq', receipt bigint '$.receipt', delay_ms bigint '$.delay_ms',
       keep_attempt bit '$.keep_attempt', error nvarchar(max) '$.error' AS JSON,
-      failure nvarchar(max) '$.failure' AS JSON, max_attempts int '$.max_attempts') j
+      failure nvarchar(max) '$.failure' AS JSON, max_attempts int '$.max_attempts') j, ${messages} m WITH (ROWLOCK)
     WHERE ${VALID}
-    OPTION (LOOP JOIN)`;
+    OPTION (LOOP JOIN, FORCE ORDER)`;
 
   const EXTEND = `
     ${READ_CLOCK}
     UPDATE m SET visible_at = @now + j.lease_ms, progress = COALESCE(j.progress, m.progress)
     OUTPUT inserted.seq
-    FROM ${messages} m WITH (ROWLOCK), OPENJSON(:items) WITH (seq bigint '$.seq', receipt bigint '$.receipt', lease_ms bigint '$.lease_ms',
-      progress nvarchar(max) '$.progress' AS JSON) j
+    FROM OPENJSON(:items) WITH (seq bigint '$.seq', receipt bigint '$.receipt', lease_ms bigint '$.lease_ms',
+      progress nvarchar(max) '$.progress' AS JSON) j, ${messages} m WITH (ROWLOCK)
     WHERE ${VALID}
-    OPTION (LOOP JOIN)`;
+    OPTION (LOOP JOIN, FORCE ORDER)`;
 
   const DEAD_COLUMNS = `seq, ${list(ENVELOPE)}, ${list(DEAD)}, reason, last_error, fingerprint, receipt, failed_at`;
 

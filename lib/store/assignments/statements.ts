@@ -175,16 +175,18 @@ function mssql(prefix: string, now: string): AssignmentStatements {
     touch: `UPDATE a SET last_assigned_at = ${now} FROM ${ids} INNER LOOP JOIN ${agents} a WITH (ROWLOCK) ON a.agent_id = i.id ${BIN}`,
     parked: `
       SELECT TOP (:limit) * FROM ${tasks} ${FREE} WHERE ${PARKED} AND need_key = :key ORDER BY ${NEXT_FIRST}`,
-    // Differs from PostgreSQL: OUTPUT instead of RETURNING, and the clock is read once.
+    // Differs from PostgreSQL: OUTPUT instead of RETURNING, and the clock is read once. From the list to the table,
+    // whatever the plan was compiled with: a scan would wait for tasks that others hold.
     assign: `
       DECLARE @now bigint = ${now};
       UPDATE t SET state = N'assigned', agent_id = j.agent_id, message_id = j.message_id, assignment = j.assignment + 1,
         assigned_at = @now, started_at = NULL, run_deadline_at = NULL, auction_ends_at = NULL
       OUTPUT inserted.*
-      FROM ${tasks} t WITH (ROWLOCK), OPENJSON(:items) WITH (
-        seq bigint '$.seq', assignment int '$.assignment', agent_id nvarchar(128) '$.agent_id', message_id nvarchar(128) '$.message_id') j
+      FROM OPENJSON(:items) WITH (
+        seq bigint '$.seq', assignment int '$.assignment', agent_id nvarchar(128) '$.agent_id', message_id nvarchar(128) '$.message_id') j,
+        ${tasks} t WITH (ROWLOCK)
       WHERE t.seq = j.seq AND t.assignment = j.assignment AND ${STILL_PARKED}
-      OPTION (LOOP JOIN)`,
+      OPTION (LOOP JOIN, FORCE ORDER)`,
     // Differs from PostgreSQL: no ON CONFLICT. Another transaction that stores one of the ids at the same time ends
     // in a unique violation here, and ours is tried again: HOLDLOCK for many ids would lock the gaps between them.
     // The loop follows the list, so that sequence numbers do.

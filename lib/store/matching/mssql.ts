@@ -16,8 +16,8 @@ export function mssql(prefix: string, now: string): MatchingStatements {
   // Differs from PostgreSQL: no RANDOM() for each row but this. Above 0 and at most 1.
   const order = orders("LOG((ABS(CAST(CHECKSUM(NEWID()) AS bigint)) + 1) / 2147483649.0)");
   const depends = `(a.needs_agents IS NULL OR NOT EXISTS (
-    SELECT 1 FROM OPENJSON(a.needs_agents) d
-    WHERE NOT EXISTS (SELECT 1 FROM ${agents} b WHERE b.agent_id = d.[value] COLLATE Latin1_General_100_BIN2 AND ${alive("b", now)})))`;
+    SELECT 1 FROM OPENJSON(a.needs_agents) WITH (id nvarchar(128) '$') d
+    WHERE NOT EXISTS (SELECT 1 FROM ${agents} b WHERE b.agent_id = d.id COLLATE Latin1_General_100_BIN2 AND ${alive("b", now)})))`;
   const BIN = "COLLATE Latin1_General_100_BIN2";
   const tests = `(SELECT j.n, j.w, j.c ${BIN} AS c, j.k ${BIN} AS k, j.o ${BIN} AS o, j.v ${BIN} AS v
     FROM OPENJSON(:tests) WITH (n int, w float, c nvarchar(128), k nvarchar(8), o nvarchar(4), v nvarchar(140)) j) r`;
@@ -47,7 +47,7 @@ export function mssql(prefix: string, now: string): MatchingStatements {
         ${used}
         ${preferred ? scores : ""}
         WHERE ${alive("a", now)} AND a.status <> 'draining' AND ${STAGE} AND ${depends} AND a.max_concurrent_tasks >= :cost
-          AND a.agent_id NOT IN (SELECT e.[value] ${BIN} FROM OPENJSON(:exclude) e)) x
+          AND a.agent_id NOT IN (SELECT e.id ${BIN} FROM OPENJSON(:exclude) WITH (id nvarchar(128) '$') e)) x
         WHERE x.max_concurrent_tasks - x.used >= :cost) x
       ORDER BY ${order[strategy]}`,
     census: (required) => `

@@ -44,7 +44,8 @@ export function orders(log: string): Record<MatchingStrategy, string> {
     leastLoaded: LEAST_LOADED,
     roundRobin: `${DEPRECATED}, x.score DESC, x.last_assigned_at, x.agent_id`,
     // Who draws the shortest time of an exponential distribution: each wins as often as its rate is of the sum.
-    weighted: `${DEPRECATED}, -${log} / (x.weight * (x.max_concurrent_tasks - x.used))`,
+    // NULLIF: SQL Server may reckon this before it has left out those without a free slot.
+    weighted: `${DEPRECATED}, -${log} / NULLIF(x.weight * (x.max_concurrent_tasks - x.used), 0)`,
     sticky: `CASE WHEN x.agent_id = x.last_one THEN 0 ELSE 1 END, ${LEAST_LOADED}`,
   };
 }
