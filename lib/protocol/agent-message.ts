@@ -1,6 +1,6 @@
-import { v7 as uuid } from "uuid";
 import { z } from "zod";
 import { ValidationFailed } from "../errors.ts";
+import { newId } from "./ids.ts";
 import {
   type Content,
   type Headers,
@@ -90,6 +90,35 @@ type MessageSeed = Pick<MessageFields, "toAgent" | "messageType" | "content"> &
     priority?: Priority;
   };
 
+/** What every message must have. */
+type StoredFields = Pick<
+  MessageFields,
+  | "messageId"
+  | "fromAgent"
+  | "toAgent"
+  | "messageType"
+  | "originalType"
+  | "kind"
+  | "priority"
+  | "timestamp"
+>;
+
+const kind = z.enum(MESSAGE_KINDS);
+
+function checked(seed: MessageSeed): StoredFields {
+  const type = normalType(parse(id, seed.messageType, "message.messageType"));
+  return {
+    messageId: parse(id, seed.messageId ?? newId(), "message.messageId"),
+    fromAgent: parse(id, seed.fromAgent ?? "system", "message.fromAgent"),
+    toAgent: parse(id, seed.toAgent, "message.toAgent"),
+    messageType: type.messageType,
+    originalType: seed.originalType ?? type.originalType,
+    kind: parse(kind, seed.kind ?? kindOf(type.messageType), "message.kind"),
+    priority: parse(priority, seed.priority ?? DEFAULT_PRIORITY, "message.priority"),
+    timestamp: parse(instant, seed.timestamp ?? Date.now(), "message.timestamp"),
+  };
+}
+
 /** One message. Properties are camelCase; its JSON, on the wire and in logs, is snake_case. */
 export class AgentMessage implements MessageFields {
   readonly messageId: string;
@@ -115,18 +144,21 @@ export class AgentMessage implements MessageFields {
   readonly delivery: DeliveryMode | null;
   readonly hops: number;
 
-  /** @throws ValidationFailed when a field is not what MessageInput says. */
-  constructor(seed: MessageSeed) {
-    const type = normalType(parse(id, seed.messageType, "message.messageType"));
-    this.messageId = parse(id, seed.messageId ?? uuid(), "message.messageId");
-    this.fromAgent = parse(id, seed.fromAgent ?? "system", "message.fromAgent");
-    this.toAgent = parse(id, seed.toAgent, "message.toAgent");
-    this.messageType = type.messageType;
-    this.originalType = seed.originalType ?? type.originalType;
-    this.kind = parse(z.enum(MESSAGE_KINDS), seed.kind ?? kindOf(type.messageType), "message.kind");
+  /**
+   * @param stored what a row holds was checked when it was sent
+   * @throws ValidationFailed when a field is not what MessageInput says.
+   */
+  constructor(seed: MessageSeed, stored?: StoredFields) {
+    const sure = stored ?? checked(seed);
+    this.messageId = sure.messageId;
+    this.fromAgent = sure.fromAgent;
+    this.toAgent = sure.toAgent;
+    this.messageType = sure.messageType;
+    this.originalType = sure.originalType;
+    this.kind = sure.kind;
     this.content = seed.content;
-    this.priority = parse(priority, seed.priority ?? DEFAULT_PRIORITY, "message.priority");
-    this.timestamp = parse(instant, seed.timestamp ?? Date.now(), "message.timestamp");
+    this.priority = sure.priority;
+    this.timestamp = sure.timestamp;
     this.headers = seed.headers ?? {};
     this.correlationId = seed.correlationId ?? null;
     this.causationId = seed.causationId ?? null;

@@ -1,7 +1,7 @@
-import { v7 as uuid } from "uuid";
 import type { z } from "zod";
 import { ValidationFailed } from "../errors.ts";
 import { AgentMessage } from "./agent-message.ts";
+import { newId } from "./ids.ts";
 import { type Cause, descent, type LoopLimits } from "./loops.ts";
 import { messageSchema } from "./message-input.ts";
 import { portableChoice, type RetryPolicies, retryDocument, ruleOf } from "./retry.ts";
@@ -73,7 +73,7 @@ export function encode(input: unknown, defaults: EncodeDefaults, what = "message
     messageType,
     originalType,
     kind: fields.kind ?? kindOf(messageType),
-    messageId: fields.messageId ?? uuid(),
+    messageId: fields.messageId ?? newId(),
     ownId: fields.messageId !== undefined,
     fromAgent: fields.fromAgent ?? defaults.fromAgent,
     priority: fields.priority ?? DEFAULT_PRIORITY,

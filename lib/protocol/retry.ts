@@ -226,9 +226,12 @@ export function retryDocument({ policy, fixed }: OwnRetry): string | null {
   return JSON.stringify({ policy, ...(fixed ? { fixed } : {}) });
 }
 
+const NO_OWN_RETRY: OwnRetry = { policy: undefined, fixed: false };
+
 /** Reads what `retryDocument` wrote. A policy of a version that knows more is no reason to fail a second time. */
 export function ownRetry(document: unknown): OwnRetry {
-  const { policy, fixed, strategy } = (document ?? {}) as Record<string, unknown>;
+  if (document === null || document === undefined) return NO_OWN_RETRY;
+  const { policy, fixed, strategy } = document as Record<string, unknown>;
   // A mailbox may have the policy itself.
   const read = retryChoiceSchema.safeParse(strategy === undefined ? policy : document);
   return { policy: read.success ? read.data : undefined, fixed: fixed === true };

@@ -1,5 +1,5 @@
 import type { Knex } from "knex";
-import { AgentMessage } from "../protocol/agent-message.ts";
+import { AgentMessage, type MessageFields } from "../protocol/agent-message.ts";
 import type { FailedRun } from "../protocol/dead-letters.ts";
 import { given } from "../protocol/given.ts";
 import type { Content, Headers, MessageInput } from "../protocol/message-input.ts";
@@ -11,6 +11,7 @@ import { refOf } from "../store/payloads.ts";
 import type { Sent } from "../store/sending.ts";
 import type { Packed } from "./content/content.ts";
 import { idempotencyKey } from "./delivery/delivery.ts";
+import type { HandlerRetry } from "./retries/retries.ts";
 
 /** Writes join this transaction of the caller's, where one is given. */
 export interface TxOption {
@@ -78,31 +79,12 @@ export class ClaimedMessage extends AgentMessage {
   #contentKey: string | null = null;
   #finished = false;
 
+  /** @internal What the handler that it runs under says of failures. */
+  handlerRetry: HandlerRetry | undefined;
+
   constructor(row: ClaimedRow, leaseMs: number, settler: Settler) {
-    super({
-      messageId: row.message_id,
-      fromAgent: row.from_agent,
-      toAgent: row.to_agent,
-      messageType: row.message_type,
-      originalType: row.original_type,
-      kind: row.kind as MessageKind,
-      content: row.content as Content,
-      priority: row.priority,
-      timestamp: row.created_at,
-      headers: (row.headers ?? {}) as Headers,
-      correlationId: row.correlation_id,
-      causationId: row.causation_id,
-      replyTo: row.reply_to,
-      contextId: row.context_id,
-      taskId: row.task_id,
-      subject: row.subject,
-      expiresAt: row.expires_at,
-      orderingKey: row.ordering_key,
-      concurrencyKey: row.concurrency_key,
-      cost: row.cost,
-      delivery: row.delivery as DeliveryMode | null,
-      hops: row.hops ?? 0,
-    });
+    const fields = fieldsOfRow(row);
+    super(fields, fields);
     this.sequence = row.seq;
     this.receipt = row.receipt;
     this.attempt = row.attempt;
@@ -224,6 +206,33 @@ export class ClaimedMessage extends AgentMessage {
       ...(this.failures.length === 0 ? {} : { failures: this.failures.map(wireRun) }),
     };
   }
+}
+
+function fieldsOfRow(row: ClaimedRow): MessageFields {
+  return {
+    messageId: row.message_id,
+    fromAgent: row.from_agent,
+    toAgent: row.to_agent,
+    messageType: row.message_type,
+    originalType: row.original_type,
+    kind: row.kind as MessageKind,
+    content: row.content as Content,
+    priority: row.priority,
+    timestamp: row.created_at,
+    headers: (row.headers ?? {}) as Headers,
+    correlationId: row.correlation_id,
+    causationId: row.causation_id,
+    replyTo: row.reply_to,
+    contextId: row.context_id,
+    taskId: row.task_id,
+    subject: row.subject,
+    expiresAt: row.expires_at,
+    orderingKey: row.ordering_key,
+    concurrencyKey: row.concurrency_key,
+    cost: row.cost,
+    delivery: row.delivery as DeliveryMode | null,
+    hops: row.hops ?? 0,
+  };
 }
 
 /** snake_case, the instant in ISO 8601, as the rest of a message's JSON. */

@@ -48,6 +48,7 @@ export class Claims {
     }
     // A later round may have met what became due, or was given back, meanwhile.
     claimed.sort(inOrder);
+    if (!core.observers.active) return claimed;
     const at = Date.now();
     core.observers.emit(
       claimed.map((row) => messageEvent("received", fieldsOf(row), { at, attempt: row.attempt })),

@@ -27,7 +27,7 @@ import { holdKeys } from "./hold-keys.ts";
 import { mssqlInbox } from "./inbox.ts";
 import { mssqlGates, mssqlLeased } from "./mssql-gates.ts";
 import { stillOpen } from "./mssql-knex.ts";
-import { claimedRow, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
+import { claimedRow, claimsAsJson, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
 import { query } from "./sql.ts";
 
 const NOW = "DATEDIFF_BIG(MILLISECOND, '1970-01-01', SYSUTCDATETIME())";
@@ -241,7 +241,7 @@ export function mssql(prefix: string): Dialect {
 
     async complete(db: Db, claims: readonly ClaimKey[], keep: boolean) {
       const text = keep ? COMPLETE_AND_ARCHIVE : COMPLETE;
-      return seqs(await query(db, text, { items: rowsAsJson(claims, []) }));
+      return seqs(await query(db, text, { items: claimsAsJson(claims) }));
     },
 
     async release(db: Db, releases: readonly Release[]) {

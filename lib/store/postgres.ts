@@ -46,6 +46,10 @@ function typed(column: string): string {
 const items = (columns: string) =>
   `WITH j AS MATERIALIZED (SELECT * FROM jsonb_to_recordset(CAST(:items AS jsonb)) AS j(seq bigint, receipt bigint${columns}))`;
 
+/** As `items`, of claims alone: two arrays are read in a third of the time of a document. */
+const CLAIMS =
+  "WITH j AS MATERIALIZED (SELECT * FROM unnest(CAST(:seqs AS bigint[]), CAST(:receipts AS bigint[])) AS j(seq, receipt))";
+
 /**
  * The claims that are still valid. The array drives the scan through the primary key whatever the statistics
  * say: after a quiet night they say that no worker_id is set, and the planner would rather read the whole table
@@ -149,11 +153,11 @@ export function postgres(prefix: string): Dialect {
     RETURNING c.taken, ${list(ENVELOPE, "m")}, ${list(CLAIMED, "m")}`;
 
   const COMPLETE = `
-    ${items("")}
+    ${CLAIMS}
     DELETE FROM ${messages} m USING j WHERE ${VALID} RETURNING m.seq`;
 
   const COMPLETE_AND_ARCHIVE = `
-    ${items("")},
+    ${CLAIMS},
     done AS (DELETE FROM ${messages} m USING j WHERE ${VALID} RETURNING m.*)
     INSERT INTO ${archive} (seq, ${list(ENVELOPE)}, outcome, worker_id, attempt, finished_at)
     SELECT seq, ${list(ENVELOPE)}, 'processed', worker_id, attempt, ${NOW} FROM done
@@ -235,7 +239,11 @@ export function postgres(prefix: string): Dialect {
 
     async complete(db: Db, claims: readonly ClaimKey[], keep: boolean) {
       const text = keep ? COMPLETE_AND_ARCHIVE : COMPLETE;
-      return seqs(await query(db, text, { items: rowsAsJson(claims, []) }));
+      const given = {
+        seqs: `{${claims.map(({ seq }) => seq).join()}}`,
+        receipts: `{${claims.map(({ receipt }) => receipt).join()}}`,
+      };
+      return seqs(await query(db, text, given));
     },
 
     async release(db: Db, releases: readonly Release[]) {

@@ -1,4 +1,4 @@
-import type { Candidate, ClaimedRow, KeyRef, LockedKey } from "./dialect.ts";
+import type { Candidate, ClaimedRow, ClaimKey, KeyRef, LockedKey } from "./dialect.ts";
 import { doomOf } from "./envelope-columns.ts";
 import { int, intOrNull, type Row } from "./sql.ts";
 
@@ -19,6 +19,11 @@ export function rowsAsJson(items: readonly object[], raw: readonly string[]): st
     text += "}";
   }
   return `[${text}]`;
+}
+
+/** Claims as one JSON parameter, whatever else they bear. */
+export function claimsAsJson(claims: readonly ClaimKey[]): string {
+  return `[${claims.map(({ seq, receipt }) => `{"seq":${seq},"receipt":${receipt}}`).join()}]`;
 }
 
 /** Most texts are ids, which need no escapes. */

@@ -9,7 +9,7 @@ export type Settled = "done" | "stale" | "gone";
 /** A claim, and the key whose turn its end passes on. */
 export type Turn<C extends ClaimKey> = C & { readonly key?: KeyRef | undefined };
 
-/** The statement that settles; returns the sequences of the claims that were valid. */
+/** The statement that settles, whatever else its claims bear; returns the sequences of the claims that were valid. */
 type Statement<C> = (db: Db, claims: readonly C[]) => Promise<number[]>;
 
 interface Ending<C> {
@@ -103,8 +103,7 @@ export class Settling {
     claims: readonly Turn<C>[],
     run: Statement<C>,
   ): Promise<number[]> {
-    const bare = claims.map(withoutKey);
-    return isTransaction(db) ? run(db, bare) : retried(this.#dialect, () => run(db, bare));
+    return isTransaction(db) ? run(db, claims) : retried(this.#dialect, () => run(db, claims));
   }
 
   /** Adds to `done`; returns those whose keys were not to be had in time. */
@@ -148,7 +147,7 @@ export class Settling {
     const ours = claims.filter(({ key }) => key !== undefined && locked.has(nameOf(key)));
     const tried = new Set(ours.map(({ seq }) => seq));
     if (ours.length === 0) return { tried, done: [], opened: [] };
-    const done = new Set(await run(trx, ours.map(withoutKey)));
+    const done = new Set(await run(trx, ours));
     const valid = ours.filter(({ seq }) => done.has(seq));
     if (valid.length === 0) return { tried, done: [], opened: [] };
     await also?.(trx, valid);
@@ -175,8 +174,4 @@ export class Settling {
     }
     return live;
   }
-}
-
-function withoutKey<C extends ClaimKey>({ key: _, ...claim }: Turn<C>): C {
-  return claim as unknown as C;
 }

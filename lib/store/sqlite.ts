@@ -16,7 +16,7 @@ import { faultOfSqlite } from "./faults.ts";
 import { holdKeys } from "./hold-keys.ts";
 import { sqliteInbox } from "./inbox.ts";
 import { COMMON, isPlain } from "./plain-messages.ts";
-import { claimedRow, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
+import { claimedRow, claimsAsJson, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
 import { query, transaction } from "./sql.ts";
 import { sqliteGates, sqliteLeased } from "./sqlite-gates.ts";
 
@@ -196,7 +196,7 @@ export function sqlite(prefix: string): Dialect {
     },
 
     async complete(db: Db, claims: readonly ClaimKey[], keep: boolean) {
-      const items = rowsAsJson(claims, []);
+      const items = claimsAsJson(claims);
       if (!keep) return seqs(await query(db, COMPLETE, { items }));
       return transaction(dialect, db, async (trx) => {
         await query(trx, ARCHIVE, { items });

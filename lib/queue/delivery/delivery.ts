@@ -73,6 +73,11 @@ export class Delivery {
     const core = this.#core;
     const open = claims.filter(({ finished }) => !finished);
     const outcomes = await this.#complete(db, open.map(endingOf), patienceMs);
+    if (open.length === claims.length && outcomes.every((outcome) => outcome === "done")) {
+      core.releaseContents(db, claims, outcomes as Settled[]);
+      await core.ended(db, claims, outcomes as Settled[], "processed");
+      return outcomes as Settled[];
+    }
     const first = outcomes.map((outcome) => (outcome === "duplicate" ? "gone" : outcome));
     const again = outcomes.map((outcome) => (outcome === "duplicate" ? "done" : "gone"));
     core.releaseContents(db, open, first);
@@ -112,16 +117,15 @@ export class Delivery {
     patienceMs?: number,
   ): Promise<(Settled | "held" | "duplicate")[]> {
     const { store } = this.#core;
-    const turns = endings.map(({ mark: _, ...turn }) => turn);
     const marks = new Map(endings.flatMap(({ seq, mark }) => (mark ? [[seq, mark] as const] : [])));
     const twice = new Set<number>();
     const also = marks.size === 0 ? undefined : this.#remembering(db, marks, twice);
     const outcomes =
       patienceMs === undefined
-        ? await store.complete(db, turns, also)
-        : await store.tryComplete(db, turns, patienceMs, also);
+        ? await store.complete(db, endings, also)
+        : await store.tryComplete(db, endings, patienceMs, also);
     return outcomes.map((outcome, n) =>
-      outcome === "done" && twice.has(turns[n]?.seq ?? 0) ? "duplicate" : outcome,
+      outcome === "done" && twice.has(endings[n]?.seq ?? 0) ? "duplicate" : outcome,
     );
   }
 
@@ -265,10 +269,14 @@ export function endsFirst({ delivery }: Pick<ClaimedMessage, "delivery">): boole
 
 function endingOf(claim: ClaimedMessage): Ending {
   const { sequence, receipt, delivery, toAgent, fromAgent, messageId } = claim;
-  const mark = { consumer: toAgent, from_agent: fromAgent, message_id: messageId };
   return {
-    ...{ seq: sequence, receipt, key: keyOf(claim) },
-    mark: delivery === "EXACTLY_ONCE" ? mark : undefined,
+    seq: sequence,
+    receipt,
+    key: keyOf(claim),
+    mark:
+      delivery === "EXACTLY_ONCE"
+        ? { consumer: toAgent, from_agent: fromAgent, message_id: messageId }
+        : undefined,
   };
 }
 

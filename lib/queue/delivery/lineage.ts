@@ -12,11 +12,32 @@ interface Handling {
 /** One for all queues of the process: a chain goes through several databases. */
 const handling = new AsyncLocalStorage<Handling>();
 
-/** Calls a handler so that what it sends, until it has ended, is caused by its message. */
-export async function causing(message: ClaimedMessage, handler: () => unknown): Promise<void> {
+/**
+ * Calls a handler so that what it sends, until it has ended, is caused by its message. Returns a promise only where
+ * the handler does.
+ */
+export function causing(
+  message: ClaimedMessage,
+  handler: () => unknown,
+): Promise<void> | undefined {
   const entry = { message, over: false };
+  let result: unknown;
   try {
-    await handling.run(entry, async () => handler());
+    result = handling.run(entry, handler);
+  } catch (error) {
+    entry.over = true;
+    throw error;
+  }
+  if (typeof (result as PromiseLike<unknown> | undefined)?.then === "function") {
+    return ended(entry, result as PromiseLike<unknown>);
+  }
+  entry.over = true;
+  return undefined;
+}
+
+async function ended(entry: Handling, result: PromiseLike<unknown>): Promise<void> {
+  try {
+    await result;
   } finally {
     // What a handler has left running (a timer, a pool) is not its message's doing for ever.
     entry.over = true;

@@ -70,7 +70,6 @@ const MOST_CACHED = 1_000;
 /** Which policies a claim of this queue is under. */
 export class Retries {
   readonly #core: QueueCore;
-  readonly #handlers = new WeakMap<ClaimedMessage, HandlerRetry>();
   readonly #mailboxes = new Map<
     string,
     { readonly at: number; readonly policy: RetryChoice | undefined }
@@ -78,11 +77,6 @@ export class Retries {
 
   constructor(core: QueueCore) {
     this.#core = core;
-  }
-
-  /** Says under which handler a claim runs, also for what the handler settles itself. */
-  under(claim: ClaimedMessage, handler: HandlerRetry): void {
-    this.#handlers.set(claim, handler);
   }
 
   /** A mailbox was given another policy here: the next failure looks. */
@@ -100,7 +94,7 @@ export class Retries {
     const { retryPolicy: policy, retryPolicies: policies } = this.#core.options;
     const levels = {
       message: claim.retry ?? undefined,
-      handler: this.#handlers.get(claim),
+      handler: claim.handlerRetry,
       mailbox: await this.#mailbox(db, claim.toAgent),
       queue: { policy, policies },
     };

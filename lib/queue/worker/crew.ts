@@ -1,10 +1,11 @@
-import { LeaseLost } from "../../errors.ts";
 import { load } from "../content/load.ts";
 import type { QueueCore } from "../core.ts";
 import { endsFirst } from "../delivery/delivery.ts";
 import { causing } from "../delivery/lineage.ts";
 import type { HandlerRetry } from "../retries/retries.ts";
+import { Ends, type Failure } from "./ends.ts";
 import type { LeaseKeeper } from "./leases.ts";
+import { Signal } from "./pace.ts";
 import type { Reports } from "./reports.ts";
 import type { Run, WorkHandler } from "./run.ts";
 import type { Settlement } from "./settlement.ts";
@@ -12,6 +13,9 @@ import { Starts } from "./starts.ts";
 
 /** One statement gives back at most this many: on SQL Server more would lock the whole table. */
 const MOST_AT_ONCE = 500;
+
+/** Handlers that return at once are called one after the other for so long; then leases and answers have a turn. */
+const LONGEST_TURN_MS = 20;
 
 export interface CrewOptions {
   readonly core: QueueCore;
@@ -27,29 +31,33 @@ export interface CrewOptions {
   readonly dueAfter: (ms: number) => void;
 }
 
-interface Failure {
-  readonly error: unknown;
-  /** The handler was not called: the content could not be fetched, or it may not start (any more). */
-  readonly before?: "loaded" | "started";
-}
-
 /** The runs in a worker's hands: starts them in order, a bounded number at once, and settles how they end. */
 export class Crew {
   readonly #options: CrewOptions;
   /** Claimed ahead, in the order to start in. */
   readonly #waiting: Run[] = [];
-  readonly #running = new Map<Run, Promise<void>>();
-  readonly #settling = new Set<Promise<void>>();
+  readonly #running = new Set<Run>();
+  readonly #handlersDone = new Signal();
+  /** Ends that are being written down. */
+  #settling = 0;
+  readonly #settled = new Signal();
+  #starting = false;
   /** The latest run of each message here, until its end is written down. */
   readonly #bySequence = new Map<number, Run>();
   readonly counts = { processed: 0, failed: 0, lost: 0, released: 0 };
   #averageMs: number | undefined;
   #closed = false;
   readonly #starts: Starts;
+  readonly #ends: Ends;
 
   constructor(options: CrewOptions) {
     this.#options = options;
     this.#starts = new Starts(options.core, options.leases.leaseMs);
+    this.#ends = new Ends({
+      ...options,
+      counts: this.counts,
+      giveBack: (run) => this.giveBack([run]),
+    });
   }
 
   get running(): number {
@@ -61,7 +69,7 @@ export class Crew {
   }
 
   get settling(): number {
-    return this.#settling.size;
+    return this.#settling;
   }
 
   /** How long handlers took lately, in milliseconds; undefined before the first one ended. */
@@ -75,7 +83,7 @@ export class Crew {
       // Handed out again: an earlier run of it here is over, whether it knows or not.
       this.#bySequence.get(run.message.sequence)?.lose();
       this.#bySequence.set(run.message.sequence, run);
-      this.#options.core.retries.under(run.message, this.#options.retry);
+      run.message.handlerRetry = this.#options.retry;
       this.#options.leases.add(run);
       this.#waiting.push(run);
     }
@@ -96,21 +104,21 @@ export class Crew {
 
   /** Until every handler has returned. */
   async handlersDone(): Promise<void> {
-    await Promise.all(this.#running.values());
+    while (this.#running.size > 0) await this.#handlersDone.next();
   }
 
   /** Until the ends of all handlers that have returned are written down. */
   async settled(): Promise<void> {
-    await Promise.all(this.#settling);
+    while (this.#settling > 0) await this.#settled.next();
   }
 
   abortRunning(reason: unknown): void {
-    for (const run of this.#running.keys()) run.abort(reason);
+    for (const run of this.#running) run.abort(reason);
   }
 
   /** Gives back the messages of handlers that still run; what these do from now on counts for nothing. */
   async giveBackRunning(): Promise<void> {
-    await this.giveBack([...this.#running.keys()]);
+    await this.giveBack([...this.#running]);
   }
 
   /** The messages can be claimed at once, and this run does not count. */
@@ -135,45 +143,73 @@ export class Crew {
   }
 
   #startWaiting(): void {
+    // Called again from within by every handler that returns at once: the loop goes on with the next.
+    if (this.#starting) return;
+    this.#starting = true;
+    const since = performance.now();
     const returned: Run[] = [];
     while (this.#running.size < this.#options.concurrency && !this.#closed) {
+      if (this.#waiting.length > 0 && performance.now() - since > LONGEST_TURN_MS) {
+        setImmediate(() => this.#startWaiting());
+        break;
+      }
       const run = this.#waiting.shift();
       if (run === undefined) break;
       if (run.lost) {
         this.counts.lost++;
         this.#options.leases.remove(run);
         this.#forget(run);
-      } else if (run.signal.aborted || run.expired) {
+      } else if (run.aborted || run.expired) {
         // The next claim buries what has expired by the database's own clock.
         returned.push(run);
       } else {
-        this.#running.set(run, this.#run(run));
+        this.#start(run);
       }
     }
+    this.#starting = false;
     if (returned.length > 0) this.#track(this.giveBack(returned).catch(() => undefined));
   }
 
-  async #run(run: Run): Promise<void> {
+  #start(run: Run): void {
     run.state = "running";
-    const begun = performance.now();
+    run.startedAt = performance.now();
+    this.#running.add(run);
+    if (run.message.packed === null && !endsFirst(run.message)) this.#handle(run);
+    else void this.#prepare(run);
+  }
+
+  /** What must be there, or written down, before the handler is called. */
+  async #prepare(run: Run): Promise<void> {
     let failure: Failure | undefined;
-    // The caller notes this run first: a handler may be done before it returns.
-    await undefined;
+    if (run.message.packed !== null) failure = await this.#load(run);
+    if (failure === undefined && endsFirst(run.message)) failure = await this.#finish(run);
+    if (failure === undefined) this.#handle(run);
+    else this.#returned(run, failure);
+  }
+
+  #handle(run: Run): void {
     try {
-      if (run.message.packed !== null) failure = await this.#load(run);
-      if (failure === undefined && endsFirst(run.message)) failure = await this.#finish(run);
-      if (failure === undefined) {
-        await causing(run.message, () => this.#options.handler(run.message, run.context));
+      const running = causing(run.message, () => this.#options.handler(run.message, run.context));
+      if (running !== undefined) {
+        running.then(
+          () => this.#returned(run),
+          (error: unknown) => this.#returned(run, { error }),
+        );
+        return;
       }
     } catch (error) {
-      failure = { error };
+      this.#returned(run, { error });
+      return;
     }
-    const tookMs = performance.now() - begun;
+    this.#returned(run);
+  }
+
+  #returned(run: Run, failure?: Failure): void {
+    const tookMs = performance.now() - run.startedAt;
     this.#averageMs = (this.#averageMs ?? tookMs) * 0.8 + tookMs * 0.2;
-    this.#track(
-      this.#end(run, failure, tookMs).catch((error: unknown) => this.#unsettled(run, error)),
-    );
     this.#running.delete(run);
+    this.#end(run, failure, tookMs);
+    if (this.#running.size === 0) this.#handlersDone.ring();
     this.#startWaiting();
     this.#options.changed();
   }
@@ -207,11 +243,15 @@ export class Crew {
 
   /** Waited for by a stop. `settled` must not reject. */
   #track(settled: Promise<void>): void {
-    this.#settling.add(settled);
-    void settled.finally(() => {
-      this.#settling.delete(settled);
-      this.#options.changed();
-    });
+    this.#settling++;
+    void settled.then(() => this.#ended());
+  }
+
+  /** The end of one is written down. */
+  #ended(): void {
+    this.#settling--;
+    if (this.#settling === 0) this.#settled.ring();
+    this.#options.changed();
   }
 
   /** Its end could not even be put into words for the database: another run may fare better. */
@@ -221,79 +261,35 @@ export class Crew {
     await this.giveBack([run]).catch(() => undefined);
   }
 
-  async #end(run: Run, failure: Failure | undefined, tookMs: number): Promise<void> {
+  #end(run: Run, failure: Failure | undefined, tookMs: number): void {
     // Given back at the stop's deadline: what the handler did after that counts for nothing.
     if (run.state === "ended") return;
     run.state = "settling";
     this.#options.leases.remove(run);
-    await run.ownSettling();
-    await this.#settle(run, failure, tookMs);
-    run.state = "ended";
-    this.#forget(run);
+    if (failure !== undefined || run.lost || run.settled || run.ownSettling !== undefined) {
+      const settled = this.#settle(run, failure, tookMs);
+      this.#track(settled.catch((error: unknown) => this.#unsettled(run, error)));
+      return;
+    }
+    // The way of most, without a promise for each.
+    this.#settling++;
+    this.#options.settlement.acknowledge(run.message, (outcome) => {
+      this.counts[outcome === "done" ? "processed" : "lost"]++;
+      run.state = "ended";
+      this.#forget(run);
+      this.#ended();
+    });
   }
 
   async #settle(run: Run, failure: Failure | undefined, tookMs: number): Promise<void> {
-    const { core, reports, settlement } = this.#options;
-    const { message } = run;
-    if (run.lost) {
-      this.counts.lost++;
-      return;
-    }
-    // What it settled in a transaction may be undone, whether it failed with it or went on: the receipt says so.
-    // A rolled back nack or deferral is nothing that returning could make up for: its lease will pass.
-    const unsure = run.settledInTransaction && (failure !== undefined || run.ackedInTransaction);
-    if (run.settled && !unsure) {
-      this.counts[message.finished && failure !== undefined ? "failed" : "processed"]++;
-      if (failure !== undefined) reports.tell(failure.error, "handle", message);
-      if (message.finished) await core.delivery.ran(message, failure).catch(() => undefined);
-      return;
-    }
-    if (failure === undefined || run.twice) {
-      const outcome = await settlement.ack(message);
-      const done = outcome === "done" || (outcome === "gone" && run.settled);
-      this.counts[done ? "processed" : "lost"]++;
-      return;
-    }
-    // Not the message's fault: the database was away too long, or the worker stops.
-    if (run.signal.aborted || failure.before === "started") {
-      await this.giveBack([run]);
-      return;
-    }
-    if (failure.before === "loaded") {
-      this.counts.failed++;
-      reports.tell(failure.error, "load", message);
-      await settlement.settle(
-        () => core.notLoaded(message, failure.error),
-        () => undefined,
-      );
-      return;
-    }
-    reports.tell(failure.error, "handle", message);
-    const retry = !rejects(failure.error);
-    const failed = await settlement.settle(
-      () => core.fail(core.knex, message, failure.error, { retry, durationMs: tookMs }),
-      (answer) => answer,
-    );
-    const parked = typeof failed === "object" && failed.parked;
-    this.counts[parked ? "released" : "failed"]++;
-    if (typeof failed === "object" && failed.outcome === "retried") {
-      this.#options.dueAfter(failed.delayMs);
-    }
+    await run.ownSettling;
+    await this.#ends.settle(run, failure, tookMs);
+    run.state = "ended";
+    this.#forget(run);
   }
 
   #forget(run: Run): void {
     const { sequence } = run.message;
     if (this.#bySequence.get(sequence) === run) this.#bySequence.delete(sequence);
-  }
-}
-
-/** Whether a further run is pointless. A closed queue and a lost lease say nothing about the message. */
-function rejects(error: unknown): boolean {
-  try {
-    const { retryable, code } = (error ?? {}) as { retryable?: unknown; code?: unknown };
-    return retryable === false && code !== "CLOSED" && !(error instanceof LeaseLost);
-  } catch {
-    // What cannot be read says nothing.
-    return false;
   }
 }

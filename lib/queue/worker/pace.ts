@@ -56,7 +56,9 @@ export class Bell {
 
   ring(): void {
     this.#rung = true;
-    this.#wake?.();
+    const wake = this.#wake;
+    this.#wake = undefined;
+    wake?.();
   }
 
   /** Until the next ring, or for `ms`. */
@@ -70,8 +72,26 @@ export class Bell {
         };
       });
     }
-    this.#wake = undefined;
     this.#rung = false;
+  }
+}
+
+/** Any number of sleepers, all woken by the next ring. */
+export class Signal {
+  #next: Promise<void> | undefined;
+  #wake: (() => void) | undefined;
+
+  ring(): void {
+    this.#wake?.();
+    this.#next = undefined;
+    this.#wake = undefined;
+  }
+
+  next(): Promise<void> {
+    this.#next ??= new Promise((resolve) => {
+      this.#wake = resolve;
+    });
+    return this.#next;
   }
 }
 

@@ -7,6 +7,7 @@ import { translated } from "../../store/sql.ts";
 import { ClaimedMessage, type Settler } from "../claimed.ts";
 import type { QueueCore } from "../core.ts";
 import { ProcessedBefore } from "../delivery/delivery.ts";
+import { WatchedSettler } from "./watched-settler.ts";
 
 /** What a handler gets beside its message. */
 export interface WorkContext {
@@ -50,6 +51,7 @@ export class Run {
   readonly message: ClaimedMessage;
   readonly context: WorkContext;
   state: RunState = "waiting";
+  startedAt = 0;
   /** By this process's monotonic clock: until then nobody else can have the message. */
   leaseUntil: number;
   /** By the same clock, and rather early than late: from then on the message may have expired. */
@@ -68,9 +70,13 @@ export class Run {
   settledInTransaction = false;
   /** And it was an acknowledgement: what returning means as well. */
   ackedInTransaction = false;
-  /** Settling calls of the handler that it may not have waited for. */
-  #own: Promise<unknown> = Promise.resolve();
-  readonly #abort = new AbortController();
+  /** Settling calls of the handler that it may not have waited for; undefined: none. */
+  #own: Promise<unknown> | undefined;
+  /** Whether it is not worth going on with. */
+  aborted = false;
+  #reason: unknown;
+  /** Made when the handler asks for its signal: most never do, and it would be the dearest part of a run. */
+  #abort: AbortController | undefined;
   readonly #core: QueueCore;
   readonly #extender: Extender;
 
@@ -87,17 +93,15 @@ export class Run {
     this.leaseUntil = sentAt + extender.leaseMs;
     const claimedAt = row.visible_at - extender.leaseMs;
     this.#expiresAt = sentAt + (row.expires_at ?? Number.POSITIVE_INFINITY) - claimedAt;
-    this.message = new ClaimedMessage(row, extender.leaseMs, this.#watched(settler));
-    // Handlers take these apart, so they must work without `this`.
-    this.context = {
-      idempotencyKey: this.message.idempotencyKey,
-      signal: this.signal,
-      tx: (run) => this.#tx(run),
-      progress: (data) => this.#progress(data),
-    };
+    this.message = new ClaimedMessage(row, extender.leaseMs, new WatchedSettler(this, settler));
+    this.context = contextOf(this);
   }
 
   get signal(): AbortSignal {
+    if (this.#abort === undefined) {
+      this.#abort = new AbortController();
+      if (this.aborted) this.#abort.abort(this.#reason);
+    }
     return this.#abort.signal;
   }
 
@@ -107,7 +111,7 @@ export class Run {
       (this.state === "waiting" || this.state === "running") &&
       !this.settled &&
       !this.lost &&
-      !this.signal.aborted
+      !this.aborted
     );
   }
 
@@ -129,12 +133,12 @@ export class Run {
 
   lose(): void {
     this.lost = true;
-    this.#abort.abort(this.#lostError());
+    this.abort(this.#lostError());
   }
 
   /** The lease may have passed and nothing was heard: someone else may have the message. */
   expire(): void {
-    this.#abort.abort(
+    this.abort(
       new LeaseLost(
         `the lease of message ${this.message.messageId} could not be made longer in time: the database did not answer`,
       ),
@@ -142,10 +146,13 @@ export class Run {
   }
 
   abort(reason: unknown): void {
-    this.#abort.abort(reason);
+    if (this.aborted) return;
+    this.aborted = true;
+    this.#reason = reason;
+    this.#abort?.abort(reason);
   }
 
-  async #tx<T>(run: (tx: Knex.Transaction) => Promise<T> | T): Promise<T> {
+  async tx<T>(run: (tx: Knex.Transaction) => Promise<T> | T): Promise<T> {
     this.#mustHold();
     const { knex, dialect } = this.#core;
     this.inTransaction = true;
@@ -178,7 +185,7 @@ export class Run {
     }
   }
 
-  async #progress(data: unknown): Promise<void> {
+  async progress(data: unknown): Promise<void> {
     const document = data !== null && typeof data === "object" ? data : { value: data ?? null };
     const text = jsonText(document, "progress", this.#core.options.maxMessageBytes);
     this.#mustHold();
@@ -194,9 +201,14 @@ export class Run {
     if (outcome !== "done") throw this.#lostError();
   }
 
-  /** Until the handler's own settling calls have ended, also those that it did not wait for. */
-  async ownSettling(): Promise<void> {
-    await this.#own.catch(() => undefined);
+  /** Notes a settling call of the handler's own. */
+  settles(call: Promise<unknown>): void {
+    this.#own = Promise.allSettled([this.#own, call]);
+  }
+
+  /** Until the handler's own settling calls have ended, also those that it did not wait for; undefined: none. */
+  get ownSettling(): Promise<unknown> | undefined {
+    return this.#own;
   }
 
   #mustHold(): void {
@@ -206,7 +218,7 @@ export class Run {
       });
     }
     if (this.lost || this.state === "ended") throw this.#lostError();
-    this.signal.throwIfAborted();
+    if (this.aborted) throw this.#reason;
   }
 
   #lostError(): LeaseLost {
@@ -214,55 +226,20 @@ export class Run {
       `message ${this.message.messageId} is no longer held by this worker: its lease passed, or it was cancelled`,
     );
   }
+}
 
-  /** The settler of the message, which notices what the handler settles itself. */
-  #watched(settler: Settler): Settler {
-    const watch = async <O extends string>(
-      tx: Knex.Transaction | undefined,
-      call: Promise<O>,
-      acks = false,
-    ): Promise<O> => {
-      if (this.message.finished) return call;
-      // From here on an extension that finds nothing is no loss.
-      this.settled = true;
-      this.settledInTransaction = tx !== undefined;
-      this.ackedInTransaction = acks && tx !== undefined;
-      this.#own = Promise.allSettled([this.#own, call]);
-      try {
-        const outcome = await call;
-        // In the caller's transaction the last word is its commit; outside, nothing was changed.
-        if (tx === undefined && (outcome === "stale" || outcome === "gone")) this.lose();
-        return outcome;
-      } catch (error) {
-        this.settled = false;
-        this.twice ||= error instanceof ProcessedBefore;
-        throw error;
-      }
-    };
-    return {
-      ack: async (claims, options) => {
-        const acked = settler.ack(claims, options);
-        await watch(
-          options.tx,
-          acked.then(([outcome]) => outcome ?? "gone"),
-          true,
-        );
-        return acked;
-      },
-      nack: (claim, error, options) => watch(options.tx, settler.nack(claim, error, options)),
-      defer: (claim, delayMs, options) => watch(options.tx, settler.defer(claim, delayMs, options)),
-      deadLetter: (claim, reason, error, options) =>
-        watch(options.tx, settler.deadLetter(claim, reason, error, options)),
-      extend: async (claim, leaseMs) => {
-        const sentAt = performance.now();
-        const outcome = await settler.extend(claim, leaseMs);
-        if (outcome === "extended") this.leaseUntil = sentAt + leaseMs;
-        else if (this.held) this.lose();
-        return outcome;
-      },
-      reply: (claim, content, options) => settler.reply(claim, content, options),
-    };
-  }
+/** What a handler gets. It may be taken apart, so nothing in it needs `this`. */
+function contextOf(run: Run): WorkContext {
+  return {
+    get idempotencyKey() {
+      return run.message.idempotencyKey;
+    },
+    get signal() {
+      return run.signal;
+    },
+    tx: (work) => run.tx(work),
+    progress: (data) => run.progress(data),
+  };
 }
 
 function endedError(): ValidationFailed {

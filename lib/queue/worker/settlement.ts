@@ -39,16 +39,18 @@ export class Settlement {
     this.#report = report;
   }
 
-  /** Undefined when it had to be given up: the lease will pass, and the message be handed out again. */
+  /** Answers undefined when it had to be given up: the lease will pass, and the message be handed out again. */
+  acknowledge(claim: ClaimedMessage, answer: Waiting["answer"]): void {
+    this.#waiting.push({ claim, answer });
+    if (!this.#busy) void this.#flush();
+  }
+
+  /** As `acknowledge`. */
   ack(claim: ClaimedMessage): Promise<Settled | undefined> {
-    return new Promise((answer) => {
-      this.#waiting.push({ claim, answer });
-      void this.#flush();
-    });
+    return new Promise((answer) => this.acknowledge(claim, answer));
   }
 
   async #flush(): Promise<void> {
-    if (this.#busy) return;
     this.#busy = true;
     try {
       // One turn of the microtasks: handlers that return together are acknowledged together.
@@ -85,8 +87,7 @@ export class Settlement {
   #again(one: Waiting): void {
     void pause(HELD_PAUSE_MS, this.#ended).then(() => {
       if (this.#ended.aborted) return one.answer(undefined);
-      this.#waiting.push(one);
-      return this.#flush();
+      this.acknowledge(one.claim, one.answer);
     });
   }
 
