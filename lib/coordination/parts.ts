@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { AgentCommunicationError, type ErrorCode, errorRecord } from "../errors.ts";
 import type { Observers, TaskEventName } from "../protocol/events.ts";
 import type { EndState } from "../protocol/states.ts";
 import type { FinishedTask, Task, TaskFailure } from "../protocol/tasks.ts";
@@ -49,6 +50,48 @@ export interface SweepStep {
 /** What goes on from the end of a task, such as the next step of a workflow: both are one commit. */
 export interface TaskFollower {
   ended(trx: Tx, task: FinishedTask): Promise<void>;
+}
+
+/**
+ * How it is sent what has happened, or has to: a mailbox that is full must not undo the end of a task, or keep it
+ * from being canceled. It comes a little later there.
+ */
+export const TELLING = { window: false, whenFull: "spill" } as const;
+
+/** The database does not answer as it should, whatever is asked. */
+const AWAY: readonly ErrorCode[] = [
+  "SERVICE_UNAVAILABLE",
+  "STORAGE_FULL",
+  "PERMISSION_DENIED",
+  "NOT_MIGRATED",
+  "CLOSED",
+];
+
+/** Everything would meet it now, not only what was tried. */
+export function isAway(error: unknown): boolean {
+  return error instanceof AgentCommunicationError && AWAY.includes(error.code);
+}
+
+/** Faults of the database, which end the transaction; any other error concerns what was tried in it. */
+export function isFault(error: AgentCommunicationError): boolean {
+  return isAway(error) || error.code === "DATABASE_ERROR" || error.code === "FOREIGN_TRANSACTION";
+}
+
+/** One piece of a sweep. What goes wrong with it alone is told to observers, and holds up no other. */
+export async function apart<T>(
+  { observers }: Pick<Parts, "observers">,
+  run: () => Promise<T>,
+): Promise<T | undefined> {
+  try {
+    return await run();
+  } catch (error) {
+    if (isAway(error)) throw error;
+    const { code, message } = errorRecord(error);
+    observers.emit([
+      { type: "error", agentId: "sweep", errorType: code, errorMessage: message, at: Date.now() },
+    ]);
+    return undefined;
+  }
 }
 
 export function fenceOf(task: Task): Fence {
@@ -191,6 +234,6 @@ export async function recall(parts: Parts, trx: Tx, task: Task, reason: string):
       correlationId: task.correlationId ?? undefined,
       contextId: task.contextId ?? undefined,
     },
-    { tx: trx },
+    { tx: trx, flow: TELLING },
   );
 }

@@ -7,7 +7,7 @@ import { runIntervalMs, type SupervisorSettings } from "../protocol/tasks.ts";
 import { parse } from "../protocol/validate.ts";
 import type { ClaimedMessage } from "../queue/claimed.ts";
 import type { Inbox } from "./inbox.ts";
-import type { Parts, SweepStep } from "./parts.ts";
+import { apart, isAway, type Parts, type SweepStep } from "./parts.ts";
 import type { Sweeper } from "./sweeper.ts";
 
 export interface RunOptions {
@@ -82,8 +82,8 @@ export class Rounds {
   }
 
   /**
-   * The message is tried again later, up to its attempts. When the database is away, so are the rest, and the
-   * caller is told.
+   * The message is tried again later, up to its attempts, and holds up no other. When the database is away, so are
+   * the rest, and the caller is told.
    */
   async #failed(
     message: ClaimedMessage,
@@ -93,12 +93,12 @@ export class Rounds {
     this.#tell(error, message);
     let away = error;
     // A hook's error counts as an attempt whatever it is: otherwise one message would hold up all for good.
-    if (!isRetryable(error) || this.#pieces.inbox.isOfHook(error)) {
+    if (!isAway(error) || this.#pieces.inbox.isOfHook(error)) {
       try {
         await message.nack(error);
         return;
       } catch (failure) {
-        if (!isRetryable(failure)) throw failure;
+        if (!isAway(failure)) throw failure;
         away = failure;
       }
     }
@@ -108,7 +108,8 @@ export class Rounds {
   }
 
   async #sweep(): Promise<void> {
-    await this.#pieces.runs.sweep(null);
+    const { parts, runs } = this.#pieces;
+    await apart(parts, () => runs.sweep(null));
     await this.#pieces.sweeper.sweep();
     this.#sweepAt = performance.now() + this.#pieces.settings.sweepIntervalMs;
   }
@@ -205,10 +206,6 @@ export class Rounds {
       },
     ]);
   }
-}
-
-function isRetryable(error: unknown): boolean {
-  return error instanceof AgentCommunicationError && error.retryable;
 }
 
 function checked(options: RunOptions): { intervalMs: number; signal: AbortSignal | undefined } {

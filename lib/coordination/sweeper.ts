@@ -1,6 +1,15 @@
 import { TASK_FAILURES } from "../protocol/tasks.ts";
 import type { TaskHistory } from "../store/task-history.ts";
-import { cancelMessage, endTask, fenceOf, type Parts, recall, takeAway } from "./parts.ts";
+import {
+  apart,
+  cancelMessage,
+  endTask,
+  fenceOf,
+  type Parts,
+  recall,
+  type Tx,
+  takeAway,
+} from "./parts.ts";
 import type { Placement } from "./placing/placement.ts";
 
 /** What one sweep did. */
@@ -51,10 +60,10 @@ export class Sweeper {
 
   async sweep(): Promise<SweepReport> {
     const report: SweepReport = { lost: 0, takenAway: 0, overdue: 0, placed: 0 };
-    for (const step of this.#parts.sweepSteps) await step.sweep(this.#retentionMs);
-    await this.#lostAgents(report);
-    await this.#deadlines(report);
-    await this.#deadMessages(report);
+    const steps = this.#parts.sweepSteps.map((step) => () => step.sweep(this.#retentionMs));
+    const own = [this.#lostAgents, this.#deadlines, this.#deadMessages];
+    for (const step of steps) await apart(this.#parts, step);
+    for (const step of own) await apart(this.#parts, () => step.call(this, report));
     report.placed = await this.place();
     await this.#purge();
     return report;
@@ -63,22 +72,9 @@ export class Sweeper {
   async #lostAgents(report: SweepReport): Promise<void> {
     const { slots, tasks, observers } = this.#parts;
     for (const agentId of await slots.gone(AGENTS)) {
-      const fate = await tasks.transaction(async (trx) => {
-        if (!(await slots.lockGone(trx, agentId))) return undefined;
-        const held = await tasks.heldBy(agentId, TASKS_OF_AGENT, trx);
-        const error = {
-          code: TASK_FAILURES.AGENT_LOST,
-          message: `the agent "${agentId}" stopped beating, or went away`,
-          agentId,
-        };
-        let taken = 0;
-        for (const task of held) {
-          if ((await takeAway(this.#parts, trx, task, error)) !== undefined) taken++;
-        }
-        // One with more tasks than that stays unmarked, so that the next sweep goes on with it.
-        const rest = held.length === TASKS_OF_AGENT;
-        return { taken, end: rest ? undefined : await slots.bury(trx, agentId) };
-      });
+      const fate = await apart(this.#parts, () =>
+        tasks.transaction((trx) => this.#takeAll(trx, agentId)),
+      );
       if (fate === undefined) continue;
       report.takenAway += fate.taken;
       if (fate.end !== "lost") continue;
@@ -97,6 +93,24 @@ export class Sweeper {
     }
   }
 
+  /** Undefined when it is not gone, or somebody else was faster. */
+  async #takeAll(trx: Tx, agentId: string) {
+    const { slots, tasks } = this.#parts;
+    if (!(await slots.lockGone(trx, agentId))) return undefined;
+    const error = {
+      code: TASK_FAILURES.AGENT_LOST,
+      message: `the agent "${agentId}" stopped beating, or went away`,
+      agentId,
+    };
+    let taken = 0;
+    for (const task of await tasks.heldBy(agentId, TASKS_OF_AGENT, trx)) {
+      if ((await takeAway(this.#parts, trx, task, error)) !== undefined) taken++;
+    }
+    // One that has more, or was given one anew meanwhile, stays unmarked, so that the next sweep goes on with it.
+    const rest = (await tasks.heldBy(agentId, 1, trx)).length > 0;
+    return { taken, end: rest ? undefined : await slots.bury(trx, agentId) };
+  }
+
   async #deadlines(report: SweepReport): Promise<void> {
     for (const task of await this.#parts.tasks.overdue(OVERDUE)) {
       const error = {
@@ -104,13 +118,16 @@ export class Sweeper {
         message: `the deadline of the task passed while it was ${task.state}`,
         ...(task.agentId === null ? {} : { agentId: task.agentId }),
       };
-      await this.#parts.tasks.transaction(async (trx) => {
-        const failed = await endTask(this.#parts, trx, fenceOf(task), "failed", { error });
-        if (failed === undefined) return;
-        await cancelMessage(this.#parts, trx, failed);
-        await recall(this.#parts, trx, failed, error.message);
-        report.overdue++;
-      });
+      const failed = await apart(this.#parts, () =>
+        this.#parts.tasks.transaction(async (trx) => {
+          const failed = await endTask(this.#parts, trx, fenceOf(task), "failed", { error });
+          if (failed === undefined) return false;
+          await cancelMessage(this.#parts, trx, failed);
+          await recall(this.#parts, trx, failed, error.message);
+          return true;
+        }),
+      );
+      if (failed) report.overdue++;
     }
   }
 
@@ -145,9 +162,10 @@ export class Sweeper {
             : `its message is a dead letter (${letter.reason})${letter.error === "" ? "" : `: ${letter.error}`}`,
         ...(task.agentId === null ? {} : { agentId: task.agentId }),
       };
-      await tasks.transaction(async (trx) => {
-        if ((await takeAway(this.#parts, trx, task, error)) !== undefined) report.takenAway++;
-      });
+      const taken = await apart(this.#parts, () =>
+        tasks.transaction((trx) => takeAway(this.#parts, trx, task, error)),
+      );
+      if (taken !== undefined) report.takenAway++;
     }
   }
 

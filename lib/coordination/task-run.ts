@@ -55,7 +55,7 @@ export class TaskRun {
     this.#message = message;
     this.#context = context;
     this.#request = request;
-    this.#report = new RunReport(message, request, shared.stacks);
+    this.#report = new RunReport(message, request, shared);
     this.#signal = AbortSignal.any([context.signal, this.#abort.signal]);
   }
 

@@ -18,7 +18,15 @@ import type { Db } from "../../store/dialect.ts";
 import { joined } from "../../store/identity.ts";
 import type { SchemaCheck } from "../../store/migrate.ts";
 import type { Assigner } from "../assigner.ts";
-import { type Parts, type SweepStep, type Tx, tellTask } from "../parts.ts";
+import {
+  apart,
+  isFault,
+  type Parts,
+  type SweepStep,
+  TELLING,
+  type Tx,
+  tellTask,
+} from "../parts.ts";
 import { wantedOf } from "../submission.ts";
 
 /** `closed`: the time has passed, or it was awarded. `not_called`: this agent was not asked. */
@@ -148,7 +156,7 @@ export class Auctions implements SweepStep {
         content,
         expiresAt: task.auctionEndsAt ?? undefined,
       })),
-      { tx: trx },
+      { tx: trx, flow: TELLING },
     );
   }
 
@@ -156,24 +164,24 @@ export class Auctions implements SweepStep {
   async sweep(): Promise<number> {
     let awarded = 0;
     for (const taskId of await this.#store.due()) {
-      for (let left = TRIES; left > 0; left--) {
-        try {
-          const won = await this.#parts.tasks.transaction((trx) =>
-            this.#award(trx, taskId, left > 1),
-          );
-          if (won) awarded++;
-          break;
-        } catch (error) {
-          if (!(error instanceof Busy)) throw error;
-          await sleep(Math.random() * PAUSE_MS);
-        }
-      }
+      if (await apart(this.#parts, () => this.#awardDue(taskId))) awarded++;
     }
     if (performance.now() >= this.#purgeAt) {
       this.#purgeAt = performance.now() + PURGE_EVERY_MS;
       await this.#store.purge();
     }
     return awarded;
+  }
+
+  async #awardDue(taskId: string): Promise<boolean> {
+    for (let left = TRIES; ; left--) {
+      try {
+        return await this.#parts.tasks.transaction((trx) => this.#award(trx, taskId, left > 1));
+      } catch (error) {
+        if (!(error instanceof Busy)) throw error;
+        await sleep(Math.random() * PAUSE_MS);
+      }
+    }
   }
 
   /**
@@ -205,7 +213,7 @@ export class Auctions implements SweepStep {
           messageType: MessageType.BID_REJECTED,
           content: { task_id: taskId, round, reason: winner === undefined ? "no_award" : "outbid" },
         })),
-        { tx: trx },
+        { tx: trx, flow: TELLING },
       );
     }
     return winner !== undefined;
@@ -236,9 +244,22 @@ export class Auctions implements SweepStep {
         if (patient) throw new Busy();
         continue;
       }
-      if ((await this.#assigner.assignTo(trx, task, bid.agentId)) !== undefined) return bid;
+      if (await this.#assign(trx, task, bid.agentId)) return bid;
     }
     return undefined;
+  }
+
+  /** False where it has no room; also where its mailbox takes nothing now: the next best may get it. */
+  async #assign(trx: Tx, task: Task, agentId: string): Promise<boolean> {
+    try {
+      // Of its own, so that only what it wrote is taken back.
+      return await trx.transaction(
+        async (tx) => (await this.#assigner.assignTo(tx, task, agentId)) !== undefined,
+      );
+    } catch (error) {
+      if (!(error instanceof AgentCommunicationError) || isFault(error)) throw error;
+      return false;
+    }
   }
 }
 

@@ -26,7 +26,7 @@ import type { ChangeStore } from "../../store/changes.ts";
 import type { Db } from "../../store/dialect.ts";
 import { joined } from "../../store/identity.ts";
 import type { SchemaCheck } from "../../store/migrate.ts";
-import type { Parts, Tx } from "../parts.ts";
+import { type Parts, TELLING, type Tx } from "../parts.ts";
 
 /** Who moves a request, and what he says. */
 export interface ChangeActor extends TxOption {
@@ -305,7 +305,7 @@ export class ChangeRequests {
           correlationId: requestId,
           hops: 0,
         },
-        { tx: trx },
+        { tx: trx, flow: TELLING },
       );
     }
     const { observers } = this.#parts;

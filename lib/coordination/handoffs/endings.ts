@@ -1,5 +1,5 @@
 import type { FinishedTask } from "../../protocol/tasks.ts";
-import type { Parts, SweepStep, TaskFollower, Tx } from "../parts.ts";
+import { apart, type Parts, type SweepStep, type TaskFollower, type Tx } from "../parts.ts";
 import { announce, dropOffer, giveBack, type Moving } from "./moves.ts";
 
 /** Bounds of one sweep: what is left over waits for the next one. */
@@ -75,8 +75,10 @@ export class HandoffSweep implements SweepStep {
     const { store } = this.#moving;
     let returned = 0;
     for (const offer of await store.overdue(OVERDUE)) {
-      const dropped = await store.transaction((trx) =>
-        dropOffer(this.#moving, trx, offer, "returned", "not accepted in time"),
+      const dropped = await apart(this.#parts, () =>
+        store.transaction((trx) =>
+          dropOffer(this.#moving, trx, offer, "returned", "not accepted in time"),
+        ),
       );
       if (dropped !== undefined) returned++;
     }
@@ -96,17 +98,19 @@ export class HandoffSweep implements SweepStep {
 
   async #return(handoffId: string): Promise<boolean> {
     const { store } = this.#moving;
-    const returned = await store.transaction(async (trx) => {
-      const handoff = await store.get(handoffId, trx);
-      // It may have beaten meanwhile.
-      if (handoff === undefined || (await store.strays([handoff.seq], trx)).length === 0) {
-        return undefined;
-      }
-      const { to } = handoff;
-      return handoff.state === "offered"
-        ? dropOffer(this.#moving, trx, handoff, "withdrawn", "its task has gone on without it")
-        : giveBack(this.#moving, trx, handoff, `the agent "${to}" was lost`);
-    });
+    const returned = await apart(this.#parts, () =>
+      store.transaction(async (trx) => {
+        const handoff = await store.get(handoffId, trx);
+        // It may have beaten meanwhile.
+        if (handoff === undefined || (await store.strays([handoff.seq], trx)).length === 0) {
+          return undefined;
+        }
+        const { to } = handoff;
+        return handoff.state === "offered"
+          ? dropOffer(this.#moving, trx, handoff, "withdrawn", "its task has gone on without it")
+          : giveBack(this.#moving, trx, handoff, `the agent "${to}" was lost`);
+      }),
+    );
     return returned !== undefined;
   }
 

@@ -5,7 +5,7 @@ import { type TaskRequest, taskRequest } from "../../protocol/payloads.ts";
 import type { Task } from "../../protocol/tasks.ts";
 import { MessageType } from "../../protocol/types.ts";
 import { afterCommit } from "../../store/after-commit.ts";
-import { derivedId, type Parts, type Tx } from "../parts.ts";
+import { derivedId, type Parts, TELLING, type Tx } from "../parts.ts";
 
 /** Random, because an id may be used again once it was purged, and its messages are still known. */
 export function newMessageId(id: string, suffix: string): string {
@@ -77,7 +77,7 @@ export async function sendAnswer(
         ...more,
       },
     },
-    { tx: trx },
+    { tx: trx, flow: TELLING },
   );
 }
 
@@ -115,7 +115,8 @@ export async function sendAssignment(
       },
       content,
     ),
-    { tx: trx },
+    // Its agent has the slot, or has had it all the time.
+    { tx: trx, flow: TELLING },
   );
   refuseDuplicate(sent.duplicate, messageId);
 }

@@ -141,6 +141,7 @@ export class SystemModes {
       messageType,
       content,
       priority: MessagePriority.CRITICAL,
+      telling: true,
     });
   }
 

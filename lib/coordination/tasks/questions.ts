@@ -15,6 +15,7 @@ import { id, jsonText, parse } from "../../protocol/validate.ts";
 import { afterCommit } from "../../store/after-commit.ts";
 import type { Fence } from "../../store/task-row.ts";
 import {
+  apart,
   cancelMessage,
   derivedId,
   endTask,
@@ -22,6 +23,7 @@ import {
   type Parts,
   recall,
   type SweepStep,
+  TELLING,
   type Tx,
   tellTask,
 } from "../parts.ts";
@@ -125,7 +127,7 @@ async function sendQuestion(
       contextId: task.contextId ?? undefined,
       hops: 0,
     },
-    { tx: trx },
+    { tx: trx, flow: TELLING },
   );
 }
 
@@ -189,7 +191,7 @@ export class QuestionSweep implements SweepStep {
   async sweep(): Promise<void> {
     const { tasks, inputs } = this.#parts;
     for (const input of await inputs.overdue(LAPSED)) {
-      await tasks.transaction((trx) => this.#lapse(trx, input));
+      await apart(this.#parts, () => tasks.transaction((trx) => this.#lapse(trx, input)));
     }
     const { next, taskIds } = await inputs.strays(this.#after, PAGE);
     this.#after = next;

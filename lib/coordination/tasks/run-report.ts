@@ -5,7 +5,7 @@ import { MessageType } from "../../protocol/types.ts";
 import { parse, plainText } from "../../protocol/validate.ts";
 import type { ClaimedMessage } from "../../queue/claimed.ts";
 import { gateErrors } from "../handoffs/in-run.ts";
-import { derivedId, type Tx } from "../parts.ts";
+import { derivedId, TELLING, type Tx } from "../parts.ts";
 import type { TaskRuns } from "./run-begin.ts";
 
 const MOST_TEXT = 16_000;
@@ -16,13 +16,13 @@ const ANSWER_ATTEMPTS = 50;
 export class RunReport {
   readonly #message: ClaimedMessage;
   readonly #request: TaskRequest;
-  readonly #stacks: boolean;
+  readonly #shared: Pick<TaskRuns, "coordination" | "stacks">;
   readonly #since = performance.now();
 
-  constructor(message: ClaimedMessage, request: TaskRequest, stacks: boolean) {
+  constructor(message: ClaimedMessage, request: TaskRequest, shared: TaskRuns) {
     this.#message = message;
     this.#request = request;
-    this.#stacks = stacks;
+    this.#shared = shared;
   }
 
   get elapsedMs(): number {
@@ -57,7 +57,7 @@ export class RunReport {
       error_code: clean(record.code),
       error_message: clean(record.message),
       ...(errors === undefined ? {} : { errors }),
-      ...(this.#stacks && record.stack !== undefined ? { stack_trace: clean(record.stack) } : {}),
+      ...(this.#shared.stacks && record.stack !== undefined ? { stack_trace: clean(record.stack) } : {}),
       retry_possible: late || (!unusable && retryable !== false),
     };
     await this.#reply(tx, content, MessageType.ERROR_REPORT, "error-");
@@ -72,10 +72,24 @@ export class RunReport {
     const { task_id, assignment } = this.#request;
     // 0: a task that a message brought, and no supervisor assigned.
     const fenced = assignment === 0 ? {} : { assignment };
-    const messageId = derivedId(prefix, this.#message.messageId);
-    await this.#message.reply(
-      { task_id, ...content, ...fenced },
-      { tx, messageType, messageId, maxAttempts: ANSWER_ATTEMPTS },
+    const message = this.#message;
+    const { messageId } = message;
+    const { queue } = this.#shared.coordination.parts;
+    // As a reply, but one that no full mailbox refuses: what was done would be done again.
+    await queue.sendMessage(
+      {
+        messageId: derivedId(prefix, messageId),
+        messageType,
+        fromAgent: message.toAgent,
+        toAgent: message.replyTo ?? message.fromAgent,
+        correlationId: message.correlationId ?? messageId,
+        causationId: messageId,
+        contextId: message.contextId ?? undefined,
+        taskId: message.taskId ?? undefined,
+        maxAttempts: ANSWER_ATTEMPTS,
+        content: { task_id, ...content, ...fenced },
+      },
+      { tx, causedBy: message, flow: TELLING },
     );
   }
 }

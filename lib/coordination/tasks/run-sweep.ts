@@ -1,5 +1,5 @@
 import { TASK_FAILURES, type Task } from "../../protocol/tasks.ts";
-import { type Parts, recall, type SweepStep, takeAway } from "../parts.ts";
+import { apart, type Parts, recall, type SweepStep, takeAway } from "../parts.ts";
 import { parkPaused } from "./pauses.ts";
 
 /** Bounds of one sweep: what is left over waits for the next one. */
@@ -61,9 +61,11 @@ export class RunSweep implements SweepStep {
 
   async #takeAway(task: Task, code: string, message: string): Promise<void> {
     const error = { code, message, ...(task.agentId === null ? {} : { agentId: task.agentId }) };
-    await this.#parts.tasks.transaction(async (trx) => {
-      const taken = await takeAway(this.#parts, trx, task, error);
-      if (taken !== undefined) await recall(this.#parts, trx, task, message);
-    });
+    await apart(this.#parts, () =>
+      this.#parts.tasks.transaction(async (trx) => {
+        const taken = await takeAway(this.#parts, trx, task, error);
+        if (taken !== undefined) await recall(this.#parts, trx, task, message);
+      }),
+    );
   }
 }

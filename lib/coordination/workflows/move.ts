@@ -6,7 +6,7 @@ import type { StepWork, WorkflowRow } from "../../store/workflows/rows.ts";
 import type { SignalStore } from "../../store/workflows/signals.ts";
 import type { WorkflowStore } from "../../store/workflows/workflows.ts";
 import type { SubmitOptions, Submitted } from "../assigner.ts";
-import { derivedId, type Parts, type Tx } from "../parts.ts";
+import { derivedId, isFault, type Parts, type Tx } from "../parts.ts";
 import { Book, facts, type Step } from "./book.ts";
 import { type Action, decide, failureOf } from "./decide.ts";
 import { needed, resolved } from "./inputs.ts";
@@ -249,18 +249,6 @@ export class Move {
   }
 }
 
-/** Faults of the database, which end the transaction; anything else concerns this one task. */
-const FATAL: readonly string[] = [
-  "SERVICE_UNAVAILABLE",
-  "DATABASE_ERROR",
-  "STORAGE_FULL",
-  "PERMISSION_DENIED",
-  "NOT_MIGRATED",
-  "CLOSED",
-  "FOREIGN_TRANSACTION",
-];
-
 function refused(error: unknown): AgentCommunicationError | undefined {
-  if (!(error instanceof AgentCommunicationError) || FATAL.includes(error.code)) return undefined;
-  return error;
+  return error instanceof AgentCommunicationError && !isFault(error) ? error : undefined;
 }
