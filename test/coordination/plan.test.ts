@@ -1,55 +1,14 @@
-import type { Knex } from "knex";
 import { expect, it } from "vitest";
 import { AgentRegistry } from "../../lib/agent-registry.ts";
 import { Coordination } from "../../lib/coordination/coordination.ts";
 import { SupervisorCoordinator } from "../../lib/coordination/supervisor.ts";
 import { eachDatabase } from "../support/databases.ts";
+import { analyze, inserter, planOf, statementsOf } from "../support/plans.ts";
 
-interface Statement {
-  readonly sql: string;
-  readonly bindings: unknown[];
-}
+type Insert = ReturnType<typeof inserter>;
 
-/** What a call sends to the tables of agents and tasks. */
-async function statementsOf(knex: Knex, run: () => Promise<unknown>): Promise<Statement[]> {
-  const seen: Statement[] = [];
-  const listen = (statement: Statement) => seen.push(statement);
-  knex.on("query", listen);
-  await run().finally(() => knex.removeListener("query", listen));
-  return seen.filter(
-    ({ sql }) =>
-      /^\s*(with|select|update|insert|delete)/i.test(sql) && /outbox_(agent|task)/.test(sql),
-  );
-}
-
-async function planOf(knex: Knex, dialect: string, { sql, bindings }: Statement): Promise<string> {
-  const explain = dialect === "postgres" ? "EXPLAIN (COSTS OFF)" : "EXPLAIN QUERY PLAN";
-  const { client } = knex as unknown as {
-    client: { query(c: unknown, q: object): Promise<{ response: unknown }> } & Knex.Client;
-  };
-  const connection = await client.acquireConnection();
-  try {
-    const query = { method: "raw", sql: `${explain} ${sql}`, bindings };
-    const response = (await client.query(connection, query)).response as
-      | { rows?: unknown[] }
-      | unknown[];
-    const rows = Array.isArray(response) ? response : (response.rows ?? []);
-    return rows.map((row) => Object.values(row as object).join(" ")).join("\n");
-  } finally {
-    await client.releaseConnection(connection);
-  }
-}
-
-/** Rows made in the database: 2,000 agents of which 20 can do "rare", 60,000 tasks of which 30,000 are parked. */
-const FILL: Record<string, string> = {
-  postgres: "generate_series(1, :n) AS s(i)",
-  sqlite:
-    "(WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s WHERE i < :n) SELECT i FROM s) s",
-};
-
-async function fill(knex: Knex, series: string): Promise<void> {
-  const insert = (text: string, n: number) =>
-    knex.raw(text.replace("FROM series", `FROM ${series}`), { n });
+/** 2,000 agents of which 20 can do "rare", 60,000 tasks of which 30,000 are parked. */
+async function fill(insert: Insert): Promise<void> {
   await insert(
     `INSERT INTO outbox_agents (agent_id, role, status, max_concurrent_tasks, registered_at, heartbeat_at, stale_after_ms, last_assigned_at)
      SELECT 'agent-' || i, 'worker', 'active', 10, 1, 9000000000000, 90000, i FROM series`,
@@ -94,11 +53,11 @@ async function fill(knex: Knex, series: string): Promise<void> {
 }
 
 /** Parked tasks that an agent can take. */
-async function makeReady(knex: Knex, series: string, name: string): Promise<void> {
-  await knex.raw(
+async function makeReady(insert: Insert, name: string): Promise<void> {
+  await insert(
     `INSERT INTO outbox_tasks (task_id, task_type, description, parameters, required_capabilities, need_key, priority, state, supervisor_id, assignment, max_assignments, created_at)
-     SELECT '${name}-' || i, 't', '', '{}', '["rare"]', 'a-${name}', 90, 'submitted', 's', 0, 3, 1 FROM ${series}`,
-    { n: 30 },
+     SELECT '${name}-' || i, 't', '', '{}', '["rare"]', 'a-${name}', 90, 'submitted', 's', 0, 3, 1 FROM series`,
+    30,
   );
 }
 
@@ -111,12 +70,12 @@ eachDatabase("plans of matching and coordination", (database) => {
       const registry = new AgentRegistry(knex);
       const boss = new SupervisorCoordinator("boss", knex, { taskRetentionMs: 1 });
       if (database.dialect === "postgres") await knex.raw("ANALYZE");
-      await fill(knex, FILL[database.dialect] as string);
+      const insert = inserter(knex, database.dialect);
+      await fill(insert);
       for (const analyzed of [false, true]) {
         const name = analyzed ? "fresh" : "stale";
-        await makeReady(knex, FILL[database.dialect] as string, name);
-        if (analyzed)
-          await knex.raw(database.dialect === "postgres" ? "VACUUM ANALYZE" : "ANALYZE");
+        await makeReady(insert, name);
+        if (analyzed) await analyze(knex, database.dialect);
         const calls: Record<string, () => Promise<unknown>> = {
           findAvailable: () => registry.findAvailableAgents(["rare", "common"]),
           getAgent: () => registry.getAgent("agent-7"),
@@ -148,7 +107,7 @@ eachDatabase("plans of matching and coordination", (database) => {
           ...(analyzed ? { stats: () => boss.getCoordinationStats() } : {}),
         };
         for (const [name, call] of Object.entries(calls)) {
-          const statements = await statementsOf(knex, call);
+          const statements = await statementsOf(knex, call, /outbox_(agent|task)/);
           expect(statements.length, name).toBeGreaterThan(0);
           for (const statement of statements) {
             if (COUNTS_AGENTS.test(statement.sql)) continue;

@@ -1,4 +1,3 @@
-import type { Knex } from "knex";
 import { expect, it } from "vitest";
 import { AgentRegistry } from "../../lib/agent-registry.ts";
 import { needsOf } from "../../lib/protocol/capabilities.ts";
@@ -6,48 +5,10 @@ import { versionKey } from "../../lib/protocol/capability-values.ts";
 import { dialectFor } from "../../lib/store/dialects.ts";
 import { Matching } from "../../lib/store/matching/matching.ts";
 import { eachDatabase } from "../support/databases.ts";
-
-interface Statement {
-  readonly sql: string;
-  readonly bindings: unknown[];
-}
-
-async function statementsOf(knex: Knex, run: () => Promise<unknown>): Promise<Statement[]> {
-  const seen: Statement[] = [];
-  const listen = (statement: Statement) => seen.push(statement);
-  knex.on("query", listen);
-  await run().finally(() => knex.removeListener("query", listen));
-  return seen.filter(({ sql }) => /^\s*(with|select|update|delete)/i.test(sql));
-}
-
-async function planOf(knex: Knex, dialect: string, { sql, bindings }: Statement): Promise<string> {
-  const explain = dialect === "postgres" ? "EXPLAIN (COSTS OFF)" : "EXPLAIN QUERY PLAN";
-  const { client } = knex as unknown as {
-    client: { query(c: unknown, q: object): Promise<{ response: unknown }> } & Knex.Client;
-  };
-  const connection = await client.acquireConnection();
-  try {
-    const query = { method: "raw", sql: `${explain} ${sql}`, bindings };
-    const response = (await client.query(connection, query)).response as
-      | { rows?: unknown[] }
-      | unknown[];
-    const rows = Array.isArray(response) ? response : (response.rows ?? []);
-    return rows.map((row) => Object.values(row as object).join(" ")).join("\n");
-  } finally {
-    await client.releaseConnection(connection);
-  }
-}
-
-const SERIES: Record<string, string> = {
-  postgres: "generate_series(1, :n) AS s(i)",
-  sqlite:
-    "(WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s WHERE i < :n) SELECT i FROM s) s",
-};
+import { analyze, inserter, planOf, statementsOf } from "../support/plans.ts";
 
 /** 10,000 agents with 20 capabilities each, of which each has "common" and a version of "python"; 30,000 tasks. */
-async function fill(knex: Knex, series: string): Promise<void> {
-  const insert = (text: string, n: number) =>
-    knex.raw(text.replace("FROM series", `FROM ${series}`), { n });
+async function fill(insert: ReturnType<typeof inserter>): Promise<void> {
   await insert(
     `INSERT INTO outbox_agents (agent_id, role, status, max_concurrent_tasks, registered_at, heartbeat_at, stale_after_ms, last_assigned_at)
      SELECT 'agent-' || i, 'worker', 'active', 10, 1, 9000000000000, 90000, i FROM series`,
@@ -90,12 +51,10 @@ eachDatabase("plans of matching", (database) => {
       const registry = new AgentRegistry(knex);
       const matching = new Matching(knex, dialectFor(database.dialect, "outbox_"), "outbox_");
       if (database.dialect === "postgres") await knex.raw("ANALYZE");
-      await fill(knex, SERIES[database.dialect] as string);
+      await fill(inserter(knex, database.dialect));
       const preferred = ["skill-9", { requirement: "python >= 3.9", weight: 5 }];
       for (const analyzed of [false, true]) {
-        if (analyzed) {
-          await knex.raw(database.dialect === "postgres" ? "VACUUM ANALYZE" : "ANALYZE");
-        }
+        if (analyzed) await analyze(knex, database.dialect);
         const calls: Record<string, () => Promise<unknown>> = {
           selective: () => registry.findAvailableAgents(["common", "rare", "python >= 3.5"]),
           versioned: () => registry.findAvailableAgents(["python in (3.4, 3.5)", "skill-7"]),

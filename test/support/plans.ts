@@ -1,0 +1,69 @@
+import type { Knex } from "knex";
+import type { DialectName } from "./database-server.ts";
+
+/** A statement as the driver gets it. */
+export interface Statement {
+  readonly sql: string;
+  readonly bindings: unknown[];
+}
+
+/** What a call reads and writes, in transactions too, without what only begins and ends them. */
+export async function statementsOf(
+  knex: Knex,
+  run: () => Promise<unknown>,
+  about = /outbox_/,
+): Promise<Statement[]> {
+  const seen: Statement[] = [];
+  const listen = (statement: Statement) => seen.push(statement);
+  knex.on("query", listen);
+  await run().finally(() => knex.removeListener("query", listen));
+  return seen.filter(({ sql }) => isData(sql) && about.test(sql));
+}
+
+function isData(sql: string): boolean {
+  return /^\s*(with|select|insert|update|delete)/i.test(sql);
+}
+
+/** How PostgreSQL or SQLite would run a statement with these bindings now, a line per step. */
+export async function planOf(
+  knex: Knex,
+  dialect: DialectName,
+  { sql, bindings }: Statement,
+): Promise<string> {
+  const explain = dialect === "postgres" ? "EXPLAIN (COSTS OFF)" : "EXPLAIN QUERY PLAN";
+  // The bindings stand in the driver's own notation already, which knex.raw would not take.
+  const { client } = knex as unknown as {
+    client: { query(c: unknown, q: object): Promise<{ response: unknown }> } & Knex.Client;
+  };
+  const connection = await client.acquireConnection();
+  try {
+    const query = { method: "raw", sql: `${explain} ${sql}`, bindings };
+    const response = (await client.query(connection, query)).response as
+      | { rows?: unknown[] }
+      | unknown[];
+    const rows = Array.isArray(response) ? response : (response.rows ?? []);
+    return rows.map((row) => Object.values(row as object).join(" ")).join("\n");
+  } finally {
+    await client.releaseConnection(connection);
+  }
+}
+
+const SERIES: Partial<Record<DialectName, string>> = {
+  postgres: "generate_series(1, :n) AS s(i)",
+  sqlite:
+    "(WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s WHERE i < :n) SELECT i FROM s) s",
+};
+
+/** Runs `INSERT … SELECT … FROM series` with `i` from 1 to `n`: rows that are made in the database. */
+export function inserter(knex: Knex, dialect: DialectName) {
+  const series = SERIES[dialect];
+  if (series === undefined) throw new Error(`no rows are made on ${dialect}`);
+  return async (text: string, n: number): Promise<void> => {
+    await knex.raw(text.replace("FROM series", `FROM ${series}`), { n });
+  };
+}
+
+/** Statistics of the tables as they are now. */
+export async function analyze(knex: Knex, dialect: DialectName): Promise<void> {
+  await knex.raw(dialect === "postgres" ? "VACUUM ANALYZE" : "ANALYZE");
+}
