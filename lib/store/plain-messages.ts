@@ -1,5 +1,5 @@
 import type { NewMessage } from "./dialect.ts";
-import { GIVEN } from "./envelope-columns.ts";
+import { DOCUMENTS, GIVEN } from "./envelope-columns.ts";
 
 /** Fields that few messages have. */
 const RARE = [
@@ -8,10 +8,68 @@ const RARE = [
   ...["delay_ms", "available_at", "ttl_ms", "expires_at"],
 ] as const satisfies readonly (keyof NewMessage)[];
 
-/** The columns of a message that says nothing but itself: most do, and a narrow insert is a third of the work. */
-export const COMMON = GIVEN.filter((column) => !(RARE as readonly string[]).includes(column));
+/** What each message has for itself. */
+const OWN = ["message_id", "content"] as const satisfies readonly (keyof NewMessage)[];
 
-/** Whether a message has no field that few have. */
+/** What the plain messages of one batch mostly share. */
+export const HEAD = [
+  ...GIVEN.filter((column) => ![...RARE, ...OWN].includes(column as never)),
+  "max_attempts",
+] as (keyof NewMessage)[];
+
+/** Whether a message says nothing but itself, as most do. */
 export function isPlain(message: NewMessage): boolean {
-  return RARE.every((field) => message[field] === null || message[field] === undefined);
+  for (const field of RARE) {
+    const value = message[field];
+    if (value !== null && value !== undefined) return false;
+  }
+  return true;
+}
+
+/** Messages, and apart from them what they share. */
+export interface Plain {
+  /** Each different one once. */
+  readonly heads: readonly NewMessage[];
+  /** For each message the place of its head. */
+  readonly places: readonly number[];
+}
+
+/**
+ * Takes apart what messages share: a database reads a field of a document for each message, and a batch has mostly
+ * one sender, one mailbox and one type. Halves the cost of a batch on PostgreSQL and SQLite.
+ */
+export function plainOf(messages: readonly NewMessage[]): Plain {
+  const heads: NewMessage[] = [];
+  const byText = new Map<string, number>();
+  let last: NewMessage | undefined;
+  let place = 0;
+  const places = messages.map((message) => {
+    if (last !== undefined && alike(last, message)) return place;
+    last = message;
+    const text = JSON.stringify(HEAD.map((field) => message[field]));
+    const known = byText.get(text);
+    place = known ?? heads.push(message) - 1;
+    if (known === undefined) byText.set(text, place);
+    return place;
+  });
+  return { heads, places };
+}
+
+function alike(one: NewMessage, other: NewMessage): boolean {
+  for (const field of HEAD) if (one[field] !== other[field]) return false;
+  return true;
+}
+
+/** The head of each message as one JSON parameter; `n` is its place. */
+export function headsAsJson(heads: readonly NewMessage[], raw: boolean): string {
+  const items = heads.map((message, n) => {
+    const fields = HEAD.flatMap((field) => {
+      const value = message[field];
+      if (value === null || value === undefined) return [];
+      const written = raw && (DOCUMENTS as readonly string[]).includes(field);
+      return [`"${field}":${written ? value : JSON.stringify(value)}`];
+    });
+    return `{"n":${n},${fields.join()}}`;
+  });
+  return `[${items.join()}]`;
 }
