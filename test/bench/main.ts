@@ -1,46 +1,108 @@
 import { spawnSync } from "node:child_process";
-import { writeFileSync } from "node:fs";
-import { cpus, release } from "node:os";
-import { parseArgs } from "node:util";
-import { assignmentBench } from "./assignment.ts";
-import { queueBench } from "./queue.ts";
+import { createHash } from "node:crypto";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { availableParallelism, cpus, release, totalmem, type } from "node:os";
+import { join } from "node:path";
+import { compare, type Results } from "./gate.ts";
+import { fileName, svg } from "./plot.ts";
+import type { Bench } from "./run.ts";
+import { type BenchName, HELP, type Settings, settings, UsageError } from "./settings.ts";
 
-const { values } = parseArgs({
-  options: {
-    only: { type: "string", default: "queue" },
-    database: { type: "string", default: "postgres,sqlite" },
-    postgres: { type: "string" },
-    rounds: { type: "string", default: "5" },
-    quick: { type: "boolean", default: false },
-    json: { type: "string" },
-    markdown: { type: "string" },
-  },
-});
-const bench = { queue: queueBench, assignment: assignmentBench }[values.only];
-if (bench === undefined) throw new Error("--only is queue or assignment");
+/** Each only where it is asked for: one that is broken stops no other. */
+async function benchOf(name: BenchName): Promise<Bench> {
+  if (name === "queue") return (await import("./queue.ts")).queueBench;
+  if (name === "assignment") return (await import("./assignment.ts")).assignmentBench;
+  const found = (await import(new URL(`./${name}.ts`, import.meta.url).href)) as Record<
+    string,
+    Bench
+  >;
+  return found[`${name}Bench`] as Bench;
+}
 
-// Only the queue has peers.
-if (bench === queueBench) {
-  const npm = spawnSync("npm", ["ci", "--prefix", import.meta.dirname], {
+/** Those that have no peers. */
+const ALONE: readonly BenchName[] = ["assignment", "memory"];
+
+const say = (line: string) => void process.stderr.write(`${line}\n`);
+
+/** From their own lock, in their own folder; again only when the lock or this Node is another. */
+function installPeers(): void {
+  const folder = import.meta.dirname;
+  const stamp = join(folder, "node_modules", ".bench-installed");
+  const wanted = createHash("sha256")
+    .update(readFileSync(join(folder, "package-lock.json")))
+    .update(process.version)
+    .digest("hex");
+  try {
+    if (readFileSync(stamp, "utf8") === wanted) return;
+  } catch {
+    // Nothing is installed, or by another program.
+  }
+  const npm = spawnSync("npm", ["ci", "--prefix", folder], {
     stdio: ["ignore", 2, 2],
     shell: process.platform === "win32",
   });
-  if (npm.status !== 0) throw new Error("the peers cannot be installed");
+  if (npm.status !== 0) {
+    throw new Error(`the peers cannot be installed: npm ci in ${folder} ended with ${npm.status}`);
+  }
+  writeFileSync(stamp, wanted);
 }
 
-const { result, text } = await bench({
-  databases: values.database.split(",") as ("postgres" | "sqlite")[],
-  rounds: values.quick ? 1 : Number(values.rounds),
-  quick: values.quick,
-  postgres: values.postgres,
-  machine: {
-    cpus: cpus().length,
-    model: cpus()[0]?.model,
-    os: release(),
+function published(file: string): Results {
+  let read: Partial<Results>;
+  try {
+    read = JSON.parse(readFileSync(file, "utf8")) as Partial<Results>;
+  } catch (error) {
+    throw new UsageError(
+      `--gate cannot read ${file} (${(error as Error).message}): write one with --json ${file}`,
+    );
+  }
+  if (read?.benches === undefined) throw new UsageError(`${file} is no result of --json`);
+  return read as Results;
+}
+
+async function main(asked: Settings): Promise<number> {
+  // Before anything is measured: what cannot be compared or written is told at once.
+  const before = asked.gate === undefined ? undefined : published(asked.gate);
+  if (asked.plots !== undefined) mkdirSync(asked.plots, { recursive: true });
+  if (asked.benches.some((name) => !ALONE.includes(name))) installPeers();
+  const machine = {
+    cpus: availableParallelism(),
+    model: cpus()[0]?.model ?? "unknown",
+    memory: `${(totalmem() / 2 ** 30).toFixed(1)} GiB`,
+    os: `${type()} ${release()}`,
     node: process.version,
-  },
-  say: (line) => process.stderr.write(`${line}\n`),
-});
-process.stdout.write(text);
-if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(result, null, 2)}\n`);
-if (values.markdown !== undefined) writeFileSync(values.markdown, text);
+  };
+  const { databases, rounds, quick, postgres } = asked;
+  const benches: Record<string, object> = {};
+  const texts: string[] = [];
+  for (const name of asked.benches) {
+    const bench = await benchOf(name);
+    const { result, text } = await bench({ databases, rounds, quick, postgres, machine, say });
+    benches[name] = result;
+    texts.push(`# ${name}\n\n${text}`);
+    process.stdout.write(`${texts.length > 1 ? "\n" : ""}${texts.at(-1)}`);
+    for (const curve of result.curves ?? []) {
+      if (asked.plots === undefined) break;
+      const file = join(asked.plots, fileName(`${name} ${curve.title}`));
+      writeFileSync(file, svg(curve));
+      say(`drawn: ${file}`);
+    }
+  }
+  const results = { machine, at: new Date().toISOString(), quick, benches };
+  if (asked.json !== undefined) writeFileSync(asked.json, `${JSON.stringify(results, null, 2)}\n`);
+  if (asked.markdown !== undefined) writeFileSync(asked.markdown, texts.join("\n"));
+  if (before === undefined) return 0;
+  const { fell, text } = compare(before, results, databases, asked.margin);
+  process.stdout.write(`\n# gate\n\n${text}`);
+  return fell ? 1 : 0;
+}
+
+try {
+  const asked = settings(process.argv.slice(2));
+  if (asked === undefined) process.stdout.write(HELP);
+  else process.exitCode = await main(asked);
+} catch (error) {
+  if (!(error instanceof UsageError)) throw error;
+  say(`${error.message}\n--help tells more.`);
+  process.exitCode = 2;
+}

@@ -1,7 +1,9 @@
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import knex from "knex";
 import pg from "pg";
+import { knexConfig } from "../../lib/index.ts";
 import {
   createPostgres,
   executablePostgres,
@@ -40,7 +42,7 @@ export async function place(
           rmSync(`${url.slice("sqlite:".length)}${end}`, { force: true });
         }
       },
-      durability: async () => "WAL, as openOutbox sets it",
+      durability: () => sqliteDurability(`sqlite:${join(folder, "settings.sqlite")}`),
       [Symbol.asyncDispose]: async () => undefined,
     };
   }
@@ -70,9 +72,11 @@ export async function place(
     },
     async durability() {
       const { rows } = await ask(
-        "SELECT current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit",
+        `SELECT name, current_setting(name) AS value
+         FROM unnest(ARRAY['server_version', 'fsync', 'synchronous_commit', 'full_page_writes', 'wal_level', 'shared_buffers']) AS name`,
       );
-      return `fsync ${rows[0]?.fsync}, synchronous_commit ${rows[0]?.synchronous_commit}`;
+      const known = rows.map(({ name, value }) => `${name} ${value}`).join(", ");
+      return `PostgreSQL ${known.replace(/^server_version /, "")}${given === undefined ? ", on this machine" : ""}`;
     },
     async [Symbol.asyncDispose]() {
       // What a peer has left open is ended by the server, and nobody listens for it.
@@ -82,6 +86,19 @@ export async function place(
       await server.dispose();
     },
   };
+}
+
+async function sqliteDurability(url: string): Promise<string> {
+  const database = knex(knexConfig(url));
+  try {
+    const ask = async (text: string) => Object.values((await database.raw(text))[0] ?? {})[0];
+    const version = await ask("SELECT sqlite_version()");
+    const journal = await ask("PRAGMA journal_mode");
+    const synchronous = ["OFF", "NORMAL", "FULL", "EXTRA"][Number(await ask("PRAGMA synchronous"))];
+    return `SQLite ${version} (sqlite3), journal_mode ${journal}, synchronous ${synchronous}`;
+  } finally {
+    await database.destroy();
+  }
 }
 
 async function ownServer(): Promise<{ url: string; dispose(): Promise<void> }> {

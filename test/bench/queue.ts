@@ -1,74 +1,171 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { place } from "./place.ts";
-import { type Cell, markdown, summary } from "./report.ts";
-import type { Bench } from "./run.ts";
-import type { Opener, Subject } from "./subject.ts";
-import { agentOutbox } from "./subjects/agent-outbox.ts";
-import { graphileWorker } from "./subjects/graphile-worker.ts";
-import { pgBoss } from "./subjects/pg-boss.ts";
-import { rawPostgres } from "./subjects/raw-postgres.ts";
-import { liteque, plainjob, rawSqlite } from "./subjects/sqlite-peers.ts";
-import { WORKLOADS } from "./workloads.ts";
+import { type Place, place } from "./place.ts";
+import { type Cell, markdown, type Settings, summary } from "./report.ts";
+import type { Asked, Bench } from "./run.ts";
+import type { Subject } from "./subject.ts";
+import { type Crew, openCrew } from "./subjects/crew.ts";
+import { OPENERS } from "./subjects/openers.ts";
+import { CREW, countFor, LONE_SEND, loneSends, WORKLOADS, type Workload } from "./workloads.ts";
 
-const OPENERS: Record<"postgres" | "sqlite", Record<string, Opener>> = {
-  postgres: {
-    "agent-outbox": agentOutbox,
-    "graphile-worker": graphileWorker,
-    "pg-boss": pgBoss,
-    raw: rawPostgres,
-  },
-  sqlite: { "agent-outbox": agentOutbox, plainjob, liteque, raw: rawSqlite },
-};
+/** How long a round of a workload lasts at least, for each subject. */
+const SECONDS = 1.5;
+const QUICK_SECONDS = 0.2;
 
 const firstLine = (error: unknown) => String((error as Error).message).split("\n")[0];
 
+/** A subject in this run, with the processes that work for it. */
+interface Entry {
+  readonly subject: Subject;
+  crew(): Promise<Crew>;
+  close(): Promise<void>;
+}
+
+/** Who takes part on one database; who fails is told of and takes part no longer. */
+class Field {
+  readonly entries: Entry[] = [];
+  readonly settings: Settings[] = [];
+  /** The most messages a second so far, by workload and subject. */
+  readonly #best = new Map<string, number>();
+  readonly #left: string[] = [];
+
+  readonly #database: "postgres" | "sqlite";
+  readonly #asked: Asked;
+
+  constructor(database: "postgres" | "sqlite", asked: Asked) {
+    this.#database = database;
+    this.#asked = asked;
+  }
+
+  get left(): readonly string[] {
+    return this.#left;
+  }
+
+  async open(at: Place): Promise<void> {
+    for (const [name, open] of Object.entries(OPENERS[this.#database])) {
+      try {
+        const url = await at.empty(name);
+        const subject = await open(url);
+        this.entries.push(entry(subject, name, url));
+        const { name: title, kind, settings } = subject;
+        this.settings.push({ database: this.#database, subject: title, kind, settings });
+      } catch (error) {
+        this.#out(name, `left out: ${firstLine(error)}`, error);
+      }
+    }
+  }
+
+  /** One round, in another order each time: what one leaves to the database meets not always the same next. */
+  async round(number: number, note: (cell: Cell) => void): Promise<void> {
+    const turned = <T>(all: readonly T[]) => all.map((_, n) => all[(n + number) % all.length] as T);
+    for (const workload of WORKLOADS) {
+      if (workload.crew && this.#database === "sqlite") continue;
+      for (const one of turned(this.entries)) {
+        if (one.subject.kind === "guarantees" && !workload.drains) continue;
+        // Redis has one queue, which no four processes share here.
+        if (workload.crew && one.subject.kind === "elsewhere") continue;
+        const value = await this.#measure(workload, one);
+        if (value === undefined) continue;
+        note({
+          database: this.#database,
+          workload: workload.title,
+          subject: one.subject.name,
+          unit: "/s",
+          value,
+        });
+      }
+    }
+    const alone = turned(this.entries).filter(({ subject }) => subject.kind !== "guarantees");
+    const lone = await loneSends(
+      alone.map(({ subject }) => subject),
+      this.#asked.quick ? 0.2 : 1,
+    );
+    for (const [{ name }, value] of lone) {
+      note({ database: this.#database, workload: LONE_SEND, subject: name, unit: "ms", value });
+    }
+  }
+
+  async close(): Promise<void> {
+    for (const { close } of this.entries) await close();
+  }
+
+  async #measure(workload: Workload, one: Entry): Promise<number | undefined> {
+    const { subject } = one;
+    const { quick } = this.#asked;
+    const key = `${workload.title} ${subject.name}`;
+    const best = this.#best.get(key) ?? 0;
+    const least = quick ? Math.ceil(workload.least / 5) : workload.least;
+    const count = countFor({ ...workload, least }, best, quick ? QUICK_SECONDS : SECONDS);
+    try {
+      const rate = await workload.run(subject, count, one.crew);
+      this.#best.set(key, Math.max(best, rate));
+      return rate;
+    } catch (error) {
+      this.#out(subject.name, `failed at ${workload.title}: ${firstLine(error)}`, error);
+      this.entries.splice(this.entries.indexOf(one), 1);
+      await one.close().catch(() => undefined);
+      return undefined;
+    }
+  }
+
+  #out(name: string, what: string, error: unknown): void {
+    // A peer that fails is told of; ours must not fail.
+    if (name === "agent-outbox") throw error;
+    this.#left.push(`${name} ${what}`);
+    this.#asked.say(`${this.#database}: ${name} ${what}`);
+  }
+}
+
+function entry(subject: Subject, opener: string, url: string): Entry {
+  let crew: Promise<Crew> | undefined;
+  return {
+    subject,
+    crew: () => {
+      crew ??= openCrew(opener, url, CREW);
+      return crew;
+    },
+    async close() {
+      await (await crew?.catch(() => undefined))?.close();
+      await subject.close();
+    },
+  };
+}
+
 /** The queue beside its peers. */
-export const queueBench: Bench = async ({ databases, rounds, quick, postgres, machine, say }) => {
+export const queueBench: Bench = async (asked) => {
+  const { databases, rounds, quick, postgres, machine, say } = asked;
   const folder = mkdtempSync(join(tmpdir(), "agent-outbox-bench-"));
   const cells: Cell[] = [];
+  const settings: Settings[] = [];
+  const left: string[] = [];
+  const durability: Record<string, string> = {};
   try {
     for (const database of databases) {
       await using at = await place(database, join(folder, database), postgres);
-      const subjects: Subject[] = [];
-      for (const [name, open] of Object.entries(OPENERS[database])) {
-        try {
-          subjects.push(await open(await at.empty(name)));
-        } catch (error) {
-          say(`${name} does not run here: ${firstLine(error)}`);
-        }
-      }
-      // Interleaved: whatever else the machine does meets all alike.
-      for (let round = 0; round <= rounds; round++) {
-        for (const workload of WORKLOADS) {
-          for (const subject of [...subjects]) {
-            let rate: number;
-            try {
-              rate = await workload.run(subject, quick ? 0.2 : 1);
-            } catch (error) {
-              // A peer that fails is told of, and measured no further; ours must not fail.
-              if (subject.name === "agent-outbox") throw error;
-              say(`${subject.name} failed at ${workload.title}: ${firstLine(error)}`);
-              subjects.splice(subjects.indexOf(subject), 1);
-              continue;
-            }
+      durability[database] = await at.durability();
+      const field = new Field(database, asked);
+      try {
+        await field.open(at);
+        for (let round = 0; round <= rounds; round++) {
+          await field.round(round, (cell) => {
+            const shown = cell.value.toFixed(cell.unit === "ms" ? 3 : 0);
+            const which = round === 0 ? "warming up" : `round ${round} of ${rounds}`;
+            say(`${database}, ${which}: ${cell.workload}: ${cell.subject} ${shown} ${cell.unit}`);
             // The first round warms up connections, plans and the just-in-time compiler.
-            if (round === 0) continue;
-            say(
-              `${database}, round ${round} of ${rounds}: ${workload.title}: ${subject.name} ${Math.round(rate)}/s`,
-            );
-            cells.push({ database, workload: workload.title, subject: subject.name, rate });
-          }
+            if (round > 0) cells.push(cell);
+          });
         }
+      } finally {
+        await field.close();
       }
-      for (const subject of subjects) await subject.close();
-      for (const { name, settings } of subjects) cells.push({ database, subject: name, settings });
+      settings.push(...field.settings);
+      left.push(...field.left.map((line) => `${database}: ${line}`));
     }
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
-
-  const result = { machine, rounds, ...summary(cells) };
+  const seconds = quick ? QUICK_SECONDS : SECONDS;
+  const result = { machine, rounds, seconds, durability, left, ...summary(cells, settings) };
   return { result, text: markdown(result) };
 };

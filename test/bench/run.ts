@@ -1,3 +1,5 @@
+import type { Curve, Ratio } from "./measure.ts";
+
 /** What a run was asked for. */
 export interface Asked {
   readonly databases: readonly ("postgres" | "sqlite")[];
@@ -10,4 +12,12 @@ export interface Asked {
   say(line: string): void;
 }
 
-export type Bench = (asked: Asked) => Promise<{ readonly result: object; readonly text: string }>;
+/** What a bench found: whatever it likes, and in one shape what is compared and drawn. */
+export interface Found {
+  readonly ratios?: readonly Ratio[];
+  readonly curves?: readonly Curve[];
+}
+
+export type Bench = (
+  asked: Asked,
+) => Promise<{ readonly result: object & Found; readonly text: string }>;

@@ -1,4 +1,4 @@
-import { countdown, type Opener, peer } from "../subject.ts";
+import { draining, type Opener, peer, versionOf } from "../subject.ts";
 
 interface Runner {
   stop(): Promise<void>;
@@ -21,19 +21,20 @@ export const graphileWorker: Opener = async (url) => {
   const logger = new Logger(() => () => undefined);
   const utils = await makeWorkerUtils({ connectionString: url, logger });
   await utils.migrate();
-  return {
+  return draining({
     name: "graphile-worker",
-    settings: "localQueue 500, completeJobBatchDelay 0, concurrentJobs 24",
+    kind: "peer",
+    settings: `${versionOf("graphile-worker")}, as in its own performance test: concurrentJobs 24, maxPoolSize 25, localQueue of 500 with a refetchDelay of 10 ms, completeJobBatchDelay 0, failJobBatchDelay 0; batches by addJobs`,
     send: (payload) => utils.addJob("bench", payload),
     sendMany: (payloads) =>
       utils.addJobs(payloads.map((payload) => ({ identifier: "bench", payload }))),
-    async drain(count) {
-      const { reached, done } = countdown(count);
+    async work(handled) {
       const runner = await run({
         preset: {
           worker: {
             connectionString: url,
             concurrentJobs: 24,
+            maxPoolSize: 25,
             pollInterval: 2_000,
             localQueue: { size: 500, refetchDelay: { durationMs: 10 } },
             completeJobBatchDelay: 0,
@@ -41,12 +42,11 @@ export const graphileWorker: Opener = async (url) => {
             logger,
           },
         },
-        taskList: { bench: done },
+        taskList: { bench: () => handled(1) },
         noHandleSignals: true,
       });
-      await reached;
-      await runner.stop();
+      return () => runner.stop();
     },
     close: () => utils.release(),
-  };
+  });
 };
