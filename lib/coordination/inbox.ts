@@ -19,11 +19,13 @@ import { afterCommit } from "../store/after-commit.ts";
 import type { Fence } from "../store/task-row.ts";
 import type { Auctions } from "./auctions/auctions.ts";
 import { endTask, type Parts, type Tx, takeAway, tellTask } from "./parts.ts";
+import type { SystemModes } from "./system/system-modes.ts";
 import {
   agentStatus,
   answerByMessage,
   answersCurrent,
   answersQuestion,
+  NEWS,
   read,
   Unusable,
   warningsOf,
@@ -40,12 +42,18 @@ export class Inbox {
   readonly #parts: Parts;
   readonly #hook: MessageHook | undefined;
   readonly #auctions: Auctions;
+  readonly #system: SystemModes;
   /** What the hook threw. Its errors are its own, also those that look like a database that is away. */
   readonly #hookErrors = new WeakSet<object>();
 
-  constructor(parts: Parts, hook: MessageHook | undefined, auctions: Auctions) {
+  constructor(
+    parts: Parts,
+    hook: MessageHook | undefined,
+    { auctions, system }: { readonly auctions: Auctions; readonly system: SystemModes },
+  ) {
     this.#parts = parts;
     this.#auctions = auctions;
+    this.#system = system;
     this.#hook = hook;
   }
 
@@ -85,6 +93,9 @@ export class Inbox {
         await this.#auctions.bid(task_id, message.fromAgent, { amount, note }, { tx: trx, round });
         return;
       }
+      case MessageType.SYSTEM_MAINTENANCE:
+        await this.#system.acknowledge(message.toAgent, { tx: trx });
+        return this.#other(trx, message);
       case MessageType.INPUT_RESPONSE:
         return answerByMessage(this.#parts, trx, message);
       case MessageType.RESPONSE:
@@ -101,8 +112,7 @@ export class Inbox {
       await this.#callHook(this.#hook, message, trx);
       return;
     }
-    // What is asked is stored with the task, where whoever answers finds it.
-    if (message.messageType === MessageType.INPUT_REQUEST) return;
+    if (NEWS.includes(message.messageType)) return;
     throw new Unusable("no_handler", `a supervisor does not handle ${message.messageType}`);
   }
 

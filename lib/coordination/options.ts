@@ -22,7 +22,8 @@ export interface SupervisorOptions extends SupervisorOptionsInput {
   /**
    * Handles messages to this supervisor other than TASK_RESPONSE, ERROR_REPORT, STATUS_UPDATE and HEARTBEAT.
    * Writes in `context.tx` commit together with the acknowledgement; throwing lets the message be tried again.
-   * Default: such messages are dead-lettered with the reason `no_handler`.
+   * Default: the library's own news (of handoffs, change requests, maintenance) are acknowledged, all others
+   * dead-lettered with the reason `no_handler`.
    */
   onMessage?: MessageHook | undefined;
 }

@@ -9,6 +9,7 @@ import type { ClaimedMessage } from "../queue/claimed.ts";
 import type { Inbox } from "./inbox.ts";
 import { apart, isAway, type Parts, type SweepStep } from "./parts.ts";
 import type { Sweeper } from "./sweeper.ts";
+import type { SystemModes } from "./system/system-modes.ts";
 
 export interface RunOptions {
   /** Ends the run. Default: it never ends. */
@@ -24,6 +25,7 @@ interface Pieces {
   readonly runs: SweepStep;
   readonly sweeper: Sweeper;
   readonly registry: AgentRegistry;
+  readonly system: SystemModes;
   readonly settings: SupervisorSettings;
 }
 
@@ -175,7 +177,9 @@ export class Rounds {
 
   async #beat(): Promise<void> {
     if (performance.now() < this.#beatAt) return;
-    const { registry, supervisorId, settings } = this.#pieces;
+    const { registry, system, supervisorId, settings } = this.#pieces;
+    // It may have been away when a maintenance was announced.
+    if (this.#beatAt === 0) await system.acknowledge(supervisorId);
     try {
       await registry.updateHeartbeat(supervisorId);
     } catch (error) {

@@ -64,10 +64,11 @@ export class SupervisorCoordinator {
     this.#rounds = new Rounds({
       supervisorId: this.supervisorId,
       parts,
-      inbox: new Inbox(parts, onMessage, shared.auctions),
+      inbox: new Inbox(parts, onMessage, shared),
       runs: new RunSweep(parts, unansweredMs),
       sweeper: new Sweeper(parts, placement, history, taskRetentionMs),
       registry: shared.registry,
+      system: shared.system,
       settings: this.#settings,
     });
   }

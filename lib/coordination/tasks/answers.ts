@@ -7,11 +7,25 @@ import {
   type TaskWarning,
   warningOf,
 } from "../../protocol/tasks.ts";
+import { MessageType } from "../../protocol/types.ts";
 import type { ClaimedMessage } from "../../queue/claimed.ts";
 import type { Parts, Tx } from "../parts.ts";
 import { answerQuestion } from "./questions.ts";
 
 const MOST_WARNINGS = 100;
+
+/** News for whoever cares: what they tell stands in the tables. */
+export const NEWS: readonly string[] = [
+  MessageType.INPUT_REQUEST,
+  MessageType.HANDOFF_ACCEPTED,
+  MessageType.HANDOFF_REJECTED,
+  MessageType.HANDOFF_RETURNED,
+  MessageType.HANDOFF_COMPLETED,
+  MessageType.HANDOFF_WITHDRAWN,
+  MessageType.CHANGE_REQUEST_UPDATED,
+  MessageType.SYSTEM_MAINTENANCE,
+  MessageType.SYSTEM_READY,
+];
 
 /** The message can never be handled: it goes to the dead letters with this reason. */
 export class Unusable extends Error {
