@@ -185,8 +185,7 @@ export async function cancelTask(
   const error = { code: "canceled", message: reason };
   const canceled = await parts.tasks.cancel(trx, taskId, error);
   if (canceled === undefined) return undefined;
-  await cancelMessage(parts, trx, canceled);
-  await recall(parts, trx, canceled, reason);
+  await callOff(parts, trx, canceled, reason);
   await follow(parts, trx, canceled);
   return canceled;
 }
@@ -215,14 +214,21 @@ export async function takeAway(
   return moved;
 }
 
-export async function cancelMessage(parts: Parts, trx: Tx, task: Task): Promise<void> {
-  if (task.messageId === null || task.agentId === null) return;
-  await parts.queue.cancelMessage(task.messageId, { toAgent: task.agentId, tx: trx });
+/** False where there is nothing to take back: it was acknowledged, or is a dead letter. */
+export async function cancelMessage(parts: Parts, trx: Tx, task: Task): Promise<boolean> {
+  if (task.messageId === null || task.agentId === null) return false;
+  return parts.queue.cancelMessage(task.messageId, { toAgent: task.agentId, tx: trx });
 }
 
-/** Tells an agent that began a task to stop: the task has ended without it. */
+/** Takes back the message of a task; an agent that has begun, or acknowledged it in silence, is told to stop. */
+export async function callOff(parts: Parts, trx: Tx, task: Task, reason: string): Promise<void> {
+  const back = await cancelMessage(parts, trx, task);
+  if (!back || task.startedAt !== null) await recall(parts, trx, task, reason);
+}
+
+/** Tells the agent that has a task to stop: it goes on without it. */
 export async function recall(parts: Parts, trx: Tx, task: Task, reason: string): Promise<void> {
-  if (task.agentId === null || task.startedAt === null) return;
+  if (task.agentId === null) return;
   await parts.queue.sendMessage(
     {
       fromAgent: task.supervisorId,

@@ -1,15 +1,6 @@
 import { TASK_FAILURES } from "../protocol/tasks.ts";
 import type { TaskHistory } from "../store/task-history.ts";
-import {
-  apart,
-  cancelMessage,
-  endTask,
-  fenceOf,
-  type Parts,
-  recall,
-  type Tx,
-  takeAway,
-} from "./parts.ts";
+import { apart, callOff, endTask, fenceOf, type Parts, type Tx, takeAway } from "./parts.ts";
 import type { Placement } from "./placing/placement.ts";
 
 /** What one sweep did. */
@@ -122,8 +113,7 @@ export class Sweeper {
         this.#parts.tasks.transaction(async (trx) => {
           const failed = await endTask(this.#parts, trx, fenceOf(task), "failed", { error });
           if (failed === undefined) return false;
-          await cancelMessage(this.#parts, trx, failed);
-          await recall(this.#parts, trx, failed, error.message);
+          await callOff(this.#parts, trx, failed, error.message);
           return true;
         }),
       );

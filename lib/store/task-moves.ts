@@ -132,6 +132,8 @@ export class TaskMoves {
     runMs?: number | null,
   ): Promise<Task | undefined> {
     return this.#move(db, fence, state, {
+      // An agent that says no more than how far it is has begun as well.
+      started_at: db.raw(`COALESCE(started_at, ${this.dialect.now})`),
       ...(progress === undefined ? {} : { progress: JSON.stringify(progress) }),
       ...(runMs === undefined ? {} : { run_deadline_at: this.#from(db, runMs) }),
     });

@@ -1,6 +1,6 @@
 import type { FinishedTask } from "../../protocol/tasks.ts";
 import { apart, type Parts, type SweepStep, type TaskFollower, type Tx } from "../parts.ts";
-import { announce, dropOffer, giveBack, type Moving } from "./moves.ts";
+import { announce, dropOffer, GONE_ON, giveBack, type Moving } from "./moves.ts";
 
 /** Bounds of one sweep: what is left over waits for the next one. */
 const OVERDUE = 100;
@@ -107,7 +107,7 @@ export class HandoffSweep implements SweepStep {
         }
         const { to } = handoff;
         return handoff.state === "offered"
-          ? dropOffer(this.#moving, trx, handoff, "withdrawn", "its task has gone on without it")
+          ? dropOffer(this.#moving, trx, handoff, "withdrawn", GONE_ON)
           : giveBack(this.#moving, trx, handoff, `the agent "${to}" was lost`);
       }),
     );

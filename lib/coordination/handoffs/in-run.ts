@@ -42,7 +42,12 @@ export class RunHandoffs {
       { ...handoff, from: agentId, taskId: fence.taskId },
       { gates: this.#ownGates, detached: true },
     );
-    if (offered.assignment === fence.assignment) return offered;
+    const { tasks } = this.#coordination.parts;
+    if (offered.assignment === fence.assignment) {
+      // Its run is over, and with it what limits the run: the offer has a time of its own.
+      await tasks.report(fence, "working", undefined, tx, null);
+      return offered;
+    }
     throw new LeaseLost(`the task ${fence.taskId} was given anew: this run is over`);
   }
 

@@ -5,7 +5,8 @@ import type { Task } from "../../protocol/tasks.ts";
 import { afterCommit } from "../../store/after-commit.ts";
 import type { StoredHandoff } from "../../store/handoff-row.ts";
 import type { HandoffStore } from "../../store/handoffs.ts";
-import { cancelMessage, fenceOf, type Parts, recall, type Tx, tellTask } from "../parts.ts";
+import { callOff, cancelMessage, fenceOf, type Parts, type Tx, tellTask } from "../parts.ts";
+import { parkPaused } from "../tasks/pauses.ts";
 import { newMessageId, sendAnswer, sendAssignment, tellHandoff } from "./messages.ts";
 
 /** What moves of handoffs share. */
@@ -19,6 +20,9 @@ type Whereabouts = "assigned" | "parked" | "kept" | "moved_on" | "ended";
 
 /** Why a task was parked when its giver had no room for it. */
 const HANDED_BACK = "TASK_HANDED_BACK";
+
+/** Why an offer is withdrawn that nobody can accept any more. */
+export const GONE_ON = "its task has gone on without it";
 
 /**
  * Takes an offer: the task's owner, its lease and the new assignment change together, or not at all. The target's
@@ -35,6 +39,7 @@ export async function take(
   const room = await parts.slots.reserve(trx, offer.to, cost);
   if (room !== "reserved") throw noRoom(offer.to, room);
   const before = await parts.tasks.lock(trx, offer.taskId);
+  if (before !== undefined && before.pausedAt !== null) throw notNow(offer.to);
   // Also one that was taken from a giver who died meanwhile, as long as nobody else has it.
   if (before === undefined || !isOffered(before, offer)) return undefined;
   const assignment = before.assignment + 1;
@@ -81,8 +86,14 @@ export async function dropOffer(
     whereabouts = isEnd(before.state) ? "ended" : "moved_on";
     // No slot is to be taken: the task has been the giver's all the time.
     if (isOffered(before, offer) && before.agentId !== null) {
-      await giveAnew({ parts, store }, trx, before, before.agentId, dropped);
-      whereabouts = "assigned";
+      if (before.pausedAt === null) {
+        await giveAnew({ parts, store }, trx, before, before.agentId, dropped);
+        whereabouts = "assigned";
+      } else {
+        await parkPaused(parts, trx, before);
+        afterCommit(trx, parts.freed);
+        whereabouts = "parked";
+      }
     }
   }
   // Who rejects it may be about to acknowledge it.
@@ -114,7 +125,7 @@ export async function giveBack(
   if (returned === undefined) return undefined;
   let whereabouts: Whereabouts = taskId === null ? "kept" : "moved_on";
   if (before !== undefined && isTaken(before, handoff)) {
-    if (room === "reserved") {
+    if (room === "reserved" && before.pausedAt === null) {
       await giveAnew({ parts, store }, trx, before, handoff.from, returned);
       whereabouts = "assigned";
     } else {
@@ -172,8 +183,8 @@ async function withdrawAssignment(
   why: string,
   detached: boolean,
 ): Promise<void> {
-  await cancelMessage(parts, trx, before);
-  if (!detached) await recall(parts, trx, before, why);
+  if (detached) await cancelMessage(parts, trx, before);
+  else await callOff(parts, trx, before, why);
 }
 
 /** The task is what was offered: the giver's, in the assignment that it had then. */
@@ -202,6 +213,14 @@ export async function announce(
 ): Promise<void> {
   await sendAnswer(parts, trx, handoff, more);
   tellHandoff(parts, trx, handoff, more);
+}
+
+function notNow(agentId: string): AgentCommunicationError {
+  return new AgentCommunicationError(
+    "HANDOFF_NO_ROOM",
+    "the task is paused: no agent gets it before it is resumed",
+    { details: { agentId, room: "paused" } },
+  );
 }
 
 function noRoom(agentId: string, room: "full" | "unavailable"): AgentCommunicationError {

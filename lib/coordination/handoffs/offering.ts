@@ -10,7 +10,7 @@ import type { Tx } from "../parts.ts";
 import { type Gate, passGates } from "./gates.ts";
 import { notOwner, wrongState } from "./look-up.ts";
 import { newMessageId, sendOffer, tellHandoff } from "./messages.ts";
-import type { Moving } from "./moves.ts";
+import { dropOffer, GONE_ON, type Moving } from "./moves.ts";
 
 /** What `initiate` returns: the handoff as it is stored, and whether it was there before. */
 export type InitiatedHandoff = Handoff & { readonly duplicate: boolean };
@@ -112,9 +112,11 @@ export class Offering {
     const open = (await this.#moving.store.liveOf(taskId, trx)).find(
       ({ state }) => state === "offered",
     );
-    if (open !== undefined) {
+    if (open !== undefined && open.assignment === task.assignment) {
       throw wrongState(open, `the task "${taskId}" is offered already, to "${open.to}"`);
     }
+    // Of a run that is over: nobody can accept it, and a sweep has not come to it yet.
+    if (open !== undefined) await dropOffer(this.#moving, trx, open, "withdrawn", GONE_ON);
     return task;
   }
 

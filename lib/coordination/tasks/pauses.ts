@@ -17,7 +17,10 @@ export async function pauseTask(parts: Parts, trx: Tx, taskId: string): Promise<
     await recall(parts, trx, paused, PAUSED);
     return paused;
   }
-  return (await parkPaused(parts, trx, paused)) ?? paused;
+  const parked = await parts.tasks.park(trx, fenceOf(paused), "submitted", 0);
+  // One that acknowledged it in silence may have begun.
+  if (!(await cancelMessage(parts, trx, paused))) await recall(parts, trx, paused, PAUSED);
+  return parked ?? paused;
 }
 
 /** Takes a paused task from its agent without counting that as a failed assignment. */

@@ -16,12 +16,11 @@ import { afterCommit } from "../../store/after-commit.ts";
 import type { Fence } from "../../store/task-row.ts";
 import {
   apart,
-  cancelMessage,
+  callOff,
   derivedId,
   endTask,
   fenceOf,
   type Parts,
-  recall,
   type SweepStep,
   TELLING,
   type Tx,
@@ -79,6 +78,8 @@ export async function ask(
   });
   return { input, first: true };
 }
+
+const isWaiting = ({ state }: Task) => state === "input_required" || state === "auth_required";
 
 function isHeld(task: Task, fence: Fence): boolean {
   return (
@@ -200,11 +201,13 @@ export class QuestionSweep implements SweepStep {
     }
   }
 
-  async #lapse(trx: Tx, { inputId, taskId, prompt }: InputRequest): Promise<void> {
+  async #lapse(trx: Tx, { inputId, taskId, prompt, assignment }: InputRequest): Promise<void> {
     const { tasks, inputs } = this.#parts;
     const task = await tasks.lock(trx, taskId);
     if ((await inputs.lapse(trx, inputId)) === undefined) return;
     if (task === undefined || task.finishedAt !== null) return;
+    // Who has it by now does not wait for what an earlier agent asked, unless it has asked that again.
+    if (task.assignment !== assignment && !isWaiting(task)) return;
     const error = {
       code: TASK_FAILURES.INPUT,
       message: `nobody answered in time: ${prompt.slice(0, 200)}`,
@@ -212,7 +215,6 @@ export class QuestionSweep implements SweepStep {
     };
     const failed = await endTask(this.#parts, trx, fenceOf(task), "failed", { error });
     if (failed === undefined) return;
-    await cancelMessage(this.#parts, trx, failed);
-    await recall(this.#parts, trx, failed, error.message);
+    await callOff(this.#parts, trx, failed, error.message);
   }
 }

@@ -57,7 +57,9 @@ export class RunReport {
       error_code: clean(record.code),
       error_message: clean(record.message),
       ...(errors === undefined ? {} : { errors }),
-      ...(this.#shared.stacks && record.stack !== undefined ? { stack_trace: clean(record.stack) } : {}),
+      ...(this.#shared.stacks && record.stack !== undefined
+        ? { stack_trace: clean(record.stack) }
+        : {}),
       retry_possible: late || (!unusable && retryable !== false),
     };
     await this.#reply(tx, content, MessageType.ERROR_REPORT, "error-");
