@@ -17,7 +17,7 @@ import { holdKeys } from "./hold-keys.ts";
 import { sqliteInbox } from "./inbox.ts";
 import { HEAD, headsAsJson, isPlain, plainOf } from "./plain-messages.ts";
 import { claimedRow, claimsAsJson, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
-import { query, transaction } from "./sql.ts";
+import { query, type Row, transaction } from "./sql.ts";
 import { sqliteGates, sqliteLeased } from "./sqlite-gates.ts";
 
 /** Differs from PostgreSQL: fixed within one statement by SQLite itself. */
@@ -27,6 +27,16 @@ const CLAIM_KEYS =
   "(SELECT value ->> '$.seq' AS seq, value ->> '$.receipt' AS receipt FROM json_each(:items)) j";
 
 const PROMOTE = 500;
+
+/** A claimed row comes as one text: the driver makes an object column by column, at twice the cost of the claim. */
+const LINE = [...ENVELOPE, ...CLAIMED];
+
+function ofLine(line: unknown): Row {
+  const values = JSON.parse(String(line)) as unknown[];
+  const row: Row = {};
+  for (const [n, column] of LINE.entries()) row[column] = values[n];
+  return row;
+}
 
 export function sqlite(prefix: string): Dialect {
   const messages = `${prefix}messages`;
@@ -96,7 +106,7 @@ export function sqlite(prefix: string): Dialect {
       WHERE to_agent = :agent AND state = 0 AND visible_at <= ${NOW}
         AND ${WANTED}
       ORDER BY rank, seq LIMIT :limit)
-    RETURNING ${list(ENVELOPE)}, ${list(CLAIMED)}`;
+    RETURNING json_array(${list(LINE)}) AS line`;
 
   // Differs from PostgreSQL: no writing CTE, so what a statement there returns is copied first and deleted then,
   // inside one transaction.
@@ -202,7 +212,7 @@ export function sqlite(prefix: string): Dialect {
         worker: request.workerId,
         types,
       });
-      return answer.map((row) => claimedRow(row, parseText)).sort(inOrder);
+      return answer.map(({ line }) => claimedRow(ofLine(line), parseText)).sort(inOrder);
     },
 
     async complete(db: Db, claims: readonly ClaimKey[], keep: boolean) {
