@@ -79,7 +79,7 @@ async function main(asked: Settings): Promise<number> {
     const bench = await benchOf(name);
     const { result, text } = await bench({ databases, rounds, quick, postgres, machine, say });
     benches[name] = result;
-    texts.push(`# ${name}\n\n${text}`);
+    texts.push(text.startsWith("# ") ? text : `# ${name}\n\n${text}`);
     process.stdout.write(`${texts.length > 1 ? "\n" : ""}${texts.at(-1)}`);
     for (const curve of result.curves ?? []) {
       if (asked.plots === undefined) break;

@@ -13,21 +13,13 @@ const INK = "#7d8590";
 /** A curve as an SVG picture that can be read on a light and on a dark page. */
 export function svg({ title, xLabel, yLabel, series }: Curve): string {
   const all = series.flatMap(({ points }) => points).filter(isNumbers);
-  const xs = scale(
-    all.map(([x]) => x),
-    LEFT,
-    WIDTH - RIGHT,
-    false,
-  );
-  const ys = scale(
-    all.map(([, y]) => y),
-    HEIGHT - BOTTOM,
-    TOP,
-    true,
-  );
-  const legend = legendOf(series.map(({ name }) => name));
   const bottom = HEIGHT - BOTTOM;
-  return `${[
+  const xValues = all.map(([x]) => x);
+  const yValues = all.map(([, y]) => y);
+  const xs = scale(xValues, LEFT, WIDTH - RIGHT, false);
+  const ys = scale(yValues, bottom, TOP, true);
+  const legend = legendOf(series.map(({ name }) => name));
+  const parts = [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${WIDTH} ${HEIGHT + legend.height}" font-family="system-ui, sans-serif" font-size="12" role="img">`,
     `<title>${text(title)}</title>`,
     label(LEFT, 22, title, 'font-size="15" font-weight="600"'),
@@ -51,7 +43,8 @@ export function svg({ title, xLabel, yLabel, series }: Curve): string {
     ...series.map(({ points }, n) => drawn(points.filter(isNumbers), color(n), xs.at, ys.at)),
     ...legend.parts,
     "</svg>",
-  ].join("\n")}\n`;
+  ];
+  return `${parts.join("\n")}\n`;
 }
 
 /** The name of a plot's file. */
@@ -69,33 +62,29 @@ interface Scale {
   at(value: number): number;
 }
 
-/** From data to the picture: linear, or logarithmic where all is positive and spans more than two decades. */
+/** From data to the picture: from 0 on, or as the data goes, or logarithmic for a few values that span decades. */
 function scale(values: readonly number[], from: number, to: number, zero: boolean): Scale {
+  if (values.length === 0) return { ticks: [], at: () => from };
   const low = Math.min(...values, ...(zero ? [0] : []));
   const high = Math.max(...values, ...(zero ? [0] : []));
-  if (values.length === 0) return { ticks: [], at: () => from };
-  if (!zero && low > 0 && high / low > 100) {
-    const decades = Math.ceil(Math.log10(high)) - Math.floor(Math.log10(low));
-    const ticks = Array.from(
-      { length: decades + 1 },
-      (_, n) => 10 ** (Math.floor(Math.log10(low)) + n),
-    );
-    const part = (value: number) => Math.log10(value / low) / Math.log10(high / low);
+  const within = (part: (value: number) => number) => (value: number) =>
+    from + part(value) * (to - from);
+  if (!zero && low > 0 && high > 100 * low && new Set(values).size <= 12) {
+    const first = Math.ceil(Math.log10(low) - 1e-9);
+    const last = Math.floor(Math.log10(high) + 1e-9);
     return {
-      ticks: ticks.filter((tick) => tick >= low && tick <= high),
-      at: (value) => from + part(value) * (to - from),
+      ticks: Array.from({ length: last - first + 1 }, (_, n) => 10 ** (first + n)),
+      at: within((value) => Math.log10(value / low) / Math.log10(high / low)),
     };
   }
   const step = stepOf(high - low);
-  const start = Math.floor(low / step) * step;
-  const count = Math.max(1, Math.ceil((high - start) / step - 1e-9));
-  const end = zero ? start + count * step : Math.max(high, start + step);
-  const begin = zero ? start : low;
+  const first = zero ? Math.floor(low / step) : Math.ceil(low / step);
+  const begin = zero ? first * step : low;
+  const end = Math.max(zero ? Math.ceil(high / step) * step : high, begin + step);
+  const count = Math.floor(end / step + 1e-9) - first + 1;
   return {
-    ticks: Array.from({ length: count + 1 }, (_, n) => start + n * step).filter(
-      (tick) => tick >= begin - 1e-9 && tick <= end + 1e-9,
-    ),
-    at: (value) => from + ((value - begin) / (end - begin)) * (to - from),
+    ticks: Array.from({ length: count }, (_, n) => (first + n) * step),
+    at: within((value) => (value - begin) / (end - begin)),
   };
 }
 
@@ -149,12 +138,7 @@ const text = (value: string) =>
 
 /** 1500 as 1.5k. */
 function short(value: number): string {
-  for (const [unit, sign] of [
-    [1e9, "G"],
-    [1e6, "M"],
-    [1e3, "k"],
-  ] as const) {
-    if (Math.abs(value) >= unit) return `${Number((value / unit).toPrecision(3))}${sign}`;
-  }
-  return String(Number(value.toPrecision(3)));
+  const [unit, sign] =
+    Math.abs(value) >= 1e6 ? [1e6, "M"] : Math.abs(value) >= 1e3 ? [1e3, "k"] : [1, ""];
+  return `${Number((value / unit).toPrecision(3))}${sign}`;
 }

@@ -56,15 +56,17 @@ class Field {
     }
   }
 
-  /** One round, in another order each time: what one leaves to the database meets not always the same next. */
-  async round(number: number, note: (cell: Cell) => void): Promise<void> {
+  /**
+   * One round, in another order each time: what one leaves to the database meets not always the same next.
+   * Worker processes have rounds of their own after all others, which their idling would disturb.
+   */
+  async round(number: number, crews: boolean, note: (cell: Cell) => void): Promise<void> {
     const turned = <T>(all: readonly T[]) => all.map((_, n) => all[(n + number) % all.length] as T);
-    for (const workload of WORKLOADS) {
-      if (workload.crew && this.#database === "sqlite") continue;
+    for (const workload of WORKLOADS.filter(({ crew }) => crew === crews)) {
       for (const one of turned(this.entries)) {
         if (one.subject.kind === "guarantees" && !workload.drains) continue;
         // Redis has one queue, which no four processes share here.
-        if (workload.crew && one.subject.kind === "elsewhere") continue;
+        if (crews && one.subject.kind === "elsewhere") continue;
         const value = await this.#measure(workload, one);
         if (value === undefined) continue;
         note({
@@ -76,6 +78,7 @@ class Field {
         });
       }
     }
+    if (crews) return;
     const alone = turned(this.entries).filter(({ subject }) => subject.kind !== "guarantees");
     const lone = await loneSends(
       alone.map(({ subject }) => subject),
@@ -147,14 +150,17 @@ export const queueBench: Bench = async (asked) => {
       const field = new Field(database, asked);
       try {
         await field.open(at);
-        for (let round = 0; round <= rounds; round++) {
-          await field.round(round, (cell) => {
-            const shown = cell.value.toFixed(cell.unit === "ms" ? 3 : 0);
+        // SQLite has one writer: four processes would only wait for each other.
+        for (const crews of database === "sqlite" ? [false] : [false, true]) {
+          for (let round = 0; round <= rounds; round++) {
             const which = round === 0 ? "warming up" : `round ${round} of ${rounds}`;
-            say(`${database}, ${which}: ${cell.workload}: ${cell.subject} ${shown} ${cell.unit}`);
-            // The first round warms up connections, plans and the just-in-time compiler.
-            if (round > 0) cells.push(cell);
-          });
+            await field.round(round, crews, (cell) => {
+              const shown = `${cell.value.toFixed(cell.unit === "ms" ? 3 : 0)} ${cell.unit}`;
+              say(`${database}, ${which}: ${cell.workload}: ${cell.subject} ${shown}`);
+              // The first round warms up connections, plans and the just-in-time compiler.
+              if (round > 0) cells.push(cell);
+            });
+          }
         }
       } finally {
         await field.close();

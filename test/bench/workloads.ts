@@ -1,3 +1,4 @@
+import { timed } from "./measure.ts";
 import { median } from "./report.ts";
 import type { Subject } from "./subject.ts";
 import type { Crew } from "./subjects/crew.ts";
@@ -24,14 +25,7 @@ export interface Workload {
   run(subject: Subject, count: number, crew: () => Promise<Crew>): Promise<number>;
 }
 
-/** `by`: the milliseconds it took. */
 const rate = (count: number, ms: number) => (count / ms) * 1_000;
-
-async function timed(work: () => Promise<unknown>): Promise<number> {
-  const since = performance.now();
-  await work();
-  return performance.now() - since;
-}
 
 async function fill(subject: Subject, count: number, make = payload): Promise<void> {
   for (let n = 0; n < count; n += BATCH) {
@@ -83,13 +77,13 @@ const drain = (title: string, make: typeof payload, least: number, many = false)
 
 /** All but lone sends, which are interleaved one by one. */
 export const WORKLOADS: readonly Workload[] = [
-  sends("single sends, one at a time", 1, 1_000),
+  sends("single sends, one at a time", 1, 500),
   sends(`single sends, ${IN_FLIGHT} in flight`, IN_FLIGHT, 2_000),
-  batches(`batch sends of ${BATCH}, 200 B`, payload, 10_000),
+  batches(`batch sends of ${BATCH}, 200 B`, payload, 5_000),
   batches(`batch sends of ${BATCH}, 4 KB`, large, 2_500),
-  drain("drain, 200 B", payload, 10_000),
+  drain("drain, 200 B", payload, 5_000),
   drain("drain, 4 KB", large, 2_500),
-  drain(`drain with ${CREW} worker processes, 200 B`, payload, 10_000, true),
+  drain(`drain with ${CREW} worker processes, 200 B`, payload, 5_000, true),
 ];
 
 export const LONE_SEND = "lone send";
