@@ -61,10 +61,14 @@ const rowOf = (database: string, { scene, rows, claims, drains }: Stage): Row =>
   drain: Math.round(median(drains)),
 });
 
+/** The median of the turns' ratios: within a turn the machine is busy with other things alike. */
+const byTurn = (values: readonly number[], by: readonly number[]): number =>
+  median(values.map((value, turn) => value / (by[turn] ?? Number.NaN)));
+
 function ratiosOf(database: string, { stages, small, together: crowd }: Found): Ratio[] {
   const [base, ...others] = stages as [Stage, ...Stage[]];
   const by = `by ${base.scene.title} alone`;
-  const [few, most] = CLAIMERS.map((claimers) => median(crowd.get(claimers) ?? []));
+  const [few = [], most = []] = CLAIMERS.map((claimers) => crowd.get(claimers));
   return [
     ...others.flatMap(({ scene, claims, drains }) => [
       {
@@ -77,7 +81,7 @@ function ratiosOf(database: string, { stages, small, together: crowd }: Found): 
       {
         name: `drain, ${scene.title}: ${by}`,
         database,
-        value: median(drains) / median(base.drains),
+        value: byTurn(drains, base.drains),
         target: round(1 / scene.target),
         higherIsBetter: true,
       },
@@ -86,13 +90,13 @@ function ratiosOf(database: string, { stages, small, together: crowd }: Found): 
       name: `claim and acknowledge ${SMALL_CLAIM}, one mailbox after the other: by one mailbox`,
       database,
       value: median(small.many) / median(small.one),
-      target: 1.2,
+      target: 1.5,
       higherIsBetter: false,
     },
     {
       name: `${CLAIMERS[1]} claimers at once, messages a second: by ${CLAIMERS[0]}`,
       database,
-      value: (most ?? Number.NaN) / (few ?? Number.NaN),
+      value: byTurn(most, few),
       target: 0.8,
       higherIsBetter: true,
     },

@@ -159,7 +159,7 @@ async function measure(
       found.small.one.push(times[0]);
       found.small.many.push(times[1]);
     }
-    for (let turn = 0; turn <= (quick ? 1 : 5); turn++) {
+    for (let turn = 0; turn <= (quick ? 1 : 9); turn++) {
       for (const { scene, outbox, drains } of shuffled(stages)) {
         const rate = await drain(outbox, slice);
         if (turn > 0) drains.push(rate);
@@ -170,7 +170,7 @@ async function measure(
     // A connection for each, where the database has more than one.
     const crowd = await openOutbox({ database: middle.url, poolMax: Math.max(...CLAIMERS) + 2 });
     try {
-      for (let turn = 0; turn <= (quick ? 1 : 5); turn++) {
+      for (let turn = 0; turn <= (quick ? 1 : 9); turn++) {
         for (const claimers of shuffled(CLAIMERS)) {
           const rate = await together(crowd, claimers, 3 * slice);
           if (turn > 0) found.together.get(claimers)?.push(rate);
