@@ -120,7 +120,7 @@ export const memoryBench: Bench = async (wanted) => {
   });
   const text = [
     ...heading("Memory", wanted, durability),
-    "Resident sets in MB, each in a process of its own: of the runtime before anything of ours is loaded, with the database open, when the measured work begins (for a send: with the array in memory), and the most by the operating system's count. A worker has concurrency 100 and batchSize 500.",
+    "Resident sets in MB, each in a process of its own: of the runtime before anything of ours is loaded, with the database open, when the measured work begins (for a send: with the array in memory), and the most while it is done, by the kernel's count on Linux and elsewhere of samples. A worker has concurrency 100 and batchSize 500.",
     table([["", "database", "runtime", "open", "begin", "most", "more", "s"], ...lines]),
     ratioTable(ratios),
   ];
