@@ -32,6 +32,9 @@ export function postgresGates(prefix: string, now: string): GateStatements {
       SELECT ${KEY} FROM ${keys} k WHERE ${SAME} LIMIT 1 FOR UPDATE SKIP LOCKED) x`;
 
   const LIMIT = `coalesce((SELECT key_limit FROM ${mailboxes} WHERE agent_id = j.to_agent), 1)`;
+  // What was found is looked up by its sequence alone: a state = 1 there would offer the planner the index of that
+  // state, which it reads from end to end where old statistics say that nothing is in it.
+  const STILL = (state: number) => `m.state >= ${state} AND m.state <= ${state}`;
   // The keys are locked before this statement begins, so its snapshot has all that their senders committed.
   // Ranges that equal an equality: only the index of the key has that order, so that no statistics, old ones or
   // none, make another index look better. A constant would be left out of the order.
@@ -72,7 +75,7 @@ export function postgresGates(prefix: string, now: string): GateStatements {
     UPDATE ${messages} m SET
       state = CASE WHEN m.visible_at > ${now} THEN 1 ELSE 0 END,
       due_at = CASE WHEN m.visible_at > ${now} THEN m.visible_at END
-    WHERE m.seq = ANY (ARRAY(SELECT seq FROM heads)) AND m.state = 2
+    WHERE m.seq = ANY (ARRAY(SELECT seq FROM heads)) AND ${STILL(2)}
     RETURNING m.to_agent`;
 
   const CLOSE = `
@@ -86,27 +89,33 @@ export function postgresGates(prefix: string, now: string): GateStatements {
         ORDER BY m.concurrency_key DESC, m.state DESC, m.rank DESC, m.seq DESC LIMIT f.n FOR UPDATE SKIP LOCKED) s
       WHERE j.kind = 'share')
     UPDATE ${messages} m SET state = 2, worker_id = NULL, failures = ${postgresRuns.lapsed("m.")}
-    WHERE m.seq = ANY (ARRAY(SELECT seq FROM surplus)) AND m.state = 0`;
+    WHERE m.seq = ANY (ARRAY(SELECT seq FROM surplus)) AND ${STILL(0)}`;
 
+  // Asked for the first in the order of the index, because EXISTS would rather read the table until it meets one; and
+  // by a clock that is not known to the planner, because it takes statistics by which nothing is visible at their word.
   const ANY_READY = `
-    SELECT EXISTS (SELECT 1 FROM ${messages} WHERE to_agent = :agent AND state = 0 AND visible_at <= ${now})
-        OR EXISTS (SELECT 1 FROM ${messages} WHERE to_agent = :agent AND state = 1 AND due_at <= ${now}) AS found`;
+    SELECT (SELECT seq FROM ${messages} WHERE to_agent = :agent AND state = 0 AND visible_at <= (SELECT ${now})
+            ORDER BY lane, rank, seq LIMIT 1) IS NOT NULL
+        OR (SELECT seq FROM ${messages} WHERE to_agent = :agent AND state = 1 AND due_at <= ${now}
+            ORDER BY due_at LIMIT 1) IS NOT NULL AS found`;
 
   const PROMOTE_DUE = `
     WITH due AS MATERIALIZED (
       SELECT seq FROM ${messages} WHERE to_agent = :agent AND state = 1 AND due_at <= ${now} AND concurrency_key IS NULL
       ORDER BY due_at LIMIT ${PROMOTE} FOR UPDATE SKIP LOCKED)
     UPDATE ${messages} m SET state = 0
-    WHERE m.seq = ANY (ARRAY(SELECT seq FROM due)) AND m.state = 1`;
+    WHERE m.seq = ANY (ARRAY(SELECT seq FROM due)) AND ${STILL(1)}`;
 
+  // Most often nothing is held: said in a way that the planner sees. By its guess of <> ALL next to nothing remains, and
+  // it would sort the whole mailbox rather than walk the index until the limit is reached.
   const CANDIDATES = `
     SELECT seq, rank, lane, message_type, coalesce(cost, 1) AS cost,
            attempt >= max_attempts OR coalesce(expires_at <= ${now}, false) AS doomed
     FROM ${messages}
-    WHERE to_agent = :agent AND lane = :lane AND state = 0 AND visible_at <= ${now}
+    WHERE to_agent = :agent AND lane = :lane AND state = 0 AND visible_at <= (SELECT ${now})
       AND (CAST(:types AS text) IS NULL OR message_type IN (SELECT jsonb_array_elements_text(CAST(:types AS jsonb))))
-      AND kind <> ALL (ARRAY(SELECT jsonb_array_elements_text(CAST(:held_kinds AS jsonb))))
-      AND message_type <> ALL (ARRAY(SELECT jsonb_array_elements_text(CAST(:held_types AS jsonb))))
+      AND (CAST(:held_kinds AS text) = '[]' OR kind <> ALL (ARRAY(SELECT jsonb_array_elements_text(CAST(:held_kinds AS jsonb)))))
+      AND (CAST(:held_types AS text) = '[]' OR message_type <> ALL (ARRAY(SELECT jsonb_array_elements_text(CAST(:held_types AS jsonb)))))
     ORDER BY rank, seq LIMIT :limit FOR UPDATE SKIP LOCKED`;
 
   const TAKE = `
