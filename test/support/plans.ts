@@ -20,7 +20,7 @@ export async function statementsOf(
   return seen.filter(({ sql }) => isData(sql) && about.test(sql));
 }
 
-function isData(sql: string): boolean {
+export function isData(sql: string): boolean {
   return /^\s*(with|select|insert|update|delete)/i.test(sql);
 }
 
@@ -58,8 +58,12 @@ const SERIES: Partial<Record<DialectName, string>> = {
 export function inserter(knex: Knex, dialect: DialectName) {
   const series = SERIES[dialect];
   if (series === undefined) throw new Error(`no rows are made on ${dialect}`);
-  return async (text: string, n: number): Promise<void> => {
-    await knex.raw(text.replace("FROM series", `FROM ${series}`), { n });
+  return async (
+    text: string,
+    n: number,
+    bindings: Record<string, number | string> = {},
+  ): Promise<void> => {
+    await knex.raw(text.replace("FROM series", `FROM ${series}`), { n, ...bindings });
   };
 }
 
