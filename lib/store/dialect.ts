@@ -1,5 +1,6 @@
 import type { Knex } from "knex";
 import type { Maintenance } from "../protocol/system.ts";
+import type { ClaimWalk } from "./claim-walk.ts";
 import type { ConversationStatements } from "./conversations.ts";
 import type { InboxStatements } from "./inbox.ts";
 
@@ -130,6 +131,8 @@ export interface ClaimRequest {
   readonly workerId: string;
   /** Null: every type. */
   readonly messageTypes: readonly string[] | null;
+  /** What earlier claims of the mailbox have seen; databases whose claims do not get longer leave it alone. */
+  readonly walk?: ClaimWalk | undefined;
 }
 
 /** Names one claim: the row and the receipt that the claim gave. */

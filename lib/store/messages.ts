@@ -1,4 +1,5 @@
 import type { Knex } from "knex";
+import { ClaimWalks } from "./claim-walk.ts";
 import type { Burial, ClaimKey, ClaimRequest, Db, Dialect, Extension, Release } from "./dialect.ts";
 import { DOCUMENTS, DOOM_PREFIX, ENVELOPE } from "./envelope-columns.ts";
 import { condemnExpired, EXPIRED_FINGERPRINT } from "./expired.ts";
@@ -31,6 +32,7 @@ export class MessageStore {
   readonly #options: MessageStoreOptions;
   readonly #sending: Sending;
   readonly #settling: Settling;
+  readonly #walks = new ClaimWalks();
   readonly keys: KeyStore;
 
   constructor(knex: Knex, dialect: Dialect, options: MessageStoreOptions) {
@@ -60,8 +62,9 @@ export class MessageStore {
   }
 
   async claim(request: ClaimRequest) {
+    const walk = this.#walks.of(request.agentId, request.messageTypes);
     return translated(this.dialect, () =>
-      retried(this.dialect, () => this.dialect.claim(this.knex, request)),
+      retried(this.dialect, () => this.dialect.claim(this.knex, { ...request, walk })),
     );
   }
 

@@ -2,7 +2,6 @@ import { postgresConversations } from "./conversations.ts";
 import type {
   Burial,
   ClaimKey,
-  ClaimRequest,
   Db,
   DedupeKey,
   Dialect,
@@ -10,24 +9,15 @@ import type {
   NewMessage,
   Release,
 } from "./dialect.ts";
-import {
-  CLAIMED,
-  DEAD,
-  DOCUMENTS,
-  ENVELOPE,
-  GIVEN,
-  list,
-  SHUT,
-  TOLD,
-  UNKEYED,
-} from "./envelope-columns.ts";
+import { DEAD, DOCUMENTS, ENVELOPE, GIVEN, list, TOLD, UNKEYED } from "./envelope-columns.ts";
 import { envelopeWith, postgresRuns } from "./failed-runs.ts";
 import { faultOfPostgres } from "./faults.ts";
 import { holdKeys } from "./hold-keys.ts";
 import { postgresInbox } from "./inbox.ts";
 import { HEAD, headsAsJson, isPlain, plainOf } from "./plain-messages.ts";
+import { postgresClaim } from "./postgres-claim.ts";
 import { postgresGates } from "./postgres-gates.ts";
-import { claimedRow, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
+import { rowsAsJson, seqs } from "./rows.ts";
 import { query } from "./sql.ts";
 
 /**
@@ -59,15 +49,11 @@ const CLAIMS =
 const VALID =
   "m.seq = ANY (ARRAY(SELECT seq FROM j)) AND m.seq = j.seq AND m.receipt = j.receipt AND length(m.worker_id) > 0";
 
-/** How many due messages one claim moves to the ready ones at most. */
-const PROMOTE = 500;
-
 export function postgres(prefix: string): Dialect {
   const messages = `${prefix}messages`;
   const archive = `${prefix}archive`;
   const dead = `${prefix}dead_letters`;
   const dedupe = `${prefix}dedupe`;
-  const mailboxes = `${prefix}mailboxes`;
 
   const INSERT = `
     INSERT INTO ${messages} (${list(GIVEN)}, created_at, expires_at, state, visible_at, due_at, receipt, attempt, max_attempts, redriven, lane, rank)
@@ -112,49 +98,6 @@ export function postgres(prefix: string): Dialect {
   const HELD = `
     SELECT dedupe_key AS key, message_id FROM ${dedupe}
     WHERE dedupe_key IN (SELECT jsonb_array_elements_text(CAST(:keys AS jsonb)))`;
-
-  // One statement claims and promotes: messages that fell due are candidates beside the ready ones, and those
-  // that the limit leaves out become ready. MATERIALIZED keeps the planner from running a LIMIT twice and so
-  // locking more than asked; the outer re-check names visible_at and not state, because a state = 0 there would
-  // offer the planner the ready index as the outer path, which it takes when its statistics are old.
-  const CLAIM = `
-    WITH t AS MATERIALIZED (SELECT ${NOW} AS now),
-    ready AS MATERIALIZED (
-      SELECT seq, rank FROM ${messages}
-      WHERE to_agent = :agent AND lane = '' AND state = 0 AND visible_at <= (SELECT now FROM t)
-        AND (CAST(:types AS text) IS NULL OR message_type IN (SELECT jsonb_array_elements_text(CAST(:types AS jsonb))))
-        AND NOT EXISTS (SELECT 1 FROM ${mailboxes} WHERE ${SHUT})
-      ORDER BY rank, seq LIMIT :limit FOR UPDATE SKIP LOCKED),
-    due AS MATERIALIZED (
-      SELECT seq, rank, message_type, lane FROM ${messages}
-      WHERE to_agent = :agent AND state = 1 AND due_at <= (SELECT now FROM t) AND concurrency_key IS NULL
-      ORDER BY due_at LIMIT ${PROMOTE} FOR UPDATE SKIP LOCKED),
-    candidates AS (
-      SELECT seq, rank FROM ready
-      UNION ALL
-      SELECT seq, rank FROM due
-      WHERE lane = ''
-        AND (CAST(:types AS text) IS NULL OR message_type IN (SELECT jsonb_array_elements_text(CAST(:types AS jsonb))))
-        AND NOT EXISTS (SELECT 1 FROM ${mailboxes} WHERE ${SHUT})),
-    picked AS MATERIALIZED (SELECT seq FROM candidates ORDER BY rank, seq LIMIT :limit),
-    touched AS MATERIALIZED (
-      SELECT seq, true AS taken FROM picked
-      UNION ALL
-      SELECT seq, false FROM due WHERE seq NOT IN (SELECT seq FROM picked))
-    UPDATE ${messages} m SET
-      state = 0,
-      visible_at = CASE WHEN c.taken THEN (SELECT now FROM t) + :lease ELSE m.visible_at END,
-      receipt = m.receipt + CASE WHEN c.taken THEN 1 ELSE 0 END,
-      attempt = m.attempt + CASE WHEN c.taken AND m.attempt < m.max_attempts
-                                  AND (m.expires_at IS NULL OR m.expires_at > (SELECT now FROM t)) THEN 1 ELSE 0 END,
-      worker_id = CASE WHEN NOT c.taken THEN m.worker_id
-                       WHEN m.expires_at <= (SELECT now FROM t) THEN '!expired'
-                       WHEN m.attempt >= m.max_attempts THEN '!max_attempts'
-                       ELSE :worker END,
-      failures = CASE WHEN c.taken THEN ${postgresRuns.lapsed("m.")} ELSE m.failures END
-    FROM touched c
-    WHERE m.seq = ANY (ARRAY(SELECT seq FROM touched)) AND m.seq = c.seq AND m.visible_at <= (SELECT now FROM t)
-    RETURNING c.taken, ${list(ENVELOPE, "m")}, ${list(CLAIMED, "m")}`;
 
   const COMPLETE = `
     ${CLAIMS}
@@ -236,19 +179,7 @@ export function postgres(prefix: string): Dialect {
       return holdKeys(db, HOLD, HELD, keys);
     },
 
-    async claim(db: Db, request: ClaimRequest) {
-      const answer = await query(db, CLAIM, {
-        agent: request.agentId,
-        limit: request.limit,
-        lease: request.leaseMs,
-        worker: request.workerId,
-        types: request.messageTypes === null ? null : JSON.stringify(request.messageTypes),
-      });
-      return answer
-        .filter((row) => row.taken === true)
-        .map((row) => claimedRow(row, parseText))
-        .sort(inOrder);
-    },
+    claim: postgresClaim(prefix, NOW),
 
     async complete(db: Db, claims: readonly ClaimKey[], keep: boolean) {
       const text = keep ? COMPLETE_AND_ARCHIVE : COMPLETE;

@@ -36,9 +36,10 @@ export function sqliteGates(prefix: string, now: string): GateStatements {
     state = CASE WHEN visible_at > ${now} THEN 1 ELSE 0 END,
     due_at = CASE WHEN visible_at > ${now} THEN visible_at END`;
 
+  // Not state = 2: by statistics of an hour when little was blocked, the index of the blocked would be read for it.
   const OPEN_ORDER = `
     UPDATE ${messages} SET ${MAKE_READY}
-    WHERE state = 2 AND seq IN (
+    WHERE state >= 2 AND state <= 2 AND seq IN (
       SELECT (SELECT m.seq FROM ${messages} m
               WHERE m.to_agent = j.value ->> '$.to_agent' AND m.ordering_key = j.value ->> '$.name'
               ORDER BY m.seq LIMIT 1)

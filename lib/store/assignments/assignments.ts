@@ -21,6 +21,8 @@ export interface LockedAgent {
   readonly weight: number;
   readonly deprecated: boolean;
   readonly lastAssignedAt: number;
+  /** As it was when the row was locked: see Candidate. */
+  readonly cardHash: string | null;
 }
 
 /** Which task goes to whom, and the message that tells it. */
@@ -184,6 +186,7 @@ function lockedAgent(row: Row, used: ReadonlyMap<string, number>): LockedAgent {
     weight: int(row.weight),
     deprecated: row.lifecycle === "deprecated",
     lastAssignedAt: int(row.last_assigned_at),
+    cardHash: row.card_hash === null ? null : String(row.card_hash),
   };
 }
 

@@ -53,7 +53,8 @@ const STATE = "task_id, state, finished_at";
 
 const COUNT_DOWN = "COALESCE(t.waits_for, 0) > 0 AND COALESCE(t.finished_at, 0) = 0";
 
-const AGENT = "a.agent_id, a.max_concurrent_tasks, a.weight, a.lifecycle, a.last_assigned_at";
+const AGENT =
+  "a.agent_id, a.max_concurrent_tasks, a.weight, a.lifecycle, a.last_assigned_at, a.card_hash";
 
 /** When a task without a deadline is urgent. */
 const NEVER = Number.MAX_SAFE_INTEGER;

@@ -17,6 +17,12 @@ export interface Candidate {
   readonly load: number;
   /** The sum of the weights of the preferences that it meets. */
   readonly score: number;
+  readonly deprecated: boolean;
+  readonly lastAssignedAt: number;
+  /** Another one as soon as it says something else of itself, such as other capabilities. */
+  readonly cardHash: string | null;
+  /** It gets nothing while an agent that it depends on is away. */
+  readonly leans: boolean;
 }
 
 export interface CandidateOptions {
@@ -145,5 +151,9 @@ function candidateOf(row: Row): Candidate {
     maxConcurrentTasks: most,
     load: most === 0 ? 1 : int(row.used) / most,
     score: Number(row.score),
+    deprecated: row.lifecycle === "deprecated",
+    lastAssignedAt: int(row.last_assigned_at),
+    cardHash: row.card_hash === null ? null : String(row.card_hash),
+    leans: int(row.leans) === 1,
   };
 }

@@ -36,7 +36,7 @@ export function mssql(prefix: string, now: string): MatchingStatements {
   return {
     candidates: ({ required, preferred, strategy }) => `
       SELECT TOP (:limit) x.* FROM (
-        ${ANSWER}, x.lifecycle, x.weight, x.last_assigned_at${strategy === "sticky" ? ", x.last_one" : ""} FROM (
+        ${ANSWER}, x.weight${strategy === "sticky" ? ", x.last_one" : ""} FROM (
         SELECT ${COLUMNS}, l.used, ${preferred ? "COALESCE(p.score, 0)" : "0"} AS score${
           strategy === "sticky"
             ? `, (SELECT TOP (1) t.agent_id FROM ${prefix}tasks t WHERE t.context_id = :context AND t.agent_id IS NOT NULL ORDER BY t.assigned_at DESC, t.agent_id) AS last_one`

@@ -13,7 +13,7 @@ import {
   PASSES,
   PREFERENCES,
   STAGE,
-  WALKED,
+  walked,
 } from "./texts.ts";
 
 export function postgres(prefix: string, clock: string): MatchingStatements {
@@ -48,16 +48,19 @@ export function postgres(prefix: string, clock: string): MatchingStatements {
            SELECT 1 FROM q WHERE q.n <> (SELECT n FROM f) AND NOT ${meets("q", "m.agent_id")} OFFSET 0)`
       : "";
   const used = `CROSS JOIN LATERAL (SELECT COALESCE(SUM(t.cost), 0) AS used FROM ${prefix}tasks t WHERE t.agent_id = a.agent_id AND ${OPEN} OFFSET 0) l`;
+  const most = walked("CAST(:limit AS int)", "LEAST", "GREATEST");
+  // The load of each first: where nobody is idle, nothing else is asked.
   const walk = (required: boolean, good: string) => `
       w AS MATERIALIZED (
-        SELECT a.agent_id, a.max_concurrent_tasks, a.last_assigned_at, a.lifecycle, a.weight, l.used AS used, 0 AS score
-        FROM (SELECT turn.* FROM ${agents} turn WHERE turn.lost_at IS NULL ${required ? `AND (SELECT agents FROM f) >= ${MANY}` : ""}
-                 ORDER BY turn.last_assigned_at, turn.agent_id LIMIT ${WALKED}) a
-         ${used}
+        SELECT ${COLUMNS}, a.used, 0 AS score
+        FROM (SELECT a.*, l.used FROM (
+                SELECT turn.* FROM ${agents} turn WHERE turn.lost_at IS NULL ${required ? `AND (SELECT agents FROM f) >= GREATEST(${MANY}, ${most})` : ""}
+                ORDER BY turn.last_assigned_at, turn.agent_id LIMIT ${most}) a
+              ${used}
+              WHERE ${good} ORDER BY a.last_assigned_at, a.agent_id OFFSET 0) a
         WHERE ${alive("a", now)} AND a.status <> 'draining' AND a.lifecycle <> 'deprecated' AND ${STAGE} AND ${depends}
           AND a.max_concurrent_tasks >= CAST(:cost AS int) AND a.agent_id NOT IN (SELECT jsonb_array_elements_text(CAST(:exclude AS jsonb)))
           ${required ? `AND CAST(:needed AS int) = (SELECT COUNT(*) FROM q) AND NOT EXISTS (SELECT 1 FROM q WHERE NOT ${meets("q", "a.agent_id")} OFFSET 0)` : ""}
-          AND ${good}
         ORDER BY a.last_assigned_at, a.agent_id LIMIT :limit),
       g AS MATERIALIZED (SELECT COUNT(*) AS n FROM w),`;
   return {

@@ -13,7 +13,7 @@ import {
   PASSES,
   PREFERENCES,
   STAGE,
-  WALKED,
+  walked,
 } from "./texts.ts";
 
 export function sqlite(prefix: string, clock: string): MatchingStatements {
@@ -48,12 +48,14 @@ export function sqlite(prefix: string, clock: string): MatchingStatements {
            SELECT 1 FROM q WHERE q.n <> (SELECT n FROM f) AND NOT ${meets("q", "m.agent_id")})`
       : "";
   const used = `(SELECT COALESCE(SUM(t.cost), 0) FROM ${prefix}tasks t WHERE t.agent_id = a.agent_id AND ${OPEN})`;
+  // Differs from PostgreSQL: MIN and MAX of two.
+  const most = walked(":limit", "MIN", "MAX");
   const walk = (required: boolean, good: string) => `
       w AS MATERIALIZED (
-        SELECT a.agent_id, a.max_concurrent_tasks, a.last_assigned_at, a.lifecycle, a.weight, a.used AS used, 0 AS score
+        SELECT ${COLUMNS}, a.used AS used, 0 AS score
         FROM (SELECT a.*, ${used} AS used FROM (
-                 SELECT turn.* FROM ${agents} turn WHERE turn.lost_at IS NULL ${required ? `AND (SELECT agents FROM f) >= ${MANY}` : ""}
-                 ORDER BY turn.last_assigned_at, turn.agent_id LIMIT ${WALKED}) a) a
+                 SELECT turn.* FROM ${agents} turn WHERE turn.lost_at IS NULL ${required ? `AND (SELECT agents FROM f) >= MAX(${MANY}, ${most})` : ""}
+                 ORDER BY turn.last_assigned_at, turn.agent_id LIMIT ${most}) a) a
         WHERE ${alive("a", now)} AND a.status <> 'draining' AND a.lifecycle <> 'deprecated' AND ${STAGE} AND ${depends}
           AND a.max_concurrent_tasks >= :cost AND a.agent_id NOT IN (SELECT value FROM json_each(:exclude))
           ${required ? `AND :needed = (SELECT COUNT(*) FROM q) AND NOT EXISTS (SELECT 1 FROM q WHERE NOT ${meets("q", "a.agent_id")})` : ""}

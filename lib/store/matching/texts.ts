@@ -50,8 +50,11 @@ export function orders(log: string): Record<MatchingStrategy, string> {
   };
 }
 
-export const FOUND =
-  "agent_id, max_concurrent_tasks, last_assigned_at, lifecycle, weight, used, score";
+/** What is known of an agent beside who it is, from its row `a`. `leans`: on others, without which it gets nothing. */
+const ABOUT = ["max_concurrent_tasks", "last_assigned_at", "lifecycle", "weight", "card_hash"];
+const LEANS = "CASE WHEN a.needs_agents IS NULL THEN 0 ELSE 1 END AS leans";
+
+export const FOUND = `agent_id, ${ABOUT.join(", ")}, leans, used, score`;
 
 /** How far it is counted how many agents can do a thing, to find what fewest can do. */
 export const COUNTED = 2_000;
@@ -59,16 +62,21 @@ export const COUNTED = 2_000;
 export const PREFERENCES =
   "p AS MATERIALIZED (SELECT DISTINCT n, c, o, w FROM r WHERE w IS NOT NULL),";
 
-export const COLUMNS =
-  "a.agent_id, a.status, a.max_concurrent_tasks, a.last_assigned_at, a.lifecycle, a.weight";
+export const COLUMNS = `a.agent_id, a.status, ${ABOUT.map((name) => `a.${name}`).join(", ")}, ${LEANS}`;
 
 /**
- * How many agents are looked at first: those whose last assignment is longest ago. Where enough of them are idle,
- * no other can be better, and what all can do costs no more than what few can do.
+ * How many agents are looked at first, at least, and how many more for each that is asked for: those whose last
+ * assignment is longest ago. Where enough of them are idle, no other can be better, and what all can do costs no more
+ * than what few can do.
  */
-export const WALKED = 256;
-/** Not where fewer can do what is required: those are soon looked at all. */
+const WALKED = 256;
+const WALKED_FOR_ONE = 4;
+/** Not where fewer can do what is required, or fewer than are walked: those are soon looked at all. */
 export const MANY = 1_000;
+/** `least` and `greatest`: the databases' functions for the lesser and the greater of two numbers. */
+export function walked(limit: string, least: string, greatest: string): string {
+  return `${least}(${greatest}(${WALKED}, ${WALKED_FOR_ONE} * ${limit}), ${COUNTED})`;
+}
 /** Whether such an agent is as good as any. */
 export const GOOD_ENOUGH: Partial<Record<MatchingStrategy, string>> = {
   leastLoaded: "l.used = 0",
@@ -76,7 +84,7 @@ export const GOOD_ENOUGH: Partial<Record<MatchingStrategy, string>> = {
 };
 
 export const ANSWER =
-  "SELECT x.agent_id, x.max_concurrent_tasks - x.used AS free, x.max_concurrent_tasks, x.used, x.score";
+  "SELECT x.agent_id, x.max_concurrent_tasks - x.used AS free, x.max_concurrent_tasks, x.used, x.score, x.lifecycle, x.last_assigned_at, x.card_hash, x.leans";
 
 export const FIGURES = `
   SELECT COUNT(*) AS capable, SUM(x.alive) AS alive, SUM(x.taking) AS taking,
