@@ -25,6 +25,9 @@ const LOOK = 2 * STEP;
 /** Rows that statistics count at most; what is not of the state that is counted is passed over. */
 export const COUNTED = 2 * 10_001;
 
+/** Upkeep's report tells of passed leases among the first 10,000 ready messages. */
+export const COUNTS = / AS lapsed from/i;
+
 /** Pages that PostgreSQL rather reads one after the other than to look 500 rows up. */
 const PAGES = 4 * STEP;
 

@@ -3,7 +3,7 @@ import { expect, it } from "vitest";
 import { postgres } from "../../lib/store/postgres.ts";
 import { eachDatabase, type TestDatabase } from "../support/databases.ts";
 import { watched } from "../support/queue.ts";
-import { type Call, COUNTED, calls, RETENTIONS } from "./calls.ts";
+import { type Call, COUNTED, COUNTS, calls, RETENTIONS } from "./calls.ts";
 import {
   buffers,
   type Executed,
@@ -19,9 +19,6 @@ const SMALL = 10_000;
 const LARGE = 100_000;
 
 const reads = (step: Step) => GROWING.includes(step["Relation Name"] ?? "");
-
-/** Upkeep's report tells of passed leases among the first 10,000 ready messages. */
-const COUNTS = / AS lapsed from/i;
 
 /** What a plan does that it must not do. */
 function faults({ sql, plan }: Executed, call: Call): string[] {

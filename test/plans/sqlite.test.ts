@@ -1,0 +1,85 @@
+import type { Knex } from "knex";
+import { expect, it } from "vitest";
+import { sqlite } from "../../lib/store/sqlite.ts";
+import { eachDatabase, type TestDatabase } from "../support/databases.ts";
+import { analyze, planOf, statementsOf } from "../support/plans.ts";
+import { watched } from "../support/queue.ts";
+import { COUNTS, calls, RETENTIONS } from "./calls.ts";
+import { Filling } from "./fill.ts";
+
+const LARGE = 100_000;
+const SMALL_ENOUGH = 10_000;
+
+/** Tables that do not grow with what is sent, by their names or the names that statements give them; and lists. */
+const SMALL = /^(outbox_(mailboxes|limits|schedules|topology)|json_each|CONSTANT|[bhjlx])\b/;
+/** The few rows of one message, or of one mailbox's consumers, may be put into order. */
+const FEW = /outbox_\w+_id \(message_id=|outbox_consumers/;
+
+/** Steps that read a table, or an index without any condition, from its first entry to its last; and sorts. */
+function faults(plan: string): string[] {
+  const steps = plan.split("\n").map((line) => line.replace(/^[-\d\s]+/, ""));
+  const grows = steps.filter((step) => {
+    const [, what] = /^(?:SCAN|SEARCH) (.*)/.exec(step) ?? [];
+    return what !== undefined && !SMALL.test(what);
+  });
+  const sorts = grows.some((step) => !FEW.test(step)) ? steps.filter(isSort) : [];
+  return [...grows.filter((step) => /^SCAN |AUTOMATIC/.test(step)), ...sorts];
+}
+
+const isSort = (step: string) => step.startsWith("USE TEMP B-TREE");
+
+async function stage(database: TestDatabase) {
+  const { knex } = await database.fresh();
+  const { queue } = watched(knex, RETENTIONS);
+  await queue.limits.set("limit", { agentId: "gated", maxInFlight: 1_000 });
+  const filling = new Filling(knex, "sqlite", sqlite("outbox_").now);
+  return { knex, queue, filling };
+}
+
+async function lookAt(knex: Knex, queue: Parameters<typeof calls>[1], state: string) {
+  const found: string[] = [];
+  for (const call of calls(knex, queue, state.replace(" ", "-"))) {
+    const statements = await statementsOf(knex, () => call.run());
+    expect(statements.length, call.name).toBeGreaterThan(0);
+    for (const statement of statements) {
+      const plan = await planOf(knex, "sqlite", statement);
+      // What counts takes the first that come, and stops.
+      const counts = call.counts || COUNTS.test(statement.sql);
+      const wrong = counts ? [] : faults(plan);
+      if (wrong.length === 0) continue;
+      const text = statement.sql.trim().slice(0, 400);
+      found.push(`${call.name}, ${state}: ${wrong.join("; ")}\n${text}\n${plan}`);
+    }
+  }
+  return [...new Set(found)].join("\n\n");
+}
+
+eachDatabase("plans", (database) => {
+  // SQLite plans by the indexes alone, and by what somebody's ANALYZE found at the time.
+  const onSqlite = it.skipIf(database.dialect !== "sqlite");
+
+  onSqlite(
+    "walk indexes in their order, without statistics and with them",
+    async () => {
+      const { knex, queue, filling } = await stage(database);
+      await filling.step(LARGE);
+      expect(await lookAt(knex, queue, "no statistics")).toBe("");
+      await analyze(knex, "sqlite");
+      expect(await lookAt(knex, queue, "fresh statistics")).toBe("");
+    },
+    120_000,
+  );
+
+  onSqlite(
+    "walk indexes in their order with old statistics",
+    async () => {
+      const { knex, queue, filling } = await stage(database);
+      // Of a smaller table a step of upkeep names so many rows that reading all of it is right.
+      await filling.step(SMALL_ENOUGH);
+      await analyze(knex, "sqlite");
+      await filling.step(LARGE);
+      expect(await lookAt(knex, queue, "old statistics")).toBe("");
+    },
+    120_000,
+  );
+});
