@@ -8,17 +8,16 @@ import { fileName, svg } from "./plot.ts";
 import type { Bench } from "./run.ts";
 import { type BenchName, HELP, type Settings, settings, UsageError } from "./settings.ts";
 
-/** Each only where it is asked for: one that is broken stops no other. */
-async function benchOf(name: BenchName): Promise<Bench> {
-  if (name === "queue") return (await import("./queue.ts")).queueBench;
-  if (name === "assignment") return (await import("./assignment.ts")).assignmentBench;
-  const found = (await import(new URL(`./${name}.ts`, import.meta.url).href)) as Record<
-    string,
-    Bench
-  >;
-  return found[`${name}Bench`] as Bench;
-}
-
+/** Each is loaded only where it is asked for: one that is broken stops no other. */
+const BENCH: Record<BenchName, () => Promise<Bench>> = {
+  queue: async () => (await import("./queue.ts")).queueBench,
+  assignment: async () => (await import("./assignment.ts")).assignmentBench,
+  growth: async () => (await import("./growth.ts")).growthBench,
+  latency: async () => (await import("./latency.ts")).latencyBench,
+  steady: async () => (await import("./steady.ts")).steadyBench,
+  snapshot: async () => (await import("./snapshot.ts")).snapshotBench,
+  memory: async () => (await import("./memory.ts")).memoryBench,
+};
 /** Those that have no peers. */
 const ALONE: readonly BenchName[] = ["assignment", "memory"];
 
@@ -76,7 +75,7 @@ async function main(asked: Settings): Promise<number> {
   const benches: Record<string, object> = {};
   const texts: string[] = [];
   for (const name of asked.benches) {
-    const bench = await benchOf(name);
+    const bench = await BENCH[name]();
     const { result, text } = await bench({ databases, rounds, quick, postgres, machine, say });
     benches[name] = result;
     texts.push(text.startsWith("# ") ? text : `# ${name}\n\n${text}`);

@@ -107,7 +107,7 @@ export function median(values: readonly number[]): number {
 }
 
 /** A ratio reaches its target, or there is none. */
-export function reached({ value, target, higherIsBetter }: Ratio): boolean {
+function reached({ value, target, higherIsBetter }: Ratio): boolean {
   return target === undefined || (higherIsBetter ? value >= target : value <= target);
 }
 

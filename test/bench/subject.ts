@@ -86,7 +86,7 @@ export function versionOf(name: string): string {
 }
 
 /** Resolves when `done` was called that often. */
-export function countdown(count: number): { readonly reached: Promise<void>; done(): void } {
+function countdown(count: number): { readonly reached: Promise<void>; done(): void } {
   let left = count;
   let reach = () => {};
   const reached = new Promise<void>((resolve) => {

@@ -24,7 +24,8 @@ interface Bullmq extends Classes {
   withBackend(factory: object): Classes;
 }
 
-const QUEUE = "bench";
+// A name of its own: a Redis may have other queues, and this one is wiped at the end.
+const QUEUE = "agent-outbox-bench";
 // Finished jobs are removed, as its documentation recommends for throughput.
 const JOB = { removeOnComplete: true };
 
@@ -65,11 +66,11 @@ export const bullmqPostgres: Opener = async (url) => {
   const concurrency = 50;
   return opened(
     withBackend(createPostgresBackend),
-    { connectionString: url, migrate: true, max: 20 },
+    { connectionString: url, migrate: true },
     {
       name: "bullmq (PostgreSQL)",
       kind: "peer",
-      settings: `${versionOf("bullmq")}, its PostgreSQL backend: concurrency ${concurrency}, pool of 20, removeOnComplete; batches by addBulk`,
+      settings: `${versionOf("bullmq")}, its PostgreSQL backend: concurrency ${concurrency}, removeOnComplete; batches by addBulk`,
     },
     async () => undefined,
     concurrency,

@@ -26,9 +26,9 @@ export async function openSqlite(url: string): Promise<Database> {
 
 const COLUMNS = `message_id, from_agent, to_agent, message_type, kind, content, priority, created_at,
     state, visible_at, receipt, attempt, max_attempts, redriven, lane, rank`;
-const INSERT = `
-  INSERT INTO outbox_messages (${COLUMNS})
-  VALUES (?, 'raw', 'bench', 'BENCH', 'event', ?, 20, 0, 0, 0, 0, 0, 3, 0, '', 80)`;
+const VALUES = "(?, 'raw', 'bench', 'BENCH', 'event', ?, 20, 0, 0, 0, 0, 0, 3, 0, '', 80)";
+/** Rows of one prepared INSERT: quicker than one INSERT for each, and than one from JSON. */
+const ROWS = 500;
 
 const CANDIDATES =
   "SELECT seq FROM outbox_messages WHERE to_agent = 'bench' AND lane = '' AND state = 0";
@@ -74,9 +74,21 @@ async function raw(
   const database = await openSqlite(url);
   database.pragma("journal_mode = WAL");
   database.pragma("synchronous = NORMAL");
-  const insert = database.prepare(INSERT);
-  const one = (payload: object) => insert.run(randomUUID(), JSON.stringify(payload));
-  const many = database.transaction((payloads: readonly object[]) => payloads.map(one));
+  const into = (rows: number) =>
+    database.prepare(
+      `INSERT INTO outbox_messages (${COLUMNS}) VALUES ${Array(rows).fill(VALUES).join(", ")}`,
+    );
+  const insert = into(1);
+  const insertMany = into(ROWS);
+  const valuesOf = (payload: object) => [randomUUID(), JSON.stringify(payload)];
+  const one = (payload: object) => insert.run(...valuesOf(payload));
+  const many = database.transaction((payloads: readonly object[]) => {
+    const whole = payloads.length - (payloads.length % ROWS);
+    for (let n = 0; n < whole; n += ROWS) {
+      insertMany.run(...payloads.slice(n, n + ROWS).flatMap(valuesOf));
+    }
+    for (const payload of payloads.slice(whole)) one(payload);
+  });
   const handle = step(database);
   return draining({
     ...rest,
@@ -94,7 +106,7 @@ export const rawSqlite: Opener = (url) =>
     {
       name: "raw SQL",
       kind: "ceiling",
-      settings: `the same tables; ${versionOf("better-sqlite3")}, a synchronous driver, WAL, synchronous NORMAL; prepared inserts, batches in one transaction; drain: a DELETE that claims 500. No lease, no fence, no archive`,
+      settings: `the same tables; ${versionOf("better-sqlite3")}, a synchronous driver, WAL, synchronous NORMAL; prepared inserts, batches as one INSERT .. VALUES; drain: a DELETE that claims 500. No lease, no fence, no archive`,
     },
     (database) => {
       const take = database.prepare(CLAIM_AND_DELETE);
