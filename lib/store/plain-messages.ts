@@ -1,5 +1,6 @@
 import type { NewMessage } from "./dialect.ts";
 import { DOCUMENTS, GIVEN } from "./envelope-columns.ts";
+import type { Bindings } from "./sql.ts";
 
 /** Fields that few messages have. */
 const RARE = [
@@ -24,6 +25,18 @@ export function isPlain(message: NewMessage): boolean {
     if (value !== null && value !== undefined) return false;
   }
   return true;
+}
+
+/** One plain message by itself, as most are sent: there is nothing to be read out of a document. */
+export function insertOne(table: string, now: string): string {
+  const columns = [...OWN, ...HEAD];
+  return `
+    INSERT INTO ${table} (${columns.join(", ")}, created_at, state, visible_at, receipt, attempt, redriven, lane, rank)
+    VALUES (${columns.map((column) => `:${column}`).join(", ")}, ${now}, 0, ${now}, 0, 0, 0, '', 100 - CAST(:priority AS int))`;
+}
+
+export function oneBound(message: NewMessage): Bindings {
+  return Object.fromEntries([...OWN, ...HEAD].map((column) => [column, message[column]]));
 }
 
 /** Messages, and apart from them what they share. */

@@ -14,7 +14,7 @@ import { envelopeWith, postgresRuns } from "./failed-runs.ts";
 import { faultOfPostgres } from "./faults.ts";
 import { holdKeys } from "./hold-keys.ts";
 import { postgresInbox } from "./inbox.ts";
-import { HEAD, headsAsJson, isPlain, plainOf } from "./plain-messages.ts";
+import { HEAD, headsAsJson, insertOne, isPlain, oneBound, plainOf } from "./plain-messages.ts";
 import { postgresClaim } from "./postgres-claim.ts";
 import { postgresGates } from "./postgres-gates.ts";
 import { rowsAsJson, seqs } from "./rows.ts";
@@ -73,6 +73,8 @@ export function postgres(prefix: string): Dialect {
                                     WHEN v.visible_at > t.now THEN 1
                                     WHEN j.concurrency_key IS NOT NULL THEN 2 ELSE 0 END AS state) s
     ORDER BY j.n`;
+
+  const ONE = insertOne(messages, NOW);
 
   // Half of the work for messages that say nothing but themselves. The order is that of the arrays.
   const PLAIN = `
@@ -164,6 +166,11 @@ export function postgres(prefix: string): Dialect {
     async insertMessages(db: Db, rows: readonly NewMessage[]) {
       if (!rows.every(isPlain)) {
         await query(db, INSERT, { items: rowsAsJson(rows, DOCUMENTS) });
+        return;
+      }
+      const [one] = rows;
+      if (one !== undefined && rows.length === 1) {
+        await query(db, ONE, oneBound(one));
         return;
       }
       const { heads, places } = plainOf(rows);

@@ -12,12 +12,24 @@ export type Bindings = Record<string, string | number | boolean | null>;
  * Casts are written CAST(x AS type): knex would take the name out of `::type`.
  */
 export async function query<R = Row>(db: Db, text: string, bindings: Bindings = {}): Promise<R[]> {
-  for (const [, name] of text.matchAll(/(?<![:\w]):([a-z_]+)\b/g)) {
-    if (name !== undefined && !(name in bindings)) {
-      throw new Error(`the statement names :${name}, which is not bound`);
-    }
+  for (const name of namesIn(text)) {
+    if (!(name in bindings)) throw new Error(`the statement names :${name}, which is not bound`);
   }
   return rows<R>(await db.raw(text, bindings));
+}
+
+/** By text: they are constants, a few for each table prefix. */
+const names = new Map<string, readonly string[]>();
+const MOST_TEXTS = 1_000;
+
+function namesIn(text: string): readonly string[] {
+  let found = names.get(text);
+  if (found === undefined) {
+    if (names.size >= MOST_TEXTS) names.clear();
+    found = [...text.matchAll(/(?<![:\w]):([a-z_]+)\b/g)].map(([, name]) => String(name));
+    names.set(text, found);
+  }
+  return found;
 }
 
 /** node-postgres answers `{ rows }`; sqlite3 and tedious, through knex, an array. */

@@ -15,7 +15,7 @@ import { envelopeWith, sqliteRuns } from "./failed-runs.ts";
 import { faultOfSqlite } from "./faults.ts";
 import { holdKeys } from "./hold-keys.ts";
 import { sqliteInbox } from "./inbox.ts";
-import { HEAD, headsAsJson, isPlain, plainOf } from "./plain-messages.ts";
+import { HEAD, headsAsJson, insertOne, isPlain, oneBound, plainOf } from "./plain-messages.ts";
 import { claimedRow, claimsAsJson, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
 import { query, type Row, transaction } from "./sql.ts";
 import { sqliteGates, sqliteLeased } from "./sqlite-gates.ts";
@@ -60,6 +60,8 @@ export function sqlite(prefix: string): Dialect {
                        coalesce(value ->> '$.available_at', ${NOW} + coalesce(value ->> '$.delay_ms', 0)) AS visible_at
                 FROM json_each(:items)))
     ORDER BY key`;
+
+  const ONE = insertOne(messages, NOW);
 
   // Half of the work for messages that say nothing but themselves: SQLite reads every field by a call. CROSS JOIN
   // keeps the order of the array (https://www.sqlite.org/optoverview.html#crossjoin).
@@ -185,6 +187,11 @@ export function sqlite(prefix: string): Dialect {
       // JSON columns travel as strings, so that the stored text is the sender's to the letter.
       if (!rows.every(isPlain)) {
         await query(db, INSERT, { items: rowsAsJson(rows, []) });
+        return;
+      }
+      const [one] = rows;
+      if (one !== undefined && rows.length === 1) {
+        await query(db, ONE, oneBound(one));
         return;
       }
       const { heads, places } = plainOf(rows);
