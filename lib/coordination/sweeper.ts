@@ -2,6 +2,7 @@ import { TASK_FAILURES } from "../protocol/tasks.ts";
 import type { TaskHistory } from "../store/task-history.ts";
 import { apart, callOff, endTask, fenceOf, type Parts, type Tx, takeAway } from "./parts.ts";
 import type { Placement } from "./placing/placement.ts";
+import { reclaim } from "./reclaim.ts";
 
 /** What one sweep did. */
 export interface SweepReport {
@@ -94,11 +95,15 @@ export class Sweeper {
       agentId,
     };
     let taken = 0;
+    const answered = new Set<string>();
     for (const task of await tasks.heldBy(agentId, TASKS_OF_AGENT, trx)) {
-      if ((await takeAway(this.#parts, trx, task, error)) !== undefined) taken++;
+      const outcome = await reclaim(this.#parts, trx, task, error);
+      if (outcome === "taken") taken++;
+      if (outcome === "answered") answered.add(task.taskId);
     }
     // One that has more, or was given one anew meanwhile, stays unmarked, so that the next sweep goes on with it.
-    const rest = (await tasks.heldBy(agentId, 1, trx)).length > 0;
+    const held = await tasks.heldBy(agentId, TASKS_OF_AGENT, trx);
+    const rest = held.length === TASKS_OF_AGENT || held.some(({ taskId }) => !answered.has(taskId));
     return { taken, end: rest ? undefined : await slots.bury(trx, agentId) };
   }
 

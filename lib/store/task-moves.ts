@@ -47,6 +47,7 @@ export class TaskMoves {
   protected readonly knex: Knex;
   protected readonly dialect: Dialect;
   protected readonly table: string;
+  protected readonly messages: string;
   protected readonly archive: string;
   protected readonly statements: AgentStatements;
 
@@ -54,6 +55,7 @@ export class TaskMoves {
     this.knex = knex;
     this.dialect = dialect;
     this.table = `${prefix}tasks`;
+    this.messages = `${prefix}messages`;
     this.archive = `${prefix}archive`;
     this.statements = agentStatements(dialect.name, prefix, dialect.now);
   }

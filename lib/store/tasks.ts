@@ -118,6 +118,17 @@ export class TaskStore extends TaskMoves {
     });
   }
 
+  /** Whether one of these messages is there, read or not, and has not ended. */
+  async anyWaiting(trx: Db, messageIds: readonly string[]): Promise<boolean> {
+    return translated(this.dialect, async () => {
+      const found = await trx(this.messages)
+        .select("message_id")
+        .whereIn("message_id", [...messageIds])
+        .first();
+      return found !== undefined;
+    });
+  }
+
   /** Which of these messages were acknowledged longer ago than that. */
   async acknowledged(messageIds: readonly string[], olderThanMs: number): Promise<Set<string>> {
     return translated(this.dialect, async () => {

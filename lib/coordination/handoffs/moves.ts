@@ -5,8 +5,10 @@ import type { Task } from "../../protocol/tasks.ts";
 import { afterCommit } from "../../store/after-commit.ts";
 import type { StoredHandoff } from "../../store/handoff-row.ts";
 import type { HandoffStore } from "../../store/handoffs.ts";
-import { callOff, cancelMessage, fenceOf, type Parts, type Tx, tellTask } from "../parts.ts";
+import { cancelMessage, fenceOf, type Parts, recall, type Tx, tellTask } from "../parts.ts";
+import { isAnswered } from "../reclaim.ts";
 import { parkPaused } from "../tasks/pauses.ts";
+import { wrongState } from "./look-up.ts";
 import { newMessageId, sendAnswer, sendAssignment, tellHandoff } from "./messages.ts";
 
 /** What moves of handoffs share. */
@@ -42,6 +44,7 @@ export async function take(
   if (before !== undefined && before.pausedAt !== null) throw notNow(offer.to);
   // Also one that was taken from a giver who died meanwhile, as long as nobody else has it.
   if (before === undefined || !isOffered(before, offer)) return undefined;
+  if (await isAnswered(parts, trx, before)) return undefined;
   const assignment = before.assignment + 1;
   // Before anything else changes, so that a caller's transaction that goes on after "undefined" has changed nothing.
   const taken = await store.move(trx, offer.handoffId, "accepted", { note, assignment });
@@ -53,7 +56,7 @@ export async function take(
   }
   const task = await reassign(store, trx, before, offer.to);
   const why = `handed over to "${offer.to}"`;
-  await withdrawAssignment(parts, trx, before, why, offer.detached);
+  await withdrawAssignment(parts, trx, before, { handoff: taken, why });
   await sendAssignment(parts, trx, task, taken);
   tellTask(parts, trx, "reassigned", task, {
     task_type: task.taskType,
@@ -121,6 +124,9 @@ export async function giveBack(
   const cost = taskId === null ? undefined : (await parts.tasks.get(taskId, trx))?.cost;
   const room = cost === undefined ? undefined : await parts.slots.reserve(trx, handoff.from, cost);
   const before = taskId === null ? undefined : await parts.tasks.lock(trx, taskId);
+  if (before !== undefined && isTaken(before, handoff) && (await isAnswered(parts, trx, before))) {
+    return undefined;
+  }
   const returned = await store.move(trx, handoff.handoffId, "returned", { note });
   if (returned === undefined) return undefined;
   let whereabouts: Whereabouts = taskId === null ? "kept" : "moved_on";
@@ -132,7 +138,7 @@ export async function giveBack(
       await park(parts, trx, before, note);
       whereabouts = "parked";
     }
-    await withdrawAssignment(parts, trx, before, note, false);
+    await withdrawAssignment(parts, trx, before, { handoff: returned, why: note });
     afterCommit(trx, parts.freed);
   }
   await announce(parts, trx, returned, { task: whereabouts });
@@ -180,11 +186,15 @@ async function withdrawAssignment(
   parts: Parts,
   trx: Tx,
   before: Task,
-  why: string,
-  detached: boolean,
+  { handoff, why }: { handoff: StoredHandoff; why: string },
 ): Promise<void> {
-  if (detached) await cancelMessage(parts, trx, before);
-  else await callOff(parts, trx, before, why);
+  const back = await cancelMessage(parts, trx, before);
+  // At this very moment: then all of this is rolled back.
+  if (!back && (await isAnswered(parts, trx, before))) {
+    throw wrongState(handoff, `the task "${before.taskId}" was answered by "${before.agentId}"`);
+  }
+  const overWithOffer = handoff.detached && handoff.state === "accepted";
+  if (!overWithOffer && (!back || before.startedAt !== null)) await recall(parts, trx, before, why);
 }
 
 /** The task is what was offered: the giver's, in the assignment that it had then. */

@@ -1,5 +1,6 @@
 import type { Task } from "../../protocol/tasks.ts";
 import { cancelMessage, fenceOf, type Parts, recall, type Tx, tellTask } from "../parts.ts";
+import { isAnswered } from "../reclaim.ts";
 
 /** What the agent of a task that was paused is told; it marks that this is no end. */
 export const PAUSED = "paused";
@@ -17,10 +18,11 @@ export async function pauseTask(parts: Parts, trx: Tx, taskId: string): Promise<
     await recall(parts, trx, paused, PAUSED);
     return paused;
   }
-  const parked = await parts.tasks.park(trx, fenceOf(paused), "submitted", 0);
+  const back = await cancelMessage(parts, trx, paused);
+  if (!back && (await isAnswered(parts, trx, paused))) return paused;
   // One that acknowledged it in silence may have begun.
-  if (!(await cancelMessage(parts, trx, paused))) await recall(parts, trx, paused, PAUSED);
-  return parked ?? paused;
+  if (!back) await recall(parts, trx, paused, PAUSED);
+  return (await parts.tasks.park(trx, fenceOf(paused), "submitted", 0)) ?? paused;
 }
 
 /** Takes a paused task from its agent without counting that as a failed assignment. */

@@ -1,6 +1,6 @@
 import { TASK_FAILURES, type Task } from "../../protocol/tasks.ts";
-import { apart, type Parts, recall, type SweepStep, takeAway } from "../parts.ts";
-import { parkPaused } from "./pauses.ts";
+import { apart, fenceOf, type Parts, recall, type SweepStep } from "../parts.ts";
+import { reclaim, reclaimPaused } from "../reclaim.ts";
 
 /** Bounds of one sweep: what is left over waits for the next one. */
 const OVERRUN = 100;
@@ -43,7 +43,9 @@ export class RunSweep implements SweepStep {
     const now = await tasks.clock();
     for (const task of page) {
       if ((task.pausedAt ?? now) > now - PAUSE_GRACE_MS) continue;
-      await tasks.transaction((trx) => parkPaused(this.#parts, trx, task));
+      await apart(this.#parts, () =>
+        tasks.transaction((trx) => reclaimPaused(this.#parts, trx, task)),
+      );
     }
   }
 
@@ -63,8 +65,12 @@ export class RunSweep implements SweepStep {
     const error = { code, message, ...(task.agentId === null ? {} : { agentId: task.agentId }) };
     await apart(this.#parts, () =>
       this.#parts.tasks.transaction(async (trx) => {
-        const taken = await takeAway(this.#parts, trx, task, error);
-        if (taken !== undefined) await recall(this.#parts, trx, task, message);
+        const outcome = await reclaim(this.#parts, trx, task, error);
+        if (outcome === "taken") await recall(this.#parts, trx, task, message);
+        // Its run is over, and with it what limits it.
+        if (outcome === "answered") {
+          await this.#parts.tasks.report(fenceOf(task), "working", undefined, trx, null);
+        }
       }),
     );
   }
