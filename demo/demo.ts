@@ -62,6 +62,7 @@ class DemoRun {
   readonly #progress: Progress;
   readonly #goodbye = new AbortController();
   readonly #lost: { agentId: string; why: string }[] = [];
+  #opening: Promise<Outbox> | undefined;
   #outbox: Outbox | undefined;
   #crew: Crew | undefined;
   #supervision: Supervision | undefined;
@@ -148,13 +149,15 @@ class DemoRun {
 
   async #open(): Promise<Supervision> {
     const { database, prefix, logs } = this.#place;
-    this.#outbox = await openOutbox({
+    this.#opening = openOutbox({
       database,
       prefix,
       migrate: true,
       poolMax: 4,
       fileLogging: { baseDir: logs, layout: "flat" },
     });
+    this.#outbox = await this.#opening;
+    this.#goodbye.signal.throwIfAborted();
     const longest = this.#options.interactive ? LONGEST_INTERACTIVE_MS : LONGEST_MS;
     this.#supervision = new Supervision(this.#outbox, longest, (end) => this.#ended(end));
     await this.#supervision.start();
@@ -162,6 +165,8 @@ class DemoRun {
   }
 
   async #startCrew(): Promise<Crew> {
+    // Processes that were started now would be killed by nobody.
+    this.#goodbye.signal.throwIfAborted();
     this.#crew = new Crew({
       inside: (agentId, taskId) => {
         this.#inside(agentId, taskId).catch((error) => this.#fail?.(error));
@@ -218,7 +223,10 @@ class DemoRun {
   }
 
   async #close(kept: boolean): Promise<void> {
-    const outbox = this.#outbox;
+    const opening = this.#opening;
+    this.#opening = undefined;
+    // Also one that opens only now: it would go on being open.
+    const outbox = await opening?.catch(() => undefined);
     this.#outbox = undefined;
     if (outbox === undefined) return;
     try {
@@ -228,7 +236,9 @@ class DemoRun {
     }
   }
 
+  /** Between two steps: waits for whoever wants to press Enter, and goes no further after a goodbye. */
   async #pause(what: string): Promise<void> {
+    this.#goodbye.signal.throwIfAborted();
     if (!this.#options.interactive) return;
     const terminal = createInterface({ input: process.stdin, output: process.stderr });
     // Ctrl-C means the same here as anywhere else.

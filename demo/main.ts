@@ -13,6 +13,8 @@ import { renderReport } from "./render.ts";
 import { playScenario, scenarioList } from "./scenarios/play.ts";
 
 const WIDTH_OF_A_PIPE = 160;
+/** How long what is left open may keep a demo alive that was interrupted, or has failed. */
+const LINGER_MS = 1_000;
 
 /** Runs the demo and returns the exit code: 0 done, 1 failed, 2 wrong arguments, 130 interrupted. */
 export async function main(args: string[]): Promise<number> {
@@ -75,4 +77,6 @@ if (isProgram()) {
   // `npm run demo | head`: the reader has what it wanted, and that is no error.
   process.stdout.on("error", () => {});
   process.exitCode = await main(process.argv.slice(2));
+  // People have been told that it is over: a connection that never answers must not hold it open.
+  if (process.exitCode !== 0) setTimeout(() => process.exit(), LINGER_MS).unref();
 }

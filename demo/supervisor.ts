@@ -39,7 +39,6 @@ export class Supervision {
   readonly #onEnd: (end: TaskEnd) => void;
   #allEnded: (() => void) | undefined;
   #run: Promise<void> | undefined;
-  #timer: NodeJS.Timeout | undefined;
 
   constructor(outbox: Outbox, longestMs: number, onEnd: (end: TaskEnd) => void) {
     this.#outbox = outbox;
@@ -106,13 +105,14 @@ export class Supervision {
     };
   }
 
+  /** Whoever waits for tasks is refused. */
   async stop(): Promise<void> {
-    clearTimeout(this.#timer);
     this.#running.abort();
     await this.#run;
   }
 
   async #assign(task: Omit<PlannedTask, "parameters"> & { parameters: object }): Promise<void> {
+    this.#running.signal.throwIfAborted();
     await this.#coordinator.assignTask({
       taskId: task.taskId,
       taskType: task.capability,
@@ -132,21 +132,26 @@ export class Supervision {
     if (this.#open.size === 0) this.#allEnded?.();
   }
 
+  /** Rejects when the supervision is stopped before: nobody will end them then. */
   #untilAllEnded(): Promise<void> {
-    if (this.#open.size === 0) return Promise.resolve();
+    const { signal } = this.#running;
     return new Promise((resolve, reject) => {
-      this.#timer = setTimeout(() => {
-        const some = [...this.#open].slice(0, 3).join(", ");
-        reject(
-          new Error(
-            `${this.#open.size} tasks have not ended after ${this.#longestMs / 1_000} s: ${some}`,
-          ),
-        );
-      }, this.#longestMs);
-      this.#allEnded = () => {
-        clearTimeout(this.#timer);
-        resolve();
+      signal.throwIfAborted();
+      if (this.#open.size === 0) return resolve();
+      const settle = (error?: Error) => {
+        clearTimeout(timer);
+        signal.removeEventListener("abort", stopped);
+        if (error === undefined) resolve();
+        else reject(error);
       };
+      const stopped = () => settle(signal.reason);
+      const timer = setTimeout(() => {
+        const some = [...this.#open].slice(0, 3).join(", ");
+        const longest = `${this.#longestMs / 1_000} s`;
+        settle(new Error(`${this.#open.size} tasks have not ended after ${longest}: ${some}`));
+      }, this.#longestMs);
+      signal.addEventListener("abort", stopped);
+      this.#allEnded = () => settle();
     });
   }
 }

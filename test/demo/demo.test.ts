@@ -206,6 +206,38 @@ describe("the demo as a newcomer starts it, on SQLite", () => {
     await until(() => children.every((pid) => !isRunning(pid)));
   });
 
+  test("Ctrl-C while the first tasks are given away stops everything", {
+    timeout: SLOW,
+  }, async () => {
+    const demo = startDemo([await fixture()], await temporaryFolder());
+    await demo.said("each in a process of its own");
+    const children = childrenOf(demo.pid);
+    demo.kill("SIGINT");
+    const { code, stderr } = await demo.finished;
+    expect(stderr).toContain("Stopped. The agents are stopped, too.");
+    expect(code).toBe(130);
+    await until(() => children.every((pid) => !isRunning(pid)));
+  });
+
+  test("Ctrl-C while it opens its database begins nothing, and leaves nothing", {
+    timeout: SLOW,
+  }, async () => {
+    const cwd = await temporaryFolder();
+    const demo = startDemo([await fixture()], cwd);
+    // The folder of its run is there before it listens for signals, the file after that.
+    await until(
+      async () => {
+        const [run = ""] = await readdir(join(cwd, ".outbox-demo"));
+        return stat(join(cwd, ".outbox-demo", run, "demo.sqlite"));
+      },
+      { everyMs: 1 },
+    );
+    demo.kill("SIGINT");
+    const { code, stdout, stderr } = await demo.finished;
+    expect([code, stdout, stderr]).toEqual([130, "", "Stopped. Nothing was begun.\n"]);
+    expect(await readdir(cwd)).toEqual([]);
+  });
+
   test("its workers end when it is killed itself", { timeout: SLOW }, async () => {
     const demo = startDemo([await fixture()], await temporaryFolder());
     await demo.said("killed (SIGKILL)");
