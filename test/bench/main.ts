@@ -62,6 +62,9 @@ function published(file: string): Results {
 async function main(asked: Settings): Promise<number> {
   // Before anything is measured: what cannot be compared or written is told at once.
   const before = asked.gate === undefined ? undefined : published(asked.gate);
+  if (before !== undefined && asked.quick) {
+    say("--quick is too short to compare: take what follows as a trial of the gate itself");
+  }
   if (asked.plots !== undefined) mkdirSync(asked.plots, { recursive: true });
   if (asked.benches.some((name) => !ALONE.includes(name))) installPeers();
   const machine = {

@@ -83,6 +83,7 @@ class Field {
     const lone = await loneSends(
       alone.map(({ subject }) => subject),
       this.#asked.quick ? 0.2 : 1,
+      (subject, error) => this.#fails(subject, LONE_SEND, error),
     );
     for (const [{ name }, value] of lone) {
       note({ database: this.#database, workload: LONE_SEND, subject: name, unit: "ms", value });
@@ -101,15 +102,20 @@ class Field {
     const least = quick ? Math.ceil(workload.least / 5) : workload.least;
     const count = countFor({ ...workload, least }, best, quick ? QUICK_SECONDS : SECONDS);
     try {
-      const rate = await workload.run(subject, count, one.crew);
+      const rate = await inTime(workload.run(subject, count, one.crew));
       this.#best.set(key, Math.max(best, rate));
       return rate;
     } catch (error) {
-      this.#out(subject.name, `failed at ${workload.title}: ${firstLine(error)}`, error);
-      this.entries.splice(this.entries.indexOf(one), 1);
-      await one.close().catch(() => undefined);
+      await this.#fails(subject, workload.title, error);
       return undefined;
     }
+  }
+
+  async #fails(subject: Subject, title: string, error: unknown): Promise<void> {
+    this.#out(subject.name, `failed at ${title}: ${firstLine(error)}`, error);
+    const at = this.entries.findIndex((one) => one.subject === subject);
+    const [one] = this.entries.splice(at, 1);
+    await one?.close().catch(() => undefined);
   }
 
   #out(name: string, what: string, error: unknown): void {
@@ -117,6 +123,19 @@ class Field {
     if (name === "agent-outbox") throw error;
     this.#left.push(`${name} ${what}`);
     this.#asked.say(`${this.#database}: ${name} ${what}`);
+  }
+}
+
+/** A peer that loses a message would be waited for without end. */
+async function inTime<T>(work: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error("it did not end within five minutes")), 300_000);
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
   }
 }
 

@@ -88,19 +88,33 @@ export const WORKLOADS: readonly Workload[] = [
 
 export const LONE_SEND = "lone send";
 
-/** The median of milliseconds that a send takes while nothing else is sent, of all subjects in turn. */
+/**
+ * The median of milliseconds that a send takes while nothing else is sent, of all subjects in turn.
+ * Who fails is told of by `failed`, and left out.
+ */
 export async function loneSends(
   subjects: readonly Subject[],
   scale: number,
+  failed: (subject: Subject, error: unknown) => Promise<void>,
 ): Promise<Map<Subject, number>> {
   const count = Math.ceil(LONE * scale);
   const times = new Map(subjects.map((subject) => [subject, [] as number[]]));
+  const attempt = async (subject: Subject, work: () => Promise<unknown>) => {
+    try {
+      await work();
+    } catch (error) {
+      times.delete(subject);
+      await failed(subject, error);
+    }
+  };
   for (let n = 0; n < count; n++) {
-    for (const subject of subjects) {
-      times.get(subject)?.push(await timed(() => subject.send(payload(n))));
+    for (const [subject, values] of times) {
+      await attempt(subject, async () => {
+        values.push(await timed(() => subject.send(payload(n))));
+      });
     }
   }
-  for (const subject of subjects) await subject.drain(count);
+  for (const subject of times.keys()) await attempt(subject, () => subject.drain(count));
   return new Map([...times].map(([subject, values]) => [subject, median(values)]));
 }
 
