@@ -1,6 +1,11 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { describe, expect, it } from "vitest";
 import { LeaseLost, ServiceUnavailable } from "../../lib/index.ts";
+import { spawnScript } from "../support/processes.ts";
 import { testOutbox } from "./support.ts";
+
+/** After its last word: much longer than a busy machine needs, much shorter than a worker hopes for an answer. */
+const ENDS_WITHIN_MS = 15_000;
 
 const note = (toAgent: string, more: object = {}) => ({
   toAgent,
@@ -165,6 +170,13 @@ describe("a crash", () => {
     expect(await harness.queue.getMessage(messageId)).toMatchObject({ state: "leased" });
     await harness.clock.advance(1);
     await harness.assertDelivered(messageId);
+  });
+
+  it("keeps no process alive with what is never answered", async () => {
+    const script = spawnScript("test/testing/programs/crashed.ts");
+    await script.message();
+    const end = await Promise.race([script.exited, sleep(ENDS_WITHIN_MS, "it runs on")]);
+    expect(end, script.output()).toEqual({ code: 0, signal: null });
   });
 
   it("is refused where nothing runs", async () => {

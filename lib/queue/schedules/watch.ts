@@ -1,5 +1,5 @@
 import type { QueueCore } from "../core.ts";
-import { settledWithin } from "../worker/pace.ts";
+import { within } from "../worker/pace.ts";
 import { fireDueSchedules, SCHEDULES_CHANGED } from "./fire.ts";
 
 /** Schedules per look, so that a round is bounded. */
@@ -94,7 +94,8 @@ class ScheduleWatch {
     });
     // Whatever goes wrong, the next round tries again.
     this.#round = round.catch(() => undefined);
-    await settledWithin(PATIENCE_MS, this.#round);
+    // As long as the connection is there, it keeps the process alive; what may never be answered must not.
+    await within(PATIENCE_MS, "a look for schedules", this.#round).catch(() => undefined);
     this.#round = undefined;
     this.#arm(this.#again ? 0 : pause);
     this.#again = false;
