@@ -76,10 +76,8 @@ export class Sending {
         message.concurrencyKey === undefined &&
         (placing === undefined || !message.toAgent.some((agent) => placing.fair(agent))),
     );
-    if (plain && messages.reduce((rows, { toAgent }) => rows + toAgent.length, 0) <= BATCH) {
-      await translated(this.#dialect, () =>
-        retriedUnlessIn(this.#dialect, db, () => this.#insert(db, rowsOf(messages, placing))),
-      );
+    if (plain) {
+      await translated(this.#dialect, () => this.#plain(db, messages, placing));
       return messages.map(({ messageId }) => ({ messageId, duplicate: false }));
     }
     return translated(this.#dialect, () =>
@@ -129,6 +127,26 @@ export class Sending {
         });
       }),
     );
+  }
+
+  /** Messages that wait for nothing and are counted nowhere: never more rows in memory than one statement takes. */
+  async #plain(db: Db, messages: readonly EncodedMessage[], placing?: Placing): Promise<void> {
+    const count = messages.reduce((rows, { toAgent }) => rows + toAgent.length, 0);
+    if (count <= BATCH) {
+      const rows = rowsOf(messages, placing);
+      return retriedUnlessIn(this.#dialect, db, () => this.#insert(db, rows));
+    }
+    await transaction(this.#dialect, db, async (trx) => {
+      let rows: NewMessage[] = [];
+      for (const message of messages) {
+        rows.push(...rowsOf([message], placing));
+        while (rows.length >= BATCH) {
+          await this.#insert(trx, rows.slice(0, BATCH));
+          rows = rows.slice(BATCH);
+        }
+      }
+      await this.#insert(trx, rows);
+    });
   }
 
   async #insert(db: Db, rows: readonly NewMessage[]): Promise<void> {

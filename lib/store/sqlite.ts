@@ -69,7 +69,7 @@ export function sqlite(prefix: string): Dialect {
     WITH h AS MATERIALIZED (
       SELECT key AS n, ${HEAD.map((column) => `value ->> '$.${column}' AS ${column}`).join(", ")} FROM json_each(:heads))
     INSERT INTO ${messages} (message_id, content, ${list(HEAD)}, created_at, state, visible_at, receipt, attempt, redriven, rank)
-    SELECT j.value ->> 1, j.value ->> 2, ${list(HEAD, "h")}, ${NOW}, 0, ${NOW}, 0, 0, 0, 100 - h.priority
+    SELECT j.value ->> 1, j.value -> 2, ${list(HEAD, "h")}, ${NOW}, 0, ${NOW}, 0, 0, 0, 100 - h.priority
     FROM json_each(:items) j CROSS JOIN h WHERE h.n = j.value ->> 0`;
 
   const HOLD = `
@@ -195,9 +195,11 @@ export function sqlite(prefix: string): Dialect {
         return;
       }
       const { heads, places } = plainOf(rows);
-      const items = rows.map(({ message_id, content }, n) => [places[n], message_id, content]);
+      const items = rows.map(
+        ({ message_id, content }, n) => `[${places[n]},${JSON.stringify(message_id)},${content}]`,
+      );
       await query(db, PLAIN, {
-        items: JSON.stringify(items),
+        items: `[${items.join()}]`,
         heads: headsAsJson(heads, false),
       });
     },
