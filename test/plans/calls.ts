@@ -185,7 +185,7 @@ async function idleLook(knex: Knex, queue: MessageQueueManager, mailbox: string)
   let listen: ((query: { sql: string }) => void) | undefined;
   const asked = new Promise<void>((resolve) => {
     listen = ({ sql }) => {
-      if (/^select min\(.x.\..visible_at.\)/.test(sql)) resolve();
+      if (/^select .*min\(.x.\..visible_at.\)/.test(sql)) resolve();
     };
     knex.on("query", listen);
   });

@@ -48,7 +48,7 @@ export class Filling {
   async messages(name: string, n: number, columns: Columns, from = 0): Promise<void> {
     const now = this.#now;
     const values: Record<string, string> = {
-      message_id: `'${name}-' || i`,
+      message_id: `CONCAT('${name}-', i)`,
       from_agent: "'boss'",
       to_agent: `'${name}'`,
       message_type: "CASE WHEN (i / 100) % 10 = 0 THEN 'OTHER' ELSE 'NOTE' END",
@@ -89,13 +89,13 @@ export class Filling {
     const scheduled = { state: "1", visible_at: far, due_at: far };
     const behindHead = { state: "CASE WHEN i <= 100 THEN 0 ELSE 2 END" };
     await of("busy", 50, {});
-    await of("crowd", 8, { to_agent: "'crowd-' || (i % 1000)" });
+    await of("crowd", 8, { to_agent: "CONCAT('crowd-', i % 1000)" });
     await of("gated", 5, {});
     await of("busy-later", 8, { ...scheduled, to_agent: "'busy'" });
-    await of("later", 5, { ...scheduled, to_agent: "'later-' || (i % 100)" });
+    await of("later", 5, { ...scheduled, to_agent: "CONCAT('later-', i % 100)" });
     await of("due", 5, { ...scheduled, visible_at: `${now} - i`, due_at: `${now} - i` });
-    await of("ordered", 7, { ...behindHead, ordering_key: "'key-' || (i % 100)" });
-    await of("shared", 7, { ...behindHead, concurrency_key: "'key-' || (i % 100)" });
+    await of("ordered", 7, { ...behindHead, ordering_key: "CONCAT('key-', i % 100)" });
+    await of("shared", 7, { ...behindHead, concurrency_key: "CONCAT('key-', i % 100)" });
     await of("expired", 3, { expires_at: `${now} - i` });
     await of("expiring", 2, { expires_at: far });
     await this.#beside(n, before);
@@ -106,7 +106,7 @@ export class Filling {
     const from = `FROM (SELECT i + ${before} AS i FROM series) r`;
     const envelope = "message_id, from_agent, to_agent, message_type, kind, content, created_at";
     const ended = (name: string) =>
-      `i + 10000000, '${name}-' || i, 'boss', 'agent-' || (i % 1000), 'NOTE', 'event', '{}', ${now}, 20`;
+      `i + 10000000, CONCAT('${name}-', i), 'boss', CONCAT('agent-', i % 1000), 'NOTE', 'event', '{}', ${now}, 20`;
     // Half of it is to be kept no longer.
     const age = `${now} - (i % 2) * ${30 * 24 * HOUR_MS} - i`;
     await this.#insert(
@@ -116,35 +116,35 @@ export class Filling {
     );
     await this.#insert(
       `INSERT INTO outbox_dead_letters (seq, ${envelope}, priority, reason, fingerprint, receipt, attempt, max_attempts, failed_at, redriven)
-       SELECT ${ended("dead")}, 'rejected', 'f-' || (i % 20), 1, 1, 3, ${age}, 0 ${from}`,
+       SELECT ${ended("dead")}, 'rejected', CONCAT('f-', i % 20), 1, 1, 3, ${age}, 0 ${from}`,
       n / 2,
     );
     await this.#insert(
-      `INSERT INTO outbox_dedupe (dedupe_key, message_id, expires_at) SELECT 'key-' || i, 'm', ${age} ${from}`,
+      `INSERT INTO outbox_dedupe (dedupe_key, message_id, expires_at) SELECT CONCAT('key-', i), 'm', ${age} ${from}`,
       n / 2,
     );
     await this.#insert(
-      `INSERT INTO outbox_inbox (consumer, from_agent, message_id, processed_at) SELECT 'once', 'boss', 'm-' || i, ${age} ${from}`,
+      `INSERT INTO outbox_inbox (consumer, from_agent, message_id, processed_at) SELECT 'once', 'boss', CONCAT('m-', i), ${age} ${from}`,
       n / 2,
     );
     await this.#insert(
-      `INSERT INTO outbox_conversations (context_id, messages, updated_at) SELECT 'context-' || i, 3, ${age} ${from}`,
+      `INSERT INTO outbox_conversations (context_id, messages, updated_at) SELECT CONCAT('context-', i), 3, ${age} ${from}`,
       n / 2,
     );
     await this.#insert(
-      `INSERT INTO outbox_consumers (agent_id, worker_id, seen_at) SELECT 'agent-' || (i % 1000), 'w-' || i, ${age} ${from}`,
+      `INSERT INTO outbox_consumers (agent_id, worker_id, seen_at) SELECT CONCAT('agent-', i % 1000), CONCAT('w-', i), ${age} ${from}`,
       n / 10,
     );
     await this.#insert(
-      `INSERT INTO outbox_keys (to_agent, kind, name) SELECT 'agent-' || (i % 100), 'order', 'idle-' || i ${from}`,
+      `INSERT INTO outbox_keys (to_agent, kind, name) SELECT CONCAT('agent-', i % 100), 'order', CONCAT('idle-', i) ${from}`,
       n,
     );
     await this.#insert(
-      `INSERT INTO outbox_keys (to_agent, kind, name, last_rank) SELECT 'a-fair', 'turn20', 'context-' || i, i ${from}`,
+      `INSERT INTO outbox_keys (to_agent, kind, name, last_rank) SELECT 'a-fair', 'turn20', CONCAT('context-', i), i ${from}`,
       n / 10,
     );
     await this.#insert(
-      `INSERT INTO outbox_slots (name, seq, receipt) SELECT 'limit-' || (i % 10), i, 1 ${from}`,
+      `INSERT INTO outbox_slots (name, seq, receipt) SELECT CONCAT('limit-', i % 10), i, 1 ${from}`,
       n / 10,
     );
   }
