@@ -1,14 +1,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { AgentCommunicationError } from "../../errors.ts";
-import {
-  type AuctionTerms,
-  type Bid,
-  type BidInput,
-  bidSchema,
-  type CallForBids,
-} from "../../protocol/auctions.ts";
+import { type Bid, type BidInput, bidSchema, type CallForBids } from "../../protocol/auctions.ts";
 import { given, noMore } from "../../protocol/given.ts";
-import { type Task, taskIdOf } from "../../protocol/tasks.ts";
+import { type FinishedTask, type Task, taskIdOf } from "../../protocol/tasks.ts";
 import { MessageType } from "../../protocol/types.ts";
 import { id, parse } from "../../protocol/validate.ts";
 import type { TxOption } from "../../queue/claimed.ts";
@@ -23,11 +17,13 @@ import {
   isFault,
   type Parts,
   type SweepStep,
+  type TaskFollower,
   TELLING,
   type Tx,
   tellTask,
 } from "../parts.ts";
 import { wantedOf } from "../submission.ts";
+import { about, callOf, names, termsOf } from "./calls.ts";
 
 /** `closed`: the time has passed, or it was awarded. `not_called`: this agent was not asked. */
 export type BidOutcome = "accepted" | "declined" | "closed" | "not_called";
@@ -43,6 +39,8 @@ export type BidHook = (call: CallForBids) => number | null | Promise<number | nu
 /** An agent whose row another transaction holds may have the best bid: looked at again, that often. */
 const TRIES = 5;
 const PAUSE_MS = 20;
+/** Agents that an award looks at. */
+const MOST_ABLE = 500;
 const PURGE_EVERY_MS = 600_000;
 
 class Busy extends Error {}
@@ -52,7 +50,7 @@ class Busy extends Error {}
  * when the time has passed or all have answered. Whatever goes wrong, it ends as a task like any other, for the
  * least loaded agent.
  */
-export class Auctions implements SweepStep {
+export class Auctions implements SweepStep, TaskFollower {
   readonly #knex: Db;
   readonly #parts: Parts;
   readonly #schema: SchemaCheck;
@@ -74,6 +72,7 @@ export class Auctions implements SweepStep {
     this.#assigner = assigner;
     parts.auctioned.push((trx, task) => this.#call(trx, task));
     parts.sweepSteps.push(this);
+    parts.followers.push(this);
   }
 
   /**
@@ -200,23 +199,36 @@ export class Auctions implements SweepStep {
     const winner =
       bids.length < terms.minBids ? undefined : await this.#best(trx, task, bids, patient);
     const losers = bids.filter((bid) => bid !== winner);
-    await this.#store.mark(trx, taskId, round, names(losers), "lost");
     if (winner === undefined) {
       tellTask(this.#parts, trx, "submitted", task, { reason: "no_usable_bid", bids: bids.length });
       afterCommit(trx, this.#parts.freed);
     } else await this.#store.mark(trx, taskId, round, [winner.agentId], "won");
-    if (losers.length > 0) {
-      await this.#parts.queue.sendMessages(
-        losers.map(({ agentId }) => ({
-          ...about(task),
-          toAgent: agentId,
-          messageType: MessageType.BID_REJECTED,
-          content: { task_id: taskId, round, reason: winner === undefined ? "no_award" : "outbid" },
-        })),
-        { tx: trx, flow: TELLING },
-      );
-    }
+    await this.#reject(trx, task, losers, winner === undefined ? "no_award" : "outbid");
     return winner !== undefined;
+  }
+
+  /** Nobody who bid for a task waits for it when it ends before its award. */
+  async ended(trx: Tx, task: FinishedTask): Promise<void> {
+    if (task.auctionEndsAt === null) return;
+    const bids = await this.#store.list(task.taskId, task.assignment + 1, trx);
+    const open = bids.filter(({ state }) => state === "bid");
+    await this.#reject(trx, task, open, "task_ended");
+  }
+
+  async #reject(trx: Tx, task: Task, bids: readonly Bid[], reason: string): Promise<void> {
+    if (bids.length === 0) return;
+    const { taskId } = task;
+    const round = bids[0]?.round ?? 0;
+    await this.#store.mark(trx, taskId, round, names(bids), "lost");
+    await this.#parts.queue.sendMessages(
+      bids.map(({ agentId }) => ({
+        ...about(task),
+        toAgent: agentId,
+        messageType: MessageType.BID_REJECTED,
+        content: { task_id: taskId, round, reason },
+      })),
+      { tx: trx, flow: TELLING },
+    );
   }
 
   async #best(
@@ -232,12 +244,15 @@ export class Auctions implements SweepStep {
     );
     const sign = termsOf(task).lowest ? 1 : -1;
     const load = ({ agentId }: Bid) => loads.get(agentId) ?? 1;
-    const sorted = [...bids].sort(
-      (a, b) =>
-        ((a.amount ?? 0) - (b.amount ?? 0)) * sign ||
-        load(a) - load(b) ||
-        (a.answeredAt ?? 0) - (b.answeredAt ?? 0),
-    );
+    const able = await this.#able(trx, task);
+    const sorted = bids
+      .filter(able)
+      .sort(
+        (a, b) =>
+          ((a.amount ?? 0) - (b.amount ?? 0)) * sign ||
+          load(a) - load(b) ||
+          (a.answeredAt ?? 0) - (b.answeredAt ?? 0),
+      );
     for (const bid of sorted) {
       if (!loads.has(bid.agentId)) {
         // Its row is another's for a moment, or it takes no tasks any more. Only the first is worth a second look.
@@ -247,6 +262,15 @@ export class Auctions implements SweepStep {
       if (await this.#assign(trx, task, bid.agentId)) return bid;
     }
     return undefined;
+  }
+
+  /** Who bid long ago may do less by now, or take no tasks. Where there are very many agents, nobody is asked. */
+  async #able(trx: Tx, task: Task): Promise<(bid: Bid) => boolean> {
+    const { needs, cost } = wantedOf(task);
+    const limit = MOST_ABLE;
+    const found = await this.#parts.matching.candidates(trx, needs, { limit, cost });
+    const ids = new Set(found.map(({ agentId }) => agentId));
+    return ({ agentId }) => found.length === limit || ids.has(agentId);
   }
 
   /** False where it has no room; also where its mailbox takes nothing now: the next best may get it. */
@@ -261,34 +285,4 @@ export class Auctions implements SweepStep {
       return false;
     }
   }
-}
-
-const names = (bids: readonly Bid[]) => bids.map(({ agentId }) => agentId);
-
-function termsOf({ auction }: Task): AuctionTerms {
-  return auction as AuctionTerms;
-}
-
-/** Chains of their own: however a task was made, its auction is not a step of a conversation. */
-const about = (task: Task) => ({
-  fromAgent: task.supervisorId,
-  taskId: task.taskId,
-  priority: task.priority,
-  correlationId: task.correlationId ?? undefined,
-  contextId: task.contextId ?? undefined,
-  hops: 0,
-});
-
-function callOf(task: Task, round: number): Record<string, unknown> {
-  return {
-    task_id: task.taskId,
-    round,
-    task_type: task.taskType,
-    description: task.description,
-    parameters: task.parameters,
-    required_capabilities: [...task.requiredCapabilities],
-    cost: task.cost,
-    priority: task.priority,
-    bid_until: new Date(task.auctionEndsAt ?? 0).toISOString(),
-  };
 }
