@@ -28,7 +28,9 @@ type Columns = Partial<
     | "ordering_key"
     | "concurrency_key"
     | "worker_id"
-    | "receipt",
+    | "receipt"
+    | "priority"
+    | "rank",
     string
   >
 >;
