@@ -1,5 +1,5 @@
 import type { ChangeRequest, ChangeState } from "../index.ts";
-import { atMost } from "./at-most.ts";
+import { after, atMost, sayMore } from "./at-most.ts";
 import { changeMoves } from "./changes-move.ts";
 import { defineCommand } from "./command.ts";
 import { NotFound } from "./exit-codes.ts";
@@ -26,12 +26,7 @@ const ls = defineCommand({
   options: {
     state: { type: "text", choices: STATES, value: "STATE", help: "Only in this state" },
     limit: atMost(100, "The most to list"),
-    after: {
-      type: "number",
-      value: "SEQUENCE",
-      default: 0,
-      help: "Continue after this sequence number",
-    },
+    after,
   },
   examples: [["changes ls --state in_review", "what waits for approvals"]],
   async run({ options, terminal, outbox }) {
@@ -54,9 +49,7 @@ const ls = defineCommand({
       { title: "BY", value: ({ requestingAgent }) => requestingAgent, flexible: true },
       { title: "CREATED", value: ({ createdAt }) => relative(createdAt, now) },
     ]);
-    if (found.length === options.limit) {
-      terminal.say(`There may be more: --after ${found.at(-1)?.seq}`);
-    }
+    sayMore(terminal, found, options.limit);
     return undefined;
   },
 });

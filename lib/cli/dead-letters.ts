@@ -1,5 +1,5 @@
 import type { DeadLetter } from "../index.ts";
-import { atMost } from "./at-most.ts";
+import { after, atMost } from "./at-most.ts";
 import { defineCommand } from "./command.ts";
 import { library } from "./context.ts";
 import { deadLetterActs } from "./dead-letter-acts.ts";
@@ -25,12 +25,7 @@ const ls = defineCommand({
   options: {
     ...FILTER,
     limit: atMost(50, "The most to list"),
-    after: {
-      type: "number",
-      value: "SEQUENCE",
-      default: 0,
-      help: "Continue after this sequence number",
-    },
+    after,
   },
   examples: [
     ["dlq ls", "what could not be delivered, and why"],

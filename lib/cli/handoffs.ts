@@ -1,5 +1,5 @@
 import type { Handoff, HandoffState } from "../index.ts";
-import { atMost } from "./at-most.ts";
+import { after, atMost, sayMore } from "./at-most.ts";
 import { defineCommand } from "./command.ts";
 import { library } from "./context.ts";
 import { NotFound } from "./exit-codes.ts";
@@ -35,12 +35,7 @@ const ls = defineCommand({
     to: { type: "text", value: "AGENT", help: "Only what this agent was offered" },
     task: { type: "text", value: "ID", help: "Only of this task" },
     limit: atMost(100, "The most to list"),
-    after: {
-      type: "number",
-      value: "SEQUENCE",
-      default: 0,
-      help: "Continue after this sequence number",
-    },
+    after,
   },
   examples: [
     ["handoffs ls --state offered", "what waits for somebody to accept it"],
@@ -73,9 +68,7 @@ const ls = defineCommand({
         value: ({ state, dueAt }) => (state === "offered" ? relative(dueAt, now) : "–"),
       },
     ]);
-    if (handoffs.length === options.limit) {
-      terminal.say(`There may be more: --after ${handoffs.at(-1)?.seq}`);
-    }
+    sayMore(terminal, handoffs, options.limit);
     return undefined;
   },
 });

@@ -1,5 +1,5 @@
 import type { AnswerResult, InputRequest } from "../index.ts";
-import { atMost } from "./at-most.ts";
+import { after, atMost, sayMore } from "./at-most.ts";
 import { defineCommand } from "./command.ts";
 import { CommandError } from "./exit-codes.ts";
 import { readJson } from "./input.ts";
@@ -15,12 +15,7 @@ const inputs = defineCommand({
     task: { type: "text", short: "t", value: "ID", help: "Only of this task" },
     all: { type: "flag", help: "Also what was answered, or closed" },
     limit: atMost(100, "The most to list"),
-    after: {
-      type: "number",
-      value: "SEQUENCE",
-      default: 0,
-      help: "Continue after this sequence number",
-    },
+    after,
   },
   examples: [
     ["tasks inputs", "the open questions"],
@@ -49,9 +44,7 @@ const inputs = defineCommand({
       { title: "DUE", value: ({ dueAt }) => relative(dueAt, now) },
       { title: "QUESTION", value: ({ prompt }) => prompt, flexible: true },
     ]);
-    if (found.length === options.limit) {
-      terminal.say(`There may be more: --after ${found.at(-1)?.seq}`);
-    }
+    sayMore(terminal, found, options.limit);
     return undefined;
   },
 });

@@ -1,5 +1,5 @@
 import type { TaskState } from "../index.ts";
-import { atMost } from "./at-most.ts";
+import { after, atMost, sayMore } from "./at-most.ts";
 import { defineCommand } from "./command.ts";
 import { assignCommands } from "./tasks-assign.ts";
 import { inputCommands } from "./tasks-inputs.ts";
@@ -28,12 +28,7 @@ const ls = defineCommand({
     agent: { type: "text", short: "a", value: "AGENT", help: "Only of this agent" },
     supervisor: { type: "text", value: "ID", help: "Only of this supervisor" },
     limit: atMost(100, "The most to list"),
-    after: {
-      type: "number",
-      value: "SEQUENCE",
-      default: 0,
-      help: "Continue after this sequence number",
-    },
+    after,
   },
   examples: [
     ["tasks ls", "all of them"],
@@ -63,9 +58,7 @@ const ls = defineCommand({
       { title: "CREATED", value: ({ createdAt }) => relative(createdAt, now) },
       { title: "ENDED", value: ({ finishedAt }) => relative(finishedAt, now) },
     ]);
-    if (tasks.length === options.limit) {
-      terminal.say(`There may be more: --after ${tasks.at(-1)?.seq}`);
-    }
+    sayMore(terminal, tasks, options.limit);
     return undefined;
   },
 });

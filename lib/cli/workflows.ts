@@ -1,5 +1,5 @@
 import type { Outbox, Workflow, WorkflowInput, WorkflowState } from "../index.ts";
-import { atMost } from "./at-most.ts";
+import { after, atMost, sayMore } from "./at-most.ts";
 import { defineCommand } from "./command.ts";
 import { library } from "./context.ts";
 import { EXIT } from "./exit-codes.ts";
@@ -36,12 +36,7 @@ const ls = defineCommand({
     state: { type: "text", choices: STATES, value: "STATE", help: "Only in this state" },
     type: { type: "text", value: "TYPE", help: "Only of this type" },
     limit: atMost(100, "The most to list"),
-    after: {
-      type: "number",
-      value: "SEQUENCE",
-      default: 0,
-      help: "Continue after this sequence number",
-    },
+    after,
   },
   examples: [
     ["workflows ls --state running", "those under way"],
@@ -68,9 +63,7 @@ const ls = defineCommand({
       { title: "ENDED", value: ({ finishedAt }) => relative(finishedAt, now) },
       { title: "BECAUSE", value: ({ failure }) => failure?.message ?? "", flexible: true },
     ]);
-    if (workflows.length === options.limit) {
-      terminal.say(`There may be more: --after ${workflows.at(-1)?.seq}`);
-    }
+    sayMore(terminal, workflows, options.limit);
     return undefined;
   },
 });

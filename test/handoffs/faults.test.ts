@@ -1,15 +1,10 @@
-import { setTimeout as sleep } from "node:timers/promises";
 import { beforeEach, expect, it } from "vitest";
-import { Coordination } from "../../lib/coordination/coordination.ts";
 import { cancelMessage, endTask } from "../../lib/coordination/parts.ts";
-import { SupervisorCoordinator } from "../../lib/coordination/supervisor.ts";
 import type { HandoffState } from "../../lib/index.ts";
-import { connect } from "../../lib/store/connect.ts";
 import { eachDatabase } from "../support/databases.ts";
+import { type DyingProcess, killedAtEachStatement } from "../support/dying-process.ts";
 import { checkConsistent, checkJournal, keepJournal } from "./journal.ts";
 import { stage, wipe } from "./stage.ts";
-
-const MOST_STATEMENTS = 80;
 
 eachDatabase("a process that dies at any statement of a handoff", (database) => {
   let on: ReturnType<typeof stage>;
@@ -23,42 +18,13 @@ eachDatabase("a process that dies at any statement of a handoff", (database) => 
     await on.agent("a");
   });
 
-  type Process = { coordination: Coordination; boss: SupervisorCoordinator };
-
-  /** Runs a step in connections of its own, which do nothing any more from the n-th statement on. True: it lived. */
-  async function dying(n: number, step: (process: Process) => Promise<unknown>): Promise<boolean> {
-    const { knex } = connect(database.url(), { poolMax: 2 });
-    const coordination = new Coordination(knex, { prefix: "outbox_" });
-    await coordination.schema.ensure();
-    let statements = 0;
-    let died = false;
-    knex.on("query", () => {
-      if (statements++ < n) return;
-      died = true;
-      throw new Error("this process is dead");
-    });
-    const boss = new SupervisorCoordinator("boss", knex, { coordination });
-    try {
-      await step({ coordination, boss });
-    } catch (error) {
-      if (!died) throw error;
-    } finally {
-      await Promise.race([coordination.parts.queue.close(), sleep(1_000)]);
-      // What it had begun is rolled back by the server, as when a process is gone.
-      await Promise.race([knex.destroy(), sleep(1_000)]);
-    }
-    return !died;
-  }
-
-  /** Kills the step at its first statement, then at its second, and so on, until it gets through. */
-  async function killedEverywhere(step: (process: Process) => Promise<unknown>): Promise<number> {
-    for (let n = 0; n < MOST_STATEMENTS; n++) {
-      const lived = await dying(n, step);
-      await checkConsistent(on.knex);
-      if (lived) return n;
-    }
-    throw new Error("the step has no end");
-  }
+  const options = {
+    supervisorId: "boss",
+    mostStatements: 80,
+    check: () => checkConsistent(on.knex),
+  };
+  const killedEverywhere = (step: (process: DyingProcess) => Promise<unknown>) =>
+    killedAtEachStatement(database, options, step);
 
   const both = async () => {
     const assigned = await on.assigned();

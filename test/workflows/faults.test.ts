@@ -1,14 +1,9 @@
-import { setTimeout as sleep } from "node:timers/promises";
 import { beforeEach, expect, it } from "vitest";
-import { Coordination } from "../../lib/coordination/coordination.ts";
-import { SupervisorCoordinator } from "../../lib/coordination/supervisor.ts";
 import { isOver } from "../../lib/protocol/workflow-states.ts";
-import { connect } from "../../lib/store/connect.ts";
 import { eachDatabase } from "../support/databases.ts";
+import { type DyingProcess, killedAtEachStatement } from "../support/dying-process.ts";
 import { checkConsistent, checkOrder, journal, keepJournal, livesOf } from "./journal.ts";
 import { boom, emptied, task, undoable } from "./stage.ts";
-
-const MOST_STATEMENTS = 400;
 
 eachDatabase("a supervisor that dies at any statement of a workflow", (database) => {
   let on: Awaited<ReturnType<typeof emptied>>;
@@ -20,45 +15,13 @@ eachDatabase("a supervisor that dies at any statement of a workflow", (database)
     if (database.dialect !== "mssql") await database.knex()("step_journal").del();
   });
 
-  type Process = { coordination: Coordination; boss: SupervisorCoordinator };
-
-  /** Runs a step in connections of its own, which do nothing any more from the n-th statement on. True: it lived. */
-  async function dying(n: number, step: (process: Process) => Promise<unknown>): Promise<boolean> {
-    const { knex } = connect(database.url(), { poolMax: 2 });
-    const coordination = new Coordination(knex, { prefix: "outbox_" });
-    await coordination.schema.ensure();
-    let statements = 0;
-    let died = false;
-    knex.on("query", () => {
-      if (statements++ < n) return;
-      died = true;
-      throw new Error("this process is dead");
-    });
-    const boss = new SupervisorCoordinator("workflows", knex, {
-      coordination,
-      taskRetentionMs: null,
-    });
-    try {
-      await step({ coordination, boss });
-    } catch (error) {
-      if (!died) throw error;
-    } finally {
-      await Promise.race([coordination.parts.queue.close(), sleep(500)]);
-      // What it had begun is rolled back by the server, as when a process is gone.
-      await Promise.race([knex.destroy(), sleep(500)]);
-    }
-    return !died;
-  }
-
-  /** Kills the step at its first statement, then at its second, and so on, until it gets through. */
-  async function killedEverywhere(step: (process: Process) => Promise<unknown>): Promise<number> {
-    for (let n = 0; n < MOST_STATEMENTS; n++) {
-      const lived = await dying(n, step);
-      await checkConsistent(on.knex);
-      if (lived) return n;
-    }
-    throw new Error("the step has no end");
-  }
+  const options = {
+    supervisorId: "workflows",
+    mostStatements: 400,
+    check: () => checkConsistent(on.knex),
+  };
+  const killedEverywhere = (step: (process: DyingProcess) => Promise<unknown>) =>
+    killedAtEachStatement(database, options, step);
 
   /** The answers of agents to dead supervisors: their leases pass, and no death counts as an attempt. */
   const released = () =>
@@ -164,7 +127,7 @@ eachDatabase("a supervisor that dies at any statement of a workflow", (database)
 
   it("changes nothing: signals, pauses, a cancel with what is under way, and going on after a failure", async () => {
     ran.length = 0;
-    const act = (run: (process: Process) => Promise<unknown>) => killedEverywhere(run);
+    const act = (run: (process: DyingProcess) => Promise<unknown>) => killedEverywhere(run);
     await act(({ coordination: { workflows } }) =>
       workflows.start({
         workflowId: "c",
