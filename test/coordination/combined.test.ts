@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { beforeEach, expect, it } from "vitest";
 import { eachDatabase } from "../support/databases.ts";
 import { until } from "../support/processes.ts";
@@ -102,6 +103,27 @@ eachDatabase("what happens to one task at once", (database) => {
     ).rejects.toMatchObject({ code: "HANDOFF_STATE" });
     await handoffs.accept(second.handoffId, "b");
     expect(await on.tasks.get(taskId)).toMatchObject({ agentId: "b", assignment: 3 });
+  });
+
+  it("a task that a lost agent is given anew at that very moment is taken from it as well", async () => {
+    await on.agent("a");
+    await on.agent("b", ["y"]);
+    const { handoffs } = on.coordination;
+    const { taskId } = await on.boss.assignTask(on.needsX());
+    await (await on.next("a")).ack();
+    const draft = { from: "a", to: "b", taskId, reason: "r" };
+    const options = { gates: [], detached: true };
+    const { handoffId } = await on.knex.transaction((tx) => handoffs.offer(tx, draft, options));
+    await on.silence("a");
+    const tx = await on.knex.transaction();
+    await handoffs.reject(handoffId, "b", "no", { tx });
+    // It waits for the task, which is the agent's in another assignment then.
+    const sweep = on.supervisor("other").processIncomingMessages();
+    await sleep(300);
+    await tx.commit();
+    await sweep;
+    await on.boss.processIncomingMessages();
+    expect(await on.tasks.get(taskId)).toMatchObject({ agentId: null, state: "submitted" });
   });
 
   it("the question of a run that is over does not end the run that goes on", async () => {
