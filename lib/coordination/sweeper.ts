@@ -1,4 +1,4 @@
-import { TASK_FAILURES } from "../protocol/tasks.ts";
+import { TASK_FAILURES, type TaskFailure } from "../protocol/tasks.ts";
 import type { TaskHistory } from "../store/task-history.ts";
 import { apart, callOff, endTask, fenceOf, type Parts, type Tx, takeAway } from "./parts.ts";
 import type { Placement } from "./placing/placement.ts";
@@ -89,11 +89,7 @@ export class Sweeper {
   async #takeAll(trx: Tx, agentId: string) {
     const { slots, tasks } = this.#parts;
     if (!(await slots.lockGone(trx, agentId))) return undefined;
-    const error = {
-      code: TASK_FAILURES.AGENT_LOST,
-      message: `the agent "${agentId}" stopped beating, or went away`,
-      agentId,
-    };
+    const error = lost(agentId);
     let taken = 0;
     const answered = new Set<string>();
     for (const task of await tasks.heldBy(agentId, TASKS_OF_AGENT, trx)) {
@@ -127,11 +123,12 @@ export class Sweeper {
   }
 
   /**
-   * A task whose message is a dead letter, or was cancelled, would wait for an answer without end. One that its
-   * agent acknowledged is left alone: the agent may answer later.
+   * A task whose message is a dead letter, or was cancelled, would wait for an answer without end; so would one that
+   * an agent had answered before it was lost, where that answer is gone. One that its agent acknowledged is left
+   * alone: the agent may answer later.
    */
   async #deadMessages(report: SweepReport): Promise<void> {
-    const { tasks } = this.#parts;
+    const { tasks, slots } = this.#parts;
     const page = await tasks.heldAfter(this.#held, HELD_PAGE);
     const last = page.at(-1);
     this.#held =
@@ -142,7 +139,16 @@ export class Sweeper {
     if (messageIds.length === 0) return;
     const buried = await tasks.buried(messageIds);
     const cancelled = await tasks.cancelled(messageIds);
+    const absent = await slots.absent(page.flatMap(({ agentId }) => agentId ?? []));
     for (const task of page) {
+      if (task.agentId !== null && absent.has(task.agentId)) {
+        const error = lost(task.agentId);
+        const outcome = await apart(this.#parts, () =>
+          tasks.transaction((trx) => reclaim(this.#parts, trx, task, error)),
+        );
+        if (outcome === "taken") report.takenAway++;
+        continue;
+      }
       if (task.messageId === null) continue;
       const letter = buried.get(task.messageId);
       // One that expired did so with the task's deadline, which has a step of its own.
@@ -179,4 +185,9 @@ export class Sweeper {
     }
     // There may be more: the next sweep goes on.
   }
+}
+
+function lost(agentId: string): TaskFailure {
+  const message = `the agent "${agentId}" stopped beating, or went away`;
+  return { code: TASK_FAILURES.AGENT_LOST, message, agentId };
 }

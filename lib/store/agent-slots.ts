@@ -81,6 +81,19 @@ export class AgentSlots {
     });
   }
 
+  /** Those of these agents that are marked as lost, or are not registered. */
+  async absent(agentIds: readonly string[]): Promise<Set<string>> {
+    const ids = [...new Set(agentIds)];
+    return translated(this.#dialect, async () => {
+      const rows = (await this.#agents(this.#knex)
+        .select("agent_id")
+        .whereIn("agent_id", ids)
+        .whereNull("lost_at")) as Row[];
+      const there = new Set(rows.map((row) => String(row.agent_id)));
+      return new Set(ids.filter((agentId) => !there.has(agentId)));
+    });
+  }
+
   /** "removed" has no heartbeat since 1970, so it counts as silent. */
   get #isGone(): string {
     return `lost_at IS NULL AND (status = 'offline' OR NOT (${isFresh(this.#dialect.now)}))`;

@@ -107,6 +107,17 @@ eachDatabase("an answer that its supervisor has not read yet", (database) => {
     expect(await on.tasks.get(taskId)).toMatchObject({ state: "failed", assignment: 1 });
   });
 
+  it("is not waited for when it vanished after its agent was lost", async () => {
+    const taskId = await answered();
+    await on.agent("b");
+    await on.silence("a");
+    await sweep();
+    expect(await on.tasks.get(taskId)).toMatchObject({ agentId: "a" });
+    await on.knex("outbox_messages").where({ to_agent: "boss" }).del();
+    await sweep();
+    expect(await on.tasks.get(taskId)).toMatchObject({ agentId: "b", assignment: 2 });
+  });
+
   it("is not waited for when it was taken back or died", async () => {
     const taskId = await answered();
     await on.agent("b");
