@@ -1,12 +1,15 @@
 import type { Task } from "../protocol/tasks.ts";
 import { afterCommit } from "../store/after-commit.ts";
 import type { FirstAssignment } from "../store/assignments/assignments.ts";
+import type { Candidate } from "../store/matching/matching.ts";
 import { type Parts, type Tx, tellTask } from "./parts.ts";
 import { dependenciesOf, settled } from "./placing/awaited.ts";
 import { failDependent } from "./placing/dependents.ts";
+import { distribute } from "./placing/distribute.ts";
 import { firstAgents } from "./placing/first-agents.ts";
 import { assignmentId, describe, sendAssignments } from "./placing/messages.ts";
 import { inDependencyOrder } from "./placing/order.ts";
+import { Shortlists } from "./placing/shortlists.ts";
 import type { Submission, Wanted } from "./submission.ts";
 import { adopt } from "./tasks/subtasks.ts";
 
@@ -23,7 +26,9 @@ const CANDIDATES = 10;
 /** After this many lost races a task is parked; whoever places parked tasks gives it to an agent then. */
 const MOST_RACES = 25;
 
-interface Place extends Wanted {
+interface Place {
+  readonly line: string;
+  readonly wanted: Wanted;
   /** The supervisor of the task, which is never given its own tasks, whatever it can do. */
   readonly owner: string;
   /** Whether the transaction is ours to start anew. */
@@ -39,6 +44,13 @@ export interface SubmitOptions {
   readonly wait?: boolean | undefined;
 }
 
+interface Listed {
+  readonly agentId?: string;
+  /** Whether agents are locked. */
+  readonly held: boolean;
+  readonly candidates?: readonly Candidate[] | undefined;
+}
+
 /** Another supervisor took the last place of the agent that we had chosen. */
 class Raced extends Error {}
 
@@ -49,9 +61,11 @@ class Raced extends Error {}
  */
 export class Assigner {
   readonly #parts: Parts;
+  readonly #lists: Shortlists;
 
   constructor(parts: Parts) {
     this.#parts = parts;
+    this.#lists = new Shortlists(parts);
   }
 
   /** Stores a task and gives it to the best agent, or parks it. In the caller's transaction where one is given. */
@@ -82,7 +96,8 @@ export class Assigner {
     const assignable = depends.ready && row.auction_ms === null && !park;
     const agentId = assignable
       ? await this.#reserve(trx, {
-          ...wanted,
+          line: row.need_key,
+          wanted,
           owner: row.supervisor_id,
           owned,
           // The tasks that it depends on are locked.
@@ -133,6 +148,7 @@ export class Assigner {
     );
     const agents = await firstAgents(
       this.#parts,
+      this.#lists,
       trx,
       open.map(({ submission }) => submission),
     );
@@ -227,17 +243,25 @@ export class Assigner {
 
   /** An agent with a place that is ours until the transaction ends. */
   async #reserve(trx: Tx, place: Place): Promise<string | undefined> {
-    const { owner, owned, wait, cost, needs, strategy, contextId } = place;
+    const { owner, owned, wanted } = place;
+    const { needs, cost, strategy, contextId } = wanted;
+    const listed = await this.#listed(trx, place);
+    if (listed.agentId !== undefined) return listed.agentId;
+    // Never for a second agent while one is ours.
+    const wait = place.wait && !listed.held;
     const passed = new Set([owner]);
     for (let look = 0; look < MOST_RACES; look++) {
-      const open = await this.#parts.matching.candidates(trx, needs, {
-        limit: CANDIDATES,
-        cost,
-        // What an auction has not given away goes to the least loaded.
-        strategy: strategy === "auction" ? "leastLoaded" : strategy,
-        contextId,
-        exclude: [...passed],
-      });
+      const first = look === 0 ? listed.candidates : undefined;
+      const open =
+        first ??
+        (await this.#parts.matching.candidates(trx, needs, {
+          limit: CANDIDATES,
+          cost,
+          // What an auction has not given away goes to the least loaded.
+          strategy: strategy === "auction" ? "leastLoaded" : strategy,
+          contextId,
+          exclude: [...passed],
+        }));
       const agentId = open[0]?.agentId;
       if (agentId === undefined) return undefined;
       const answer = await this.#parts.slots.reserve(trx, agentId, cost, wait);
@@ -247,5 +271,26 @@ export class Assigner {
       passed.add(agentId);
     }
     return undefined;
+  }
+
+  /** The same where so many can do it that the look for them is kept; else what the look brought. */
+  async #listed(trx: Tx, place: Place): Promise<Listed> {
+    const { wanted, owner } = place;
+    if (!Shortlists.fits(wanted)) return { held: false };
+    const claim = { ...place, count: 1, taken: new Map() };
+    let held = false;
+    let candidates: readonly Candidate[] | undefined;
+    for (const look of [false, true]) {
+      if (look) ({ candidates } = await this.#lists.look(trx, place, CANDIDATES, claim.taken));
+      const claimed = await this.#lists.claimKept(trx, claim);
+      held ||= claimed !== undefined;
+      if (!claimed?.enough) continue;
+      const [agentId] = distribute([{ owner, avoid: null }], claimed.seats, wanted);
+      if (agentId === undefined) continue;
+      await this.#parts.assignments.touch(trx, [agentId]);
+      this.#lists.given(agentId, wanted.cost);
+      return { agentId, held };
+    }
+    return { held, candidates };
   }
 }

@@ -15,6 +15,7 @@ const seat = (agentId: string, rest: Partial<Seat> = {}): Seat => ({
   weight: 1,
   deprecated: false,
   lastAssignedAt: 0,
+  cardHash: null,
   score: 0,
   ...rest,
 });

@@ -110,7 +110,7 @@ eachDatabase("matching", (database) => {
       expect(await who([], { preferred })).toEqual(["both", "gpu", "none"]);
       const needs = needsOf({ required: ["x"], preferred });
       const found = await matching.candidates(database.knex(), needs, { limit: 2 });
-      expect(found).toEqual([
+      expect(found).toMatchObject([
         { agentId: "both", free: 3, maxConcurrentTasks: 4, load: 0.25, score: 6 },
         { agentId: "gpu", free: 4, maxConcurrentTasks: 4, load: 0, score: 1 },
       ]);

@@ -14,13 +14,36 @@ export interface Seat extends LockedAgent {
   readonly score: number;
 }
 
-interface Taken {
-  readonly seat: Seat;
-  /** Slots used, with what was given out here. */
+/** What decides which of several agents is the least loaded. */
+export interface Rank {
+  readonly agentId: string;
+  readonly deprecated: boolean;
+  readonly score: number;
+  readonly maxConcurrentTasks: number;
+  /** Slots used, with what was given out. */
+  readonly used: number;
+  /** When it got its last task: any growing number. */
+  readonly turn: number;
+}
+
+interface Taken extends Rank {
+  readonly weight: number;
   used: number;
-  /** When it got its last task: the place in the order of those that were asked, later those of this round. */
   turn: number;
 }
+
+/** As the databases sort: deprecated ones last, then by preferences, load and turn. */
+export function byLoad(a: Rank, b: Rank): number {
+  return byScore(a, b) || share(a) - share(b) || byTurn(a, b);
+}
+
+const byScore = (a: Rank, b: Rank): number =>
+  Number(a.deprecated) - Number(b.deprecated) || b.score - a.score;
+
+const share = ({ used, maxConcurrentTasks }: Rank): number => used / maxConcurrentTasks;
+
+const byTurn = (a: Rank, b: Rank): number =>
+  a.turn - b.turn || (a.agentId < b.agentId ? -1 : a.agentId > b.agentId ? 1 : 0);
 
 /** How many tasks of a cost have room in all. */
 export function roomFor(seats: readonly LockedAgent[], cost: number): number {
@@ -41,55 +64,68 @@ export function distribute(
   { cost, strategy }: { readonly cost: number; readonly strategy: TaskStrategy },
   random: () => number = Math.random,
 ): (string | undefined)[] {
-  const byTurn = [...seats].sort((a, b) => a.lastAssignedAt - b.lastAssignedAt);
-  const turns = new Map(byTurn.map((seat, n) => [seat, n]));
-  const all = seats.map((seat): Taken => ({ seat, used: seat.used, turn: turns.get(seat) ?? 0 }));
-  let turn = seats.length;
+  // What is given out here comes after all that was given out before.
+  let turn = seats.reduce((last, { lastAssignedAt }) => Math.max(last, lastAssignedAt), 0);
+  const all = seats.map((seat): Taken => ({ ...seat, turn: seat.lastAssignedAt }));
+  const hasRoom = ({ used, maxConcurrentTasks }: Rank) => used + cost <= maxConcurrentTasks;
+  const order = orderOf(strategy);
+  const open = all.filter(hasRoom);
+  if (order !== undefined) open.sort(order);
   return loads.map(({ owner, avoid }) => {
-    const open = all.filter(
-      ({ seat, used }) => seat.agentId !== owner && used + cost <= seat.maxConcurrentTasks,
-    );
-    const others = open.filter(({ seat }) => seat.agentId !== avoid);
-    const best = choose(others.length > 0 ? others : open, strategy, random);
+    const at = chosen(open, owner, avoid, strategy === "weighted" ? random : undefined);
+    const [best] = at < 0 ? [] : open.splice(at, 1);
     if (best === undefined) return undefined;
     best.used += cost;
-    best.turn = turn++;
-    return best.seat.agentId;
+    best.turn = ++turn;
+    if (hasRoom(best)) open.splice(order === undefined ? at : placeOf(best, open, order), 0, best);
+    return best.agentId;
   });
 }
 
-function choose(
+/** Undefined: they stay in the order of the look. So of one context the last agent comes first, until it is full. */
+function orderOf(strategy: TaskStrategy): ((a: Rank, b: Rank) => number) | undefined {
+  if (strategy === "sticky" || strategy === "weighted") return undefined;
+  if (strategy === "roundRobin") return (a, b) => byScore(a, b) || byTurn(a, b);
+  return byLoad;
+}
+
+/** Where the one that gets a task is; -1 for nobody. */
+function chosen(
   open: readonly Taken[],
-  strategy: TaskStrategy,
-  random: () => number,
-): Taken | undefined {
-  // They come in the order of the look: of one context the last agent first, and so until it is full.
-  if (strategy === "sticky") return open[0];
-  if (strategy === "weighted") return drawn(open, random);
-  return open.reduce<Taken | undefined>(
-    (best, one) => (best === undefined || before(one, best, strategy) ? one : best),
-    undefined,
-  );
+  owner: string,
+  avoid: string | null,
+  random: (() => number) | undefined,
+): number {
+  const may = ({ agentId }: Taken) => agentId !== owner;
+  const should = (one: Taken) => may(one) && one.agentId !== avoid;
+  if (random === undefined) {
+    const first = open.findIndex(should);
+    return first < 0 ? open.findIndex(may) : first;
+  }
+  const others = open.filter(should);
+  const best = drawn(others.length > 0 ? others : open.filter(may), random);
+  return best === undefined ? -1 : open.indexOf(best);
 }
 
-function before(a: Taken, b: Taken, strategy: TaskStrategy): boolean {
-  const order =
-    Number(a.seat.deprecated) - Number(b.seat.deprecated) ||
-    b.seat.score - a.seat.score ||
-    (strategy === "roundRobin" ? 0 : share(a) - share(b)) ||
-    a.turn - b.turn;
-  return order < 0;
-}
-
-function share({ used, seat }: Taken): number {
-  return used / seat.maxConcurrentTasks;
+/** Before which of them it goes, by halves. */
+function placeOf<T>(one: T, sorted: readonly T[], order: (a: T, b: T) => number): number {
+  let from = 0;
+  let to = sorted.length;
+  while (from < to) {
+    const middle = (from + to) >> 1;
+    if (order(sorted[middle] as T, one) < 0) from = middle + 1;
+    else to = middle;
+  }
+  return from;
 }
 
 /** Each by its weight times its free slots; a deprecated one only where there is no other. */
 function drawn(open: readonly Taken[], random: () => number): Taken | undefined {
-  const current = open.filter(({ seat }) => !seat.deprecated);
+  const current = open.filter(({ deprecated }) => !deprecated);
   const from = current.length > 0 ? current : open;
-  const parts = from.map(({ seat, used }) => seat.weight * (seat.maxConcurrentTasks - used));
+  const parts = from.map(
+    ({ weight, maxConcurrentTasks, used }) => weight * (maxConcurrentTasks - used),
+  );
   let left = random() * parts.reduce((sum, part) => sum + part, 0);
   for (const [n, part] of parts.entries()) {
     left -= part;

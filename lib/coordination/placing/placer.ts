@@ -5,6 +5,7 @@ import { endTask, fenceOf, type Parts, type Tx } from "../parts.ts";
 import { type Wanted, wantedOf } from "../submission.ts";
 import { distribute, roomFor, type Seat } from "./distribute.ts";
 import { assignmentId, sendAssignments, unsendable } from "./messages.ts";
+import { seatOf } from "./shortlists.ts";
 
 /** How many tasks of one need are placed in one transaction, and how many agents it locks at most. */
 const BATCH = 500;
@@ -163,15 +164,18 @@ export class Placer {
     wait = true,
   ): Promise<Seat[]> {
     const { assignments, slots } = this.#parts;
-    const scores = new Map(candidates.map(({ agentId, score }) => [agentId, score]));
-    const ids = [...scores.keys()];
+    const found = new Map(candidates.map((one) => [one.agentId, one]));
+    const ids = [...found.keys()];
     let locked = await assignments.lockAgents(trx, ids);
     const [best] = ids;
     if (locked.length === 0 && wait && best !== undefined) {
       if ((await slots.reserve(trx, best, cost)) !== "reserved") throw new Raced();
       locked = await assignments.lockAgents(trx, [best]);
     }
-    return locked.map((agent) => ({ ...agent, score: scores.get(agent.agentId) ?? 0 }));
+    return locked.flatMap((agent) => {
+      const candidate = found.get(agent.agentId);
+      return (candidate && seatOf(agent, candidate)) ?? [];
+    });
   }
 
   async #fail(task: Task, cause: Error): Promise<void> {

@@ -48,7 +48,8 @@ export function postgres(prefix: string, clock: string): MatchingStatements {
            SELECT 1 FROM q WHERE q.n <> (SELECT n FROM f) AND NOT ${meets("q", "m.agent_id")} OFFSET 0)`
       : "";
   const used = `CROSS JOIN LATERAL (SELECT COALESCE(SUM(t.cost), 0) AS used FROM ${prefix}tasks t WHERE t.agent_id = a.agent_id AND ${OPEN} OFFSET 0) l`;
-  const most = walked("CAST(:limit AS int)", "LEAST", "GREATEST");
+  // In a query of its own the planner does not know it, and walks the index however many there are.
+  const most = `(SELECT ${walked("CAST(:limit AS int)", "LEAST", "GREATEST")})`;
   // The load of each first: where nobody is idle, nothing else is asked.
   const walk = (required: boolean, good: string) => `
       w AS MATERIALIZED (
