@@ -55,6 +55,10 @@ export function calls(knex: Knex, queue: MessageQueueManager, round: string): Ca
   const found = async (run: Promise<unknown>) => {
     if ((await run) === null) throw new Error("there was nothing to look at");
   };
+  const upkeep = async () => {
+    const { failed } = await queue.maintain();
+    if (failed.length > 0) throw new Error(JSON.stringify(failed));
+  };
   const few = 3 * LIMIT;
   return [
     { name: "send", most: 0, run: () => queue.sendMessage(note("busy")) },
@@ -143,8 +147,8 @@ export function calls(knex: Knex, queue: MessageQueueManager, round: string): Ca
     { name: "look up none", most: 0, run: () => queue.getMessage("none") },
     { name: "idle look", most: 101, run: () => idleLook(knex, queue, "later-8") },
     { name: "idle look in vain", most: 101, run: () => idleLook(knex, queue, "nobody") },
-    { name: "upkeep", most: 3 * LOOK, pages: PAGES, run: () => queue.maintain() },
-    { name: "upkeep again", most: 3 * LOOK, pages: PAGES, run: () => queue.maintain() },
+    { name: "upkeep", most: 3 * LOOK, pages: PAGES, run: upkeep },
+    { name: "upkeep again", most: 3 * LOOK, pages: PAGES, run: upkeep },
     {
       name: "stats of a mailbox",
       most: COUNTED,
