@@ -1,6 +1,7 @@
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
 import { extname } from "node:path";
+import { inTime } from "./measure.ts";
 
 /** What a program says before its first answer, and when it fails. */
 type Told<T> = { readonly told: T } | { readonly failed: string };
@@ -36,18 +37,19 @@ export class Child<Order extends object, Answer> {
     if (this.#process.connected) this.#process.send(order);
   }
 
-  next(): Promise<Answer> {
+  next(patienceMs = 120_000): Promise<Answer> {
     const answer = this.#answers.shift();
     if (answer !== undefined) return Promise.resolve(answer);
     if (this.#broken !== undefined) return Promise.reject(this.#broken);
-    return new Promise((resolve, reject) => {
+    const waited = new Promise<Answer>((resolve, reject) => {
       this.#waiting = { resolve, reject };
     });
+    return inTime(waited, patienceMs);
   }
 
-  async ask(order: Order): Promise<Answer> {
+  ask(order: Order, patienceMs?: number): Promise<Answer> {
     this.tell(order);
-    return this.next();
+    return this.next(patienceMs);
   }
 
   /** It closes what it has open, and ends. */

@@ -53,8 +53,9 @@ class Pair {
 
   async turn(count: number, pause: Pause, keep: boolean): Promise<void> {
     const sent = this.#sender.ask({ send: count, pauseMs: pause.ms });
+    sent.catch(() => undefined);
     for (let n = 0; n < count; n++) {
-      const ms = (await this.#worker.next()) as number;
+      const ms = (await this.#worker.next(30_000)) as number;
       if (keep) this.times.get(pause.title)?.push(ms);
     }
     await sent;
@@ -102,18 +103,32 @@ export const latencyBench: Bench = async (asked) => {
   const { quick, say } = asked;
   const rows: Row[] = [];
   const curves: Curve[] = [];
+  const left: string[] = [];
   const durability = await onEach(asked, async (at, database) => {
     const pairs: Pair[] = [];
+    // A peer that fails is told of, and takes part no longer; ours must not fail.
+    const attempt = async (pair: Pair, work: () => Promise<void>) => {
+      try {
+        await work();
+      } catch (error) {
+        if (pair.name === OURS) throw error;
+        left.push(`${pair.name}: ${String((error as Error).message).split("\n")[0]}`);
+        say(`${database}: left out: ${left.at(-1)}`);
+        pairs.splice(pairs.indexOf(pair), 1);
+        await pair.close();
+      }
+    };
     try {
       for (const name of SUBJECTS[database]) {
         const pair = new Pair(name, await at.empty(name));
         pairs.push(pair);
-        await pair.ready();
+        await attempt(pair, () => pair.ready());
       }
       for (const pause of PAUSES) {
         // The first turn warms up. Interleaved: whatever else the machine does meets all alike.
         for (let turn = 0; turn <= (quick ? 1 : pause.turns); turn++) {
-          for (const pair of pairs) await pair.turn(TURN, pause, turn > 0);
+          for (const pair of [...pairs])
+            await attempt(pair, () => pair.turn(TURN, pause, turn > 0));
         }
       }
     } finally {
@@ -150,7 +165,8 @@ export const latencyBench: Bench = async (asked) => {
         p95.toFixed(2),
       ]),
     ]),
+    ...left.map((line) => `Not measured: ${line}`),
     ratioTable(ratios),
   ];
-  return { result: { durability, rows, ratios, curves }, text: `${text.join("\n\n")}\n` };
+  return { result: { durability, rows, left, ratios, curves }, text: `${text.join("\n\n")}\n` };
 };

@@ -44,6 +44,19 @@ export async function timed(work: () => Promise<unknown>): Promise<number> {
   return performance.now() - since;
 }
 
+/** Who loses a message, or never stops, would be waited for without end. */
+export async function inTime<T>(work: Promise<T>, ms = 300_000): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`not done within ${ms / 1_000} s`)), ms);
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 /** How long a run over time lasts, in seconds. */
 export function lasting(seconds: number, quickSeconds: number, quick: boolean): number {
   const given = process.env.BENCH_SECONDS;

@@ -28,12 +28,13 @@ interface Sent extends Held {
 
 const LIMIT_MB = 150;
 const FILLING_SECONDS = 120;
+const PATIENCE_MS = 1_800_000;
 
 async function asked<T>(url: string, order: MemoryOrder): Promise<T> {
   const child = new Child<MemoryOrder, unknown>("memory", [url]);
   try {
     await child.next();
-    return (await child.ask(order)) as T;
+    return (await child.ask(order, PATIENCE_MS)) as T;
   } finally {
     await child.end();
   }

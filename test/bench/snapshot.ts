@@ -1,6 +1,15 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
-import { type Curve, heading, lasting, mean, onEach, type Ratio, ratioTable } from "./measure.ts";
+import {
+  type Curve,
+  heading,
+  inTime,
+  lasting,
+  mean,
+  onEach,
+  type Ratio,
+  ratioTable,
+} from "./measure.ts";
 import type { Place } from "./place.ts";
 import { table } from "./report.ts";
 import type { Asked, Bench } from "./run.ts";
@@ -134,7 +143,7 @@ async function measure(at: Place, times: Times, { say }: Asked) {
         const { before, last } = rowOf(course);
         say(`postgres: ${name}: ${before} /s before the snapshot, ${last} /s at its end`);
       } finally {
-        await subject.close();
+        await inTime(subject.close(), 60_000);
       }
     } catch (error) {
       // A peer that fails is told of; ours must not fail.
