@@ -145,10 +145,10 @@ export function postgres(prefix: string): Dialect {
 
   const BURY_EXPIRED = `
     WITH gone AS (
-      DELETE FROM ${messages} WHERE seq IN (
+      DELETE FROM ${messages} WHERE seq = ANY (ARRAY(
         SELECT seq FROM ${messages}
         WHERE expires_at <= ${NOW} AND (worker_id IS NULL OR visible_at <= ${NOW}) AND ${UNKEYED}
-        ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED)
+        ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED))
       RETURNING *)
     INSERT INTO ${dead} (seq, ${list(ENVELOPE)}, ${list(DEAD)}, reason, last_error, fingerprint, receipt, failed_at)
     SELECT seq, ${list(ENVELOPE)}, ${list(DEAD)}, 'expired', last_error, 'expired', receipt + 1, ${NOW}
@@ -216,8 +216,8 @@ export function postgres(prefix: string): Dialect {
     async takeOut(db: Db, table: string, wanted: readonly number[], columns = ["*"]) {
       return query(
         db,
-        `DELETE FROM ${table} WHERE seq IN (SELECT CAST(jsonb_array_elements_text(CAST(:seqs AS jsonb)) AS bigint)) RETURNING ${list(columns)}`,
-        { seqs: JSON.stringify(wanted) },
+        `DELETE FROM ${table} WHERE seq = ANY (CAST(:seqs AS bigint[])) RETURNING ${list(columns)}`,
+        { seqs: `{${wanted.join()}}` },
       );
     },
 
