@@ -56,7 +56,7 @@ export class Sweeper {
     const own = [this.#lostAgents, this.#deadlines, this.#deadMessages];
     for (const step of steps) await apart(this.#parts, step);
     for (const step of own) await apart(this.#parts, () => step.call(this, report));
-    report.placed = await this.place();
+    report.placed = (await apart(this.#parts, () => this.place())) ?? 0;
     await this.#purge();
     return report;
   }
