@@ -9,6 +9,7 @@ import { AgentStore } from "../store/agents.ts";
 import { Assignments } from "../store/assignments/assignments.ts";
 import { Dependencies } from "../store/assignments/dependencies.ts";
 import { AuctionStore } from "../store/auctions.ts";
+import { BuriedStore } from "../store/buried.ts";
 import { ChangeStore } from "../store/changes.ts";
 import { connect } from "../store/connect.ts";
 import type { Db, Dialect } from "../store/dialect.ts";
@@ -61,6 +62,7 @@ export class Coordination {
   readonly registry: AgentRegistry;
   readonly parts: Parts;
   readonly history: TaskHistory;
+  readonly buried: BuriedStore;
   readonly assigner: Assigner;
   readonly auctions: Auctions;
   readonly placement: Placement;
@@ -105,6 +107,7 @@ export class Coordination {
     this.parts.followers.push(new SubtaskFollower(this.parts));
     this.parts.sweepSteps.push(new QuestionSweep(this.parts));
     this.history = new TaskHistory(knex, dialect, prefix);
+    this.buried = new BuriedStore(knex, dialect, prefix);
     this.assigner = new Assigner(this.parts);
     this.auctions = new Auctions(knex, this.parts, this.schema, {
       store: new AuctionStore(knex, dialect, prefix),

@@ -22,7 +22,8 @@ interface Pieces {
   readonly supervisorId: string;
   readonly parts: Parts;
   readonly inbox: Inbox;
-  readonly runs: SweepStep;
+  /** What this supervisor sweeps besides what all of them do. */
+  readonly own: readonly SweepStep[];
   readonly sweeper: Sweeper;
   readonly registry: AgentRegistry;
   readonly system: SystemModes;
@@ -110,8 +111,8 @@ export class Rounds {
   }
 
   async #sweep(): Promise<void> {
-    const { parts, runs } = this.#pieces;
-    await apart(parts, () => runs.sweep(null));
+    const { parts, own } = this.#pieces;
+    for (const step of own) await apart(parts, () => step.sweep(null));
     await this.#pieces.sweeper.sweep();
     this.#sweepAt = performance.now() + this.#pieces.settings.sweepIntervalMs;
   }

@@ -26,6 +26,7 @@ import type { AssignedTask, BroadcastOptions, SupervisorOptions, WaitOptions } f
 import type { Parts, Tx } from "./parts.ts";
 import { Rounds, type RunOptions } from "./rounds.ts";
 import { Sweeper } from "./sweeper.ts";
+import { BuriedAnswers } from "./tasks/buried-answers.ts";
 import { RunSweep } from "./tasks/run-sweep.ts";
 
 /** How far back the stats look at ended tasks. */
@@ -56,7 +57,7 @@ export class SupervisorCoordinator {
     const shared =
       coordination ??
       new Coordination(knex, { prefix, agentId: this.supervisorId, queue, registry, observers });
-    const { parts, placement, history } = shared;
+    const { parts, placement, history, buried } = shared;
     this.#coordination = shared;
     this.#parts = parts;
     this.queueManager = parts.queue;
@@ -65,7 +66,11 @@ export class SupervisorCoordinator {
       supervisorId: this.supervisorId,
       parts,
       inbox: new Inbox(parts, onMessage, shared),
-      runs: new RunSweep(parts, unansweredMs),
+      // Before a task counts as unanswered, its answer is looked for.
+      own: [
+        new BuriedAnswers(parts, buried, { supervisorId: this.supervisorId, unansweredMs }),
+        new RunSweep(parts, unansweredMs),
+      ],
       sweeper: new Sweeper(parts, placement, history, taskRetentionMs),
       registry: shared.registry,
       system: shared.system,
