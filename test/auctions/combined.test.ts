@@ -13,7 +13,9 @@ eachDatabase("an auction and what happens meanwhile", (database) => {
 
   const auction = async (more: object = {}) => {
     for (const agentId of ["a", "b"]) await on.agent(agentId);
-    return on.boss.assignTask(on.needsX({ strategy: "auction", ...more }));
+    return on.boss.assignTask(
+      on.needsX({ strategy: "auction", auction: { timeLimitMs: 60_000 }, ...more }),
+    );
   };
   const bids = async (taskId: string) =>
     (await on.coordination.auctions.bids(taskId)).map(({ agentId, state }) => [agentId, state]);

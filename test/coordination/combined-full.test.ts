@@ -69,7 +69,9 @@ eachDatabase("tasks and mailboxes that are full", (database) => {
 
   it("an auction is won by the best bidder whose mailbox takes the task", async () => {
     for (const agentId of ["cheap", "dear"]) await on.agent(agentId);
-    const { taskId } = await on.boss.assignTask(on.needsX({ strategy: "auction" }));
+    const { taskId } = await on.boss.assignTask(
+      on.needsX({ strategy: "auction", auction: { timeLimitMs: 60_000 } }),
+    );
     for (const agentId of ["cheap", "dear"]) await (await on.next(agentId)).ack();
     await fill("cheap");
     await on.coordination.auctions.bid(taskId, "cheap", { amount: 1 });
