@@ -54,6 +54,7 @@ import { OrderingKeys } from "./gates/ordering-keys.ts";
 import { findMessage, heldRow } from "./look-up.ts";
 import { Topology } from "./routing/topology.ts";
 import { Schedules } from "./schedules/schedules.ts";
+import { PORTION, sendPortions } from "./sends.ts";
 import { settlerOf, txOf } from "./settler.ts";
 import type { StoredMessage } from "./stored.ts";
 import { Callers, type Consumer, consumersOf } from "./upkeep/presence.ts";
@@ -171,7 +172,15 @@ export class MessageQueueManager {
     const list = parse(messageListSchema, messages, "messages");
     const { tx, flow, causedBy } = this.#sendOptions(options);
     const defaults = this.#defaults(causedBy);
-    const encoded = list.map((message, n) => encode(message, defaults, `messages.${n}`));
+    const encodeSome = (first: number, end: number) =>
+      list
+        .slice(first, end)
+        .map((message, n) => encode(message, defaults, `messages.${first + n}`));
+    const plain = given(options).flow === undefined && this.#core.options.flow === undefined;
+    if (list.length > PORTION && tx === undefined && plain) {
+      return sendPortions(this.#core, list.length, encodeSome);
+    }
+    const encoded = encodeSome(0, list.length);
     const db = await this.#core.db(tx);
     return encoded.length === 0 ? [] : this.#core.send(db, encoded, flow);
   }

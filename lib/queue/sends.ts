@@ -1,10 +1,11 @@
 import { QueueFull } from "../errors.ts";
 import type { EncodedMessage } from "../protocol/envelope.ts";
 import { type Flow, flowOf } from "../protocol/flow.ts";
-import { afterCommit } from "../store/after-commit.ts";
+import { afterCommit, told } from "../store/after-commit.ts";
 import type { Db } from "../store/dialect.ts";
 import { refOf } from "../store/payloads.ts";
 import type { Sent } from "../store/sending.ts";
+import { transaction, translated } from "../store/sql.ts";
 import type { QueueCore } from "./core.ts";
 import { brakesFor } from "./delivery/brakes.ts";
 import { messageEvent } from "./events.ts";
@@ -67,6 +68,33 @@ export async function send(
     });
   }
   return sent;
+}
+
+/** Messages that one statement takes, and that are in memory at once of a long array. */
+export const PORTION = 1_000;
+
+/**
+ * Stores many messages, all or none, that are made a portion at a time: a hundred thousand of them would be several
+ * times what the caller has in hand.
+ */
+export async function sendPortions(
+  core: QueueCore,
+  count: number,
+  encoded: (first: number, end: number) => readonly EncodedMessage[],
+): Promise<Sent[]> {
+  const db = await core.db();
+  const all = await translated(core.dialect, () =>
+    transaction(core.dialect, db, async (trx) => {
+      const sent: Sent[] = [];
+      for (let n = 0; n < count; n += PORTION) {
+        sent.push(...(await core.send(trx, encoded(n, n + PORTION))));
+      }
+      return sent;
+    }),
+  );
+  // As after a single statement: when the caller goes on, observers and consumers have heard of it.
+  await told();
+  return all;
 }
 
 function keyOfContent({ contentEncoding, contentText }: EncodedMessage): string[] {

@@ -2,10 +2,14 @@ import type { Knex } from "knex";
 import { query } from "./sql.ts";
 import type { ListenCalls, WakeChannel } from "./wake-channel.ts";
 
-/** Sent by the application and outside every transaction of its own: NOTIFY takes a lock of the whole server at commit. */
+/**
+ * Sent by the application, after the commit of what it tells of and outside every transaction: NOTIFY takes a lock of
+ * the whole server at commit. A wake-up is no data, and who would hear it ends with the server: it waits for no disk.
+ */
 const SEND = `
   SELECT pg_notify(:channel, payload)
-  FROM jsonb_array_elements_text(CAST(:payloads AS jsonb)) AS payload`;
+  FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unwritten,
+    jsonb_array_elements_text(CAST(:payloads AS jsonb)) AS payload`;
 
 /** Longer than any connection takes that will ever be made. */
 const CONNECT_PATIENCE_MS = 15_000;

@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 import { eachDatabase } from "../support/databases.ts";
 import { statementsOf } from "../support/plans.ts";
-import { mailbox, note, watched } from "../support/queue.ts";
+import { failure, mailbox, note, watched } from "../support/queue.ts";
 
 eachDatabase("many messages at once", (database) => {
   it("keep what is their own and what they share, in their order", async () => {
@@ -52,7 +52,8 @@ eachDatabase("many messages at once", (database) => {
       () => queue.sendMessages(many),
       /INSERT INTO outbox_messages/,
     );
-    expect(inserts).toHaveLength(3);
+    // 1,000 messages of 1.5 rows, and 700: two statements each.
+    expect(inserts).toHaveLength(4);
     const took: unknown[] = [];
     for (;;) {
       const got = await queue.getMessages(to, { limit: 500 });
@@ -68,5 +69,22 @@ eachDatabase("many messages at once", (database) => {
       }),
     ).rejects.toThrow("none");
     expect(await queue.getMessages(to)).toEqual([]);
+  });
+
+  it("are none where one is refused, however late, and tell of each again where a key was used", async () => {
+    const { queue, events } = watched(database.knex());
+    const to = mailbox();
+    const many = Array.from({ length: 2_100 }, () => note(to));
+    const error = await failure(() => queue.sendMessages([...many, { ...note(to), priority: -5 }]));
+    expect(error.message).toContain("messages.2100.priority");
+    expect(await queue.getMessages(to)).toEqual([]);
+    expect(events).toEqual([]);
+
+    const dedupeKey = mailbox("key");
+    const twice = [{ ...note(to), dedupeKey }, ...many, { ...note(to), dedupeKey }];
+    const sent = await queue.sendMessages(twice);
+    expect(sent.at(-1)).toEqual({ messageId: sent[0]?.messageId, duplicate: true });
+    expect(sent.filter(({ duplicate }) => duplicate)).toHaveLength(1);
+    expect(events).toHaveLength(2_101);
   });
 });

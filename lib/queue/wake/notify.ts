@@ -4,12 +4,22 @@ import { backOffMs, settledWithin } from "../worker/pace.ts";
 import { Ear } from "./notify-ear.ts";
 import { hubOf, type WakeHub } from "./wake.ts";
 
-/** One wake-up per mailbox in this time is enough: whoever it wakes drains the mailbox. */
-const WINDOW_MS = 50;
+/** Messages that come apart are told of one by one; in this time there is one wake-up per mailbox. */
+const WINDOW_MS = 5;
+/** Where more come than that, one in this time is enough: whoever it wakes drains the mailbox. */
+const BUSY_WINDOW_MS = 50;
 /** The most payloads of one statement. */
 const MOST_AT_ONCE = 500;
 /** A listener outlives its last user by this much, so that short waits do not open one connection each. */
 const LINGER_MS = 10_000;
+
+/** A wake-up that was sent. */
+interface Told {
+  readonly at: number;
+  readonly windowMs: number;
+  /** What came since. */
+  more: number;
+}
 
 /** Tells this process's own wake-ups from those of others: its own consumers were woken directly. */
 const SENDER = randomUUID().slice(0, 8);
@@ -22,8 +32,8 @@ const SENDER = randomUUID().slice(0, 8);
 export class Push {
   readonly #hub: WakeHub;
   readonly #pending = new Set<string>();
-  /** When a wake-up of a mailbox was sent last; forgotten after the window. */
-  readonly #sentAt = new Map<string, number>();
+  /** Of mailboxes whose last wake-up was sent a moment ago. */
+  readonly #sent = new Map<string, Told>();
   /** Of the queue that sent last. */
   #channel: WakeChannel | undefined;
   #sending: Promise<void> | undefined;
@@ -43,7 +53,11 @@ export class Push {
   send(agentIds: Iterable<string>, channel: WakeChannel): void {
     if (performance.now() < this.#silentUntil) return;
     this.#channel = channel;
-    for (const agentId of agentIds) this.#pending.add(agentId);
+    for (const agentId of agentIds) {
+      this.#pending.add(agentId);
+      const told = this.#sent.get(agentId);
+      if (told !== undefined) told.more += 1;
+    }
     void this.#flush();
   }
 
@@ -102,18 +116,16 @@ export class Push {
   async #sendAll(all: boolean): Promise<void> {
     for (;;) {
       const now = performance.now();
-      for (const [agentId, at] of this.#sentAt) {
-        if (now - at >= WINDOW_MS) this.#sentAt.delete(agentId);
-      }
       const due = [...this.#pending]
-        .filter((agentId) => all || !this.#sentAt.has(agentId))
+        .filter((agentId) => all || this.#dueAt(agentId) <= now)
         .slice(0, MOST_AT_ONCE);
       const channel = this.#channel;
       if (channel === undefined) this.#pending.clear();
       if (due.length === 0 || channel === undefined) break;
       for (const agentId of due) {
         this.#pending.delete(agentId);
-        this.#sentAt.set(agentId, now);
+        const busy = (this.#sent.get(agentId)?.more ?? 0) > 0;
+        this.#sent.set(agentId, { at: now, windowMs: busy ? BUSY_WINDOW_MS : WINDOW_MS, more: 0 });
       }
       try {
         await channel.send(due.map((agentId) => `${agentId} ${SENDER}`));
@@ -126,11 +138,25 @@ export class Push {
         this.#pending.clear();
       }
     }
+    const now = performance.now();
+    for (const [agentId, { at }] of this.#sent) {
+      if (now - at >= BUSY_WINDOW_MS) this.#sent.delete(agentId);
+    }
     if (this.#pending.size === 0 || this.#timer !== undefined) return;
-    this.#timer = setTimeout(() => {
-      this.#timer = undefined;
-      void this.#flush();
-    }, WINDOW_MS).unref();
+    const next = Math.min(...[...this.#pending].map((agentId) => this.#dueAt(agentId)));
+    this.#timer = setTimeout(
+      () => {
+        this.#timer = undefined;
+        void this.#flush();
+      },
+      Math.max(1, next - now),
+    ).unref();
+  }
+
+  /** When the next wake-up of a mailbox may be sent. */
+  #dueAt(agentId: string): number {
+    const told = this.#sent.get(agentId);
+    return told === undefined ? 0 : told.at + told.windowMs;
   }
 }
 
