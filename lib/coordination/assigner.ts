@@ -263,13 +263,15 @@ export class Assigner {
           exclude: [...passed],
         }));
       const agentId = open[0]?.agentId;
-      if (agentId === undefined) return undefined;
+      if (agentId === undefined) break;
       const answer = await this.#parts.slots.reserve(trx, agentId, cost, wait);
       if (answer === "reserved") return agentId;
       // Full: its row is ours now. Only a rollback gives it back, so a transaction of our own starts anew.
       if (answer === "full" && owned) throw new Raced();
       passed.add(agentId);
     }
+    // Where we could not wait, somebody may have room as soon as those who hold them are done.
+    if (listed.held) afterCommit(trx, this.#parts.freed);
     return undefined;
   }
 

@@ -5,13 +5,13 @@ import type { Wanted } from "../submission.ts";
 import { byLoad, type Rank, roomFor, type Seat } from "./distribute.ts";
 
 /** How old what is kept may be, in ms: loads that fell since then, and agents that are new, are not seen. */
-const KEPT_MS = 1_000;
+const KEPT_MS = 2_000;
 /** Fewer are looked for each time: that costs little, and is exact. */
 const WORTH_KEEPING = 100;
 /** The most that one look brings; so many where the same was looked for a moment ago. */
 const MOST = 500;
 /** Lines that are known at once. */
-const LINES = 1_000;
+const LINES = 200;
 /** How often more agents are locked because the first were taken, busier than thought, or other ones by now. */
 const ROUNDS = 4;
 
@@ -188,18 +188,21 @@ export class Shortlists {
         )
         .slice(0, count);
       const { last } = list;
+      if (kept && last && first.length < count) break;
       // Whether those that an agent depends on are there, only a look tells.
       if (kept && first.some((one) => one.leans || (last && byLoad(last, one) < 0))) break;
-      const missing = first.filter(({ agentId }) => !seats.has(agentId));
-      if (missing.length === 0) {
+      const missing = new Map(
+        first.filter(({ agentId }) => !seats.has(agentId)).map((one) => [one.agentId, one]),
+      );
+      if (missing.size === 0) {
         const all = first.length === count || (!last && roomFor(answer(true).seats, cost) >= count);
         return answer(all);
       }
       // Others who ask in the meantime ask other agents.
-      for (const { agentId } of missing) this.given(agentId, cost);
-      const ids = missing.map(({ agentId }) => agentId);
+      const ids = [...missing.keys()];
+      for (const id of ids) this.given(id, cost);
       for (const agent of await this.#parts.assignments.lockAgents(trx, ids)) {
-        const entry = missing.find(({ agentId }) => agentId === agent.agentId) as Entry;
+        const entry = missing.get(agent.agentId) as Entry;
         const seat = seatOf(agent, entry, taken);
         if (seat === undefined) {
           list.entries = list.entries.filter((one) => one !== entry);
