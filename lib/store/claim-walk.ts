@@ -26,6 +26,8 @@ export class ClaimWalk {
   readonly #passed = new Map<number, number>();
   #dear = false;
   #againAt = 0;
+  /** Whether the last claim got all that it asked for. */
+  full = false;
 
   /** Ranges of the index to look at, as JSON; undefined: all of it. */
   ranges(now = performance.now()): string | undefined {

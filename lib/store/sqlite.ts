@@ -91,9 +91,12 @@ export function sqlite(prefix: string): Dialect {
         AND lane = '' AND NOT EXISTS (SELECT 1 FROM ${mailboxes} WHERE ${SHUT})`;
   const DUE = "state = 1 AND concurrency_key IS NULL";
 
-  const LOOK = `
-    SELECT EXISTS (SELECT 1 FROM ${messages} WHERE to_agent = :agent AND state = 0 AND visible_at <= ${NOW} AND ${WANTED}) AS ready,
+  const READY = `EXISTS (SELECT 1 FROM ${messages} WHERE to_agent = :agent AND state = 0 AND visible_at <= ${NOW} AND ${WANTED})`;
+  const LOOK = (ready: string) => `
+    SELECT ${ready} AS ready,
            EXISTS (SELECT 1 FROM ${messages} WHERE to_agent = :agent AND ${DUE} AND due_at <= ${NOW} AND ${WANTED}) AS due`;
+  // Where the last claim got all it asked for, there is most likely more: the way past what is leased is walked once.
+  const [LOOK_ALL, LOOK_DUE] = [LOOK(READY), LOOK("1")];
 
   const PROMOTE_DUE = `
     UPDATE ${messages} SET state = 0 WHERE seq IN (
@@ -211,7 +214,7 @@ export function sqlite(prefix: string): Dialect {
     async claim(db: Db, request: ClaimRequest) {
       const agent = request.agentId;
       const types = request.messageTypes === null ? null : JSON.stringify(request.messageTypes);
-      const [look] = await query(db, LOOK, { agent, types });
+      const [look] = await query(db, request.walk?.full ? LOOK_DUE : LOOK_ALL, { agent, types });
       if (!look?.ready && !look?.due) return [];
       if (look.due) await query(db, PROMOTE_DUE, { agent });
       const answer = await query(db, CLAIM, {
@@ -221,6 +224,7 @@ export function sqlite(prefix: string): Dialect {
         worker: request.workerId,
         types,
       });
+      if (request.walk !== undefined) request.walk.full = answer.length >= request.limit;
       return answer.map(({ line }) => claimedRow(ofLine(line), parseText)).sort(inOrder);
     },
 
