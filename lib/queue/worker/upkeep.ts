@@ -3,7 +3,7 @@ import type { QueueCore } from "../core.ts";
 import { watchSchedules } from "../schedules/watch.ts";
 import { attend } from "../upkeep/presence.ts";
 import { ALL_STEPS, type UpkeepStep, upkeepRound } from "../upkeep/upkeep.ts";
-import { settledWithin } from "./pace.ts";
+import { within } from "./pace.ts";
 
 const EVERY_MS = 5_000;
 /** A step that finds nothing to do is taken ever more rarely, down to this. */
@@ -100,7 +100,8 @@ export class UpkeepTimer {
       });
       // Whatever goes wrong, the next round tries again; claims do not depend on it.
       this.#round = round.catch(() => undefined);
-      await settledWithin(PATIENCE_MS, this.#round);
+      // Unlike settledWithin, this keeps no process alive whose database never answers.
+      await within(PATIENCE_MS, "a round of upkeep", this.#round).catch(() => undefined);
     }
     this.#arm(rounds.unfinished.length > 0 ? GO_ON_MS : EVERY_MS);
   }
