@@ -174,7 +174,7 @@ eachDatabase("giving tasks where many agents can do them", (database) => {
     expect(await spread()).toEqual([2, 3]);
   });
 
-  it("hands out no place twice to many who ask at once", async () => {
+  it("hands out no place twice to many who ask at once", { timeout: 120_000 }, async () => {
     await agents(1, 110);
     const bosses = ["boss", "chief", "third", "fourth"].map((id) => on.supervisor(id));
     await Promise.all(
