@@ -58,6 +58,16 @@ eachDatabase("giving tasks where many agents can do them", (database) => {
 
   const spread = async () => [...new Set((await loads()).values())].sort();
 
+  /** Whether this speaks SQL Server's protocol, but gives one row to two who lock it. */
+  const ignoresLocks = () =>
+    on.knex.transaction(async (one) => {
+      const lock =
+        "SELECT agent_id FROM outbox_agents WITH (UPDLOCK, READPAST, ROWLOCK) WHERE agent_id = ?";
+      await one.raw(lock, [idOf(0)]);
+      const also = await on.knex.transaction((two) => two.raw(lock, [idOf(0)]));
+      return (also as unknown[]).length > 0;
+    });
+
   /** How often agents were looked for by what they can do. */
   const looks = async (run: () => Promise<unknown>) =>
     (await statementsOf(on.knex, run, /outbox_agent_capabilities/)).length;
@@ -174,8 +184,9 @@ eachDatabase("giving tasks where many agents can do them", (database) => {
     expect(await spread()).toEqual([2, 3]);
   });
 
-  it("hands out no place twice to many who ask at once", { timeout: 120_000 }, async () => {
+  it("hands out no place twice to many who ask at once", { timeout: 120_000 }, async (context) => {
     await agents(1, 110);
+    if (database.dialect === "mssql" && (await ignoresLocks())) context.skip("no lock hints");
     const bosses = ["boss", "chief", "third", "fourth"].map((id) => on.supervisor(id));
     await Promise.all(
       bosses.map(async (boss) => {
