@@ -54,6 +54,9 @@ export function postgresClaim(prefix: string, now: string): Dialect["claim"] {
       UNION ALL
       SELECT seq, rank FROM due WHERE lane = '' AND ${wanted}),
     picked AS MATERIALIZED (SELECT seq FROM candidates ORDER BY rank, seq LIMIT :limit),
+    walked AS MATERIALIZED (
+      SELECT CAST(extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000 AS float8) AS took_ms
+      FROM (SELECT count(*) FROM picked) done),
     touched AS MATERIALIZED (
       SELECT seq, true AS taken FROM picked
       UNION ALL
@@ -74,7 +77,7 @@ export function postgresClaim(prefix: string, now: string): Dialect["claim"] {
     RETURNING c.taken, ${list(ALWAYS, "m")},
       CASE WHEN num_nonnulls(${list(REST, "m")}) > 0
            THEN jsonb_build_object(${REST.map((column) => `'${column}', m.${column}`).join(", ")}) END AS rest,
-      CAST(extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000 AS float8) AS took_ms`;
+      (SELECT took_ms FROM walked) AS took_ms`;
   const CLAIM = claim(ALL);
   const CLAIM_BEYOND = claim(BEYOND);
 
@@ -94,7 +97,7 @@ export function postgresClaim(prefix: string, now: string): Dialect["claim"] {
     const all = async (limit: number) => {
       const since = performance.now();
       const rows = await run(CLAIM, limit, {});
-      const walkedMs = rows.map((row) => Number(row.took_ms)).sort((a, b) => a - b)[0];
+      const walkedMs = rows[0] === undefined ? undefined : Number(rows[0].took_ms);
       const claimed = rows.map(asClaimed);
       walk?.all(claimed, walkedMs, performance.now() - since);
       return claimed;

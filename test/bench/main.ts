@@ -7,6 +7,7 @@ import { compare, type Results } from "./gate.ts";
 import { fileName, svg } from "./plot.ts";
 import type { Bench } from "./run.ts";
 import { type BenchName, HELP, type Settings, settings, UsageError } from "./settings.ts";
+import { SOURCES } from "./subject.ts";
 
 /** Each is loaded only where it is asked for: one that is broken stops no other. */
 const BENCH: Record<BenchName, () => Promise<Bench>> = {
@@ -25,7 +26,7 @@ const say = (line: string) => void process.stderr.write(`${line}\n`);
 
 /** From their own lock, in their own folder; again only when the lock or this Node is another. */
 function installPeers(): void {
-  const folder = import.meta.dirname;
+  const folder = SOURCES;
   const stamp = join(folder, "node_modules", ".bench-installed");
   const wanted = createHash("sha256")
     .update(readFileSync(join(folder, "package-lock.json")))

@@ -1,6 +1,9 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 
+/** What is measured is compiled, as users run it, into a folder below; the peers lie beside the sources. */
+export const SOURCES = import.meta.dirname.replace(/[\\/]\.built[\\/].*$/, "");
+
 /** Something that is measured: a queue with its best documented settings, or plain SQL as the ceiling. */
 export interface Subject {
   readonly name: string;
@@ -81,7 +84,7 @@ export async function peer<T>(name: string): Promise<T> {
 
 /** The installed version of a peer, with its name. */
 export function versionOf(name: string): string {
-  const file = join(import.meta.dirname, "node_modules", name, "package.json");
+  const file = join(SOURCES, "node_modules", name, "package.json");
   return `${name} ${(JSON.parse(readFileSync(file, "utf8")) as { version: string }).version}`;
 }
 

@@ -26,12 +26,20 @@ export interface IntakeOptions {
   readonly reports: Reports;
 }
 
+interface Begun {
+  readonly sentAt: number;
+  readonly rows: Promise<ClaimedRow[]>;
+  readonly asked: number;
+}
+
 /** Looks into the mailbox, as often as is worth it, and claims what the crew can start soon. */
 export class Intake {
   readonly #options: IntakeOptions;
   readonly #pace: Pace;
   readonly #bell = new Bell();
   #aheadSince = 0;
+  /** A claim that is under way while handlers of the last one are called. */
+  #begun: Begun | undefined;
   #stopped = false;
   #done: Promise<void> = Promise.resolve();
 
@@ -70,16 +78,21 @@ export class Intake {
   async #work(): Promise<void> {
     const { crew } = this.#options;
     while (!this.#stopped) {
-      const room = this.#room();
+      const room = this.#begun?.asked ?? this.#room();
       const dueInMs = room > 0 ? this.#pace.dueInMs(performance.now()) : Number.POSITIVE_INFINITY;
       try {
-        if (dueInMs === 0) await this.#look(room);
+        if (this.#begun !== undefined) await this.#claim(room);
+        else if (dueInMs === 0) await this.#look(room);
         else await this.#bell.wait(Math.min(dueInMs, this.#patienceMs()));
         if (this.#patienceMs() === 0) await crew.giveBackWaiting(LONGEST_AHEAD_MS);
       } catch (error) {
         this.#failed(error);
       }
     }
+    const { rows, sentAt } = this.#begun ?? {};
+    if (rows === undefined || sentAt === undefined) return;
+    const patience = Math.max(5_000, this.#options.settings.leaseMs);
+    await within(patience, "a claim", this.#returnLate(rows, sentAt)).catch(() => undefined);
   }
 
   #failed(error: unknown): void {
@@ -127,32 +140,63 @@ export class Intake {
   }
 
   async #claim(limit: number): Promise<void> {
-    const { core, settler, crew, leases } = this.#options;
+    const { crew } = this.#options;
     const { leaseMs } = this.#options.settings;
-    const sentAt = performance.now();
-    const runsOf = (rows: readonly ClaimedRow[]) =>
-      rows.map((row) => new Run(core, settler, leases, row, sentAt));
-    this.#pace.looking(sentAt);
-    const claiming = this.#rows(limit);
+    const { sentAt, rows: claiming, asked } = this.#begun ?? this.#begin(limit);
+    this.#begun = undefined;
     let rows: ClaimedRow[];
     try {
       rows = await within(Math.max(5_000, leaseMs), "a claim", claiming);
     } catch (error) {
       // The answer may still come, when nobody waits for it any more.
-      claiming.then(
-        (late) => crew.giveBack(runsOf(late)),
-        () => undefined,
-      );
+      void this.#returnLate(claiming, sentAt);
       throw error;
     }
     const now = performance.now();
     if (rows.length === 0) return this.#pace.empty(now);
-    this.#pace.found(now, rows.length >= limit);
-    const runs = runsOf(rows);
+    this.#pace.found(now, rows.length >= asked);
+    if (rows.length >= asked && this.#keepsUp(rows.length)) {
+      // The database works on the next ones while the handlers of these are called: a turn, and it has been asked.
+      this.#begun = this.#begin(asked);
+      await new Promise(setImmediate);
+    }
+    const runs = this.#runsOf(rows, sentAt);
     // Too late to start: stopped meanwhile, or the answer (or this process) slept longer than the lease.
     if (this.#stopped || now - sentAt >= leaseMs) return crew.giveBack(runs);
     if (crew.waiting === 0) this.#aheadSince = now;
     crew.take(runs);
+  }
+
+  #begin(asked: number): Begun {
+    const sentAt = performance.now();
+    this.#pace.looking(sentAt);
+    const rows = this.#rows(asked);
+    // Whoever waits for it hears of it.
+    rows.catch(() => undefined);
+    return { sentAt, rows, asked };
+  }
+
+  /** Whether handlers are so quick that twice as many more could all start soon. */
+  #keepsUp(more: number): boolean {
+    const { crew, settings } = this.#options;
+    if (this.#stopped || crew.averageMs === undefined) return false;
+    const soon = (settings.concurrency * SOON_MS) / Math.max(crew.averageMs, 0.01);
+    return (
+      crew.settling <= settings.concurrency + settings.batchSize && crew.waiting + 2 * more <= soon
+    );
+  }
+
+  #runsOf(rows: readonly ClaimedRow[], sentAt: number): Run[] {
+    const { core, settler, leases } = this.#options;
+    return rows.map((row) => new Run(core, settler, leases, row, sentAt));
+  }
+
+  /** Resolves when what came too late is given back. */
+  #returnLate(claiming: Promise<readonly ClaimedRow[]>, sentAt: number): Promise<void> {
+    return claiming.then(
+      (late) => this.#options.crew.giveBack(this.#runsOf(late, sentAt)),
+      () => undefined,
+    );
   }
 
   async #rows(limit: number): Promise<ClaimedRow[]> {

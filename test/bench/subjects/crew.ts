@@ -1,5 +1,6 @@
 import { type ChildProcess, fork } from "node:child_process";
 import { once } from "node:events";
+import { extname } from "node:path";
 
 /** What a crew's processes are told and tell. */
 export type ToMember = "work" | "stop" | "leave";
@@ -53,12 +54,18 @@ export async function openCrew(opener: string, url: string, size: number): Promi
     }
   };
 
+  // As this file is run, compiled or not, so is the program.
+  const extension = extname(import.meta.filename);
   try {
     for (let n = 0; n < size; n++) {
-      const member = fork(new URL("./programs/crew-member.ts", import.meta.url), [opener, url], {
-        execArgv: ["--import", "tsx"],
-        stdio: ["ignore", "inherit", "inherit", "ipc"],
-      });
+      const member = fork(
+        new URL(`./programs/crew-member${extname(import.meta.filename)}`, import.meta.url),
+        [opener, url],
+        {
+          execArgv: extension === ".ts" ? ["--import", "tsx"] : [],
+          stdio: ["ignore", "inherit", "inherit", "ipc"],
+        },
+      );
       members.push(member);
       member.on("message", (message: FromMember) => {
         if ("handled" in message) handled(message.handled);
