@@ -130,6 +130,24 @@ eachDatabase("waking a worker", (database) => {
       expect(payloads).not.toContain(scheduled);
     });
 
+    it("tells of each message by itself where they come apart", async () => {
+      const { queue } = watched(database.knex());
+      const payloads = await overheard(database);
+      const to = mailbox();
+      const tookMs: number[] = [];
+      for (let n = 1; n <= 8; n++) {
+        // More than the window that messages share.
+        await sleep(8);
+        await queue.sendMessage(note(to));
+        const sentAt = performance.now();
+        await until(() => payloads.filter((payload) => payload === to).length === n);
+        tookMs.push(performance.now() - sentAt);
+      }
+      // In the window of a busy mailbox all but two would wait for more than 40 ms.
+      tookMs.sort((a, b) => a - b);
+      expect(tookMs[2]).toBeLessThan(30);
+    });
+
     it("says nothing with notify: false, and works", async () => {
       const { queue } = watched(database.knex(), { notify: false });
       const payloads = await overheard(database);

@@ -17,7 +17,7 @@ const LINGER_MS = 10_000;
 interface Told {
   readonly at: number;
   readonly windowMs: number;
-  /** What came since. */
+  /** What came within its window. */
   more: number;
 }
 
@@ -51,12 +51,13 @@ export class Push {
 
   /** Wakes consumers of these mailboxes in other processes, soon. */
   send(agentIds: Iterable<string>, channel: WakeChannel): void {
-    if (performance.now() < this.#silentUntil) return;
+    const now = performance.now();
+    if (now < this.#silentUntil) return;
     this.#channel = channel;
     for (const agentId of agentIds) {
       this.#pending.add(agentId);
       const told = this.#sent.get(agentId);
-      if (told !== undefined) told.more += 1;
+      if (told !== undefined && now - told.at < told.windowMs) told.more += 1;
     }
     void this.#flush();
   }
