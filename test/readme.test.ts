@@ -17,6 +17,10 @@ const declared = (code: string): string =>
 const section = (marker: string): string =>
   readme.split(`<!-- ${marker} -->`)[1]?.split("\n## ")[0] ?? "";
 
+/** The texts; pictures and results lie beside them. */
+const documentsIn = async (folder: string): Promise<string[]> =>
+  (await readdir(folder)).filter((file) => file.endsWith(".md")).sort();
+
 describe("README", () => {
   it("lists every error code with its remedy", () => {
     const rows = [...section("errors").matchAll(/^\| `(\w+)` \| (yes|no) \| (.+) \|$/gm)];
@@ -79,7 +83,7 @@ describe("README", () => {
 
   it("shows code that compiles under strict", async () => {
     const documents = await Promise.all(
-      (await readdir("docs")).sort().map((file) => readFile(join("docs", file), "utf8")),
+      (await documentsIn("docs")).map((file) => readFile(join("docs", file), "utf8")),
     );
     const blocks = [readme, ...documents].flatMap((text) =>
       [...text.matchAll(/^```ts\n([\s\S]*?)^```/gm)].map(([, code]) => code ?? ""),
@@ -125,7 +129,7 @@ describe("README", () => {
       "DEPLOYMENT.md",
       "CONTRIBUTING.md",
       "CHANGELOG.md",
-      ...(await readdir("docs")).map((file) => join("docs", file)),
+      ...(await documentsIn("docs")).map((file) => join("docs", file)),
     ]) {
       const text = await readFile(document, "utf8");
       for (const [, link] of text.matchAll(/\]\((?!https?:|#)([^)#]+)/g)) {
