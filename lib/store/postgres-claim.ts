@@ -83,10 +83,10 @@ export function postgresClaim(prefix: string, now: string): Dialect["claim"] {
 
   return async (db: Db, request: ClaimRequest) => {
     const { walk } = request;
-    const run = async (text: string, limit: number, bindings: { ranges?: string }) => {
+    const run = async (text: string, bindings: { ranges?: string } = {}) => {
       const answer = await query(db, text, {
         agent: request.agentId,
-        limit,
+        limit: request.limit,
         lease: request.leaseMs,
         worker: request.workerId,
         types: request.messageTypes === null ? null : JSON.stringify(request.messageTypes),
@@ -94,17 +94,16 @@ export function postgresClaim(prefix: string, now: string): Dialect["claim"] {
       });
       return answer.filter((row) => row.taken === true);
     };
-    const all = async (limit: number) => {
+    const ranges = walk?.ranges();
+    if (ranges === undefined) {
       const since = performance.now();
-      const rows = await run(CLAIM, limit, {});
+      const rows = await run(CLAIM);
       const walkedMs = rows[0] === undefined ? undefined : Number(rows[0].took_ms);
       const claimed = rows.map(asClaimed);
       walk?.all(claimed, walkedMs, performance.now() - since);
-      return claimed;
-    };
-    const ranges = walk?.ranges();
-    if (ranges === undefined) return (await all(request.limit)).sort(inOrder);
-    const claimed = (await run(CLAIM_BEYOND, request.limit, { ranges })).map(asClaimed);
+      return claimed.sort(inOrder);
+    }
+    const claimed = (await run(CLAIM_BEYOND, { ranges })).map(asClaimed);
     walk?.beyond(claimed);
     return claimed.sort(inOrder);
   };

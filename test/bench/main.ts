@@ -26,10 +26,9 @@ const say = (line: string) => void process.stderr.write(`${line}\n`);
 
 /** From their own lock, in their own folder; again only when the lock or this Node is another. */
 function installPeers(): void {
-  const folder = SOURCES;
-  const stamp = join(folder, "node_modules", ".bench-installed");
+  const stamp = join(SOURCES, "node_modules", ".bench-installed");
   const wanted = createHash("sha256")
-    .update(readFileSync(join(folder, "package-lock.json")))
+    .update(readFileSync(join(SOURCES, "package-lock.json")))
     .update(process.version)
     .digest("hex");
   try {
@@ -37,12 +36,12 @@ function installPeers(): void {
   } catch {
     // Nothing is installed, or by another program.
   }
-  const npm = spawnSync("npm", ["ci", "--prefix", folder], {
+  const npm = spawnSync("npm", ["ci", "--prefix", SOURCES], {
     stdio: ["ignore", 2, 2],
     shell: process.platform === "win32",
   });
   if (npm.status !== 0) {
-    throw new Error(`the peers cannot be installed: npm ci in ${folder} ended with ${npm.status}`);
+    throw new Error(`the peers cannot be installed: npm ci in ${SOURCES} ended with ${npm.status}`);
   }
   writeFileSync(stamp, wanted);
 }

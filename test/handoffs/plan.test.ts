@@ -1,34 +1,7 @@
-import type { Knex } from "knex";
 import { expect, it } from "vitest";
 import { eachDatabase } from "../support/databases.ts";
+import { planOf, statementsOf } from "../support/plans.ts";
 import { stage } from "./stage.ts";
-
-/** What a call reads of the handoffs, and how: without the tables that are small in any case. */
-async function plansOf(knex: Knex, run: () => Promise<unknown>): Promise<string[]> {
-  const seen: { sql: string; bindings: unknown[] }[] = [];
-  const listen = (statement: { sql: string; bindings: unknown[] }) => seen.push(statement);
-  knex.on("query", listen);
-  await run().finally(() => knex.removeListener("query", listen));
-  const plans: string[] = [];
-  const postgres = knex.client.dialect === "postgresql";
-  for (const { sql, bindings } of seen) {
-    if (!/^select .*outbox_handoffs/i.test(sql)) continue;
-    const { client } = knex as unknown as {
-      client: { query(c: unknown, q: object): Promise<{ response: unknown }> } & Knex.Client;
-    };
-    const connection = await client.acquireConnection();
-    try {
-      const explain = postgres ? "EXPLAIN (COSTS OFF)" : "EXPLAIN QUERY PLAN";
-      const query = { method: "raw", sql: `${explain} ${sql}`, bindings };
-      const { response } = await client.query(connection, query);
-      const rows = (Array.isArray(response) ? response : (response as { rows: [] }).rows) as [];
-      plans.push(rows.map((row) => Object.values(row).join(" ")).join("\n"));
-    } finally {
-      await client.releaseConnection(connection);
-    }
-  }
-  return plans;
-}
 
 eachDatabase("what handoffs read", (database) => {
   it.skipIf(database.dialect === "mssql")(
@@ -57,7 +30,7 @@ eachDatabase("what handoffs read", (database) => {
           })),
         );
       }
-      const plans = await plansOf(knex, async () => {
+      const calls = async () => {
         await store.overdue(100);
         await store.liveAfter(0, 200);
         await store.takenBy("b", 100);
@@ -65,7 +38,11 @@ eachDatabase("what handoffs read", (database) => {
         await knex.transaction((trx) => store.liveOf("task-1-1", trx));
         await store.list({ taskId: "task-1-1", limit: 10, afterSeq: 0 });
         await store.strays([live.seq]);
-      });
+      };
+      const plans: string[] = [];
+      for (const statement of await statementsOf(knex, calls, /^select .*outbox_handoffs/i)) {
+        plans.push(await planOf(knex, database.dialect, statement));
+      }
       expect(plans).toHaveLength(7);
       expect(plans[0]).toContain("outbox_handoffs_due");
       expect(plans[1]).toContain("outbox_handoffs_live");

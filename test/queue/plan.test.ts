@@ -3,47 +3,8 @@ import { expect, it } from "vitest";
 import type { ClaimedRow } from "../../lib/store/dialect.ts";
 import { dialectFor } from "../../lib/store/dialects.ts";
 import { eachDatabase } from "../support/databases.ts";
+import { allStatementsOf, planOf } from "../support/plans.ts";
 import { note, watched } from "../support/queue.ts";
-
-/** The statements that a call sends, with their bindings, as the driver gets them. */
-async function statementsOf(
-  knex: Knex,
-  run: () => Promise<unknown>,
-): Promise<{ sql: string; bindings: unknown[] }[]> {
-  const seen: { sql: string; bindings: unknown[] }[] = [];
-  const listen = (query: { sql: string; bindings: unknown[] }) => seen.push(query);
-  knex.on("query", listen);
-  try {
-    await run();
-  } finally {
-    knex.removeListener("query", listen);
-  }
-  return seen;
-}
-
-async function explain(
-  knex: Knex,
-  dialect: string,
-  statement: { sql: string; bindings: unknown[] },
-): Promise<string> {
-  const prefix = dialect === "postgres" ? "EXPLAIN (COSTS OFF)" : "EXPLAIN QUERY PLAN";
-  const { client } = knex as unknown as {
-    client: { query(c: unknown, q: object): Promise<{ response: unknown }> } & Knex.Client;
-  };
-  const connection = await client.acquireConnection();
-  try {
-    const answer = await client.query(connection, {
-      method: "raw",
-      sql: `${prefix} ${statement.sql}`,
-      bindings: statement.bindings,
-    });
-    const response = answer.response as { rows?: unknown[] } | unknown[];
-    const rows = Array.isArray(response) ? response : (response.rows ?? []);
-    return rows.map((row) => Object.values(row as object).join(" ")).join("\n");
-  } finally {
-    await client.releaseConnection(connection);
-  }
-}
 
 eachDatabase("plans", (database) => {
   // SQL Server's plans need SHOWPLAN, which the stand-in that it is tested with does not give.
@@ -120,12 +81,12 @@ eachDatabase("plans", (database) => {
           lookUp: () => queue.getMessage("no-such-message"),
         };
         for (const [name, call] of Object.entries(calls)) {
-          const statements = (await statementsOf(knex, call)).filter(({ sql }) =>
+          const statements = (await allStatementsOf(knex, call)).filter(({ sql }) =>
             /outbox_messages/.test(sql),
           );
           expect(statements.length, name).toBeGreaterThan(0);
           for (const statement of statements) {
-            const plan = await explain(knex, database.dialect, statement);
+            const plan = await planOf(knex, database.dialect, statement);
             const scans =
               database.dialect === "postgres"
                 ? /Seq Scan on outbox_messages/
@@ -143,18 +104,18 @@ eachDatabase("plans", (database) => {
     // Without the wake-up of other processes, which follows a send and is not part of it.
     const { queue } = watched(knex, { notify: false });
     await queue.sendMessage(note("warm"));
-    const sends = await statementsOf(knex, () =>
+    const sends = await allStatementsOf(knex, () =>
       queue.sendMessages(Array.from({ length: 500 }, (_, n) => note("a", { n }))),
     );
     expect(sends).toHaveLength(1);
     let claimed: Awaited<ReturnType<typeof queue.getMessages>> = [];
-    const claims = await statementsOf(knex, async () => {
+    const claims = await allStatementsOf(knex, async () => {
       claimed = await queue.getMessages("a", { limit: 200 });
     });
     expect(claimed).toHaveLength(200);
     // SQLite has no round trips; it looks before it takes the write lock.
     expect(claims).toHaveLength(database.dialect === "sqlite" ? 2 : 1);
-    const acks = await statementsOf(knex, () => queue.ackMessages(claimed));
+    const acks = await allStatementsOf(knex, () => queue.ackMessages(claimed));
     expect(acks.filter(({ sql }) => /INSERT|DELETE/.test(sql)).length).toBeLessThanOrEqual(
       database.dialect === "sqlite" ? 3 : 1,
     );

@@ -7,16 +7,25 @@ export interface Statement {
   readonly bindings: unknown[];
 }
 
+/** Everything that a call sends to the database. */
+export async function allStatementsOf(
+  knex: Knex,
+  run: () => Promise<unknown>,
+): Promise<Statement[]> {
+  const seen: Statement[] = [];
+  const listen = (statement: Statement) => seen.push(statement);
+  knex.on("query", listen);
+  await run().finally(() => knex.removeListener("query", listen));
+  return seen;
+}
+
 /** What a call reads and writes, in transactions too, without what only begins and ends them. */
 export async function statementsOf(
   knex: Knex,
   run: () => Promise<unknown>,
   about = /outbox_/,
 ): Promise<Statement[]> {
-  const seen: Statement[] = [];
-  const listen = (statement: Statement) => seen.push(statement);
-  knex.on("query", listen);
-  await run().finally(() => knex.removeListener("query", listen));
+  const seen = await allStatementsOf(knex, run);
   return seen.filter(({ sql }) => isData(sql) && about.test(sql));
 }
 

@@ -73,19 +73,15 @@ export class Delivery {
     const core = this.#core;
     const open = claims.filter(({ finished }) => !finished);
     const outcomes = await this.#complete(db, open.map(endingOf), patienceMs);
-    if (open.length === claims.length && outcomes.every((outcome) => outcome === "done")) {
-      core.releaseContents(db, claims, outcomes as Settled[]);
-      await core.ended(db, claims, outcomes as Settled[], "processed");
-      return outcomes as Settled[];
-    }
     const first = outcomes.map((outcome) => (outcome === "duplicate" ? "gone" : outcome));
-    const again = outcomes.map((outcome) => (outcome === "duplicate" ? "done" : "gone"));
     core.releaseContents(db, open, first);
     await core.ended(db, open, first, "processed");
     if (outcomes.includes("duplicate")) {
+      const again = outcomes.map((outcome) => (outcome === "duplicate" ? "done" : "gone"));
       core.releaseContents(db, open, again);
       await core.ended(db, open, again, "processed", "duplicate", false);
     }
+    if (open.length === claims.length) return first;
     const settled = new Map(open.map((claim, n) => [claim, first[n] ?? "gone"]));
     // What was acknowledged before it was handed out stays so.
     return claims.map((claim) => settled.get(claim) ?? "done");
