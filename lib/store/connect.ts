@@ -6,6 +6,8 @@ import type { DialectName } from "./dialect.ts";
 import { refuseMapped } from "./identity.ts";
 import { tediousConfig } from "./mssql-connection.ts";
 import { separateQueues } from "./mssql-knex.ts";
+import { beginImmediate } from "./sqlite-begin.ts";
+import { keepStatements, type SqliteConnection } from "./sqlite-statements.ts";
 
 /** Where the tables live: a URL, an ODBC/ADO connection string, a knex configuration, or an open knex. */
 export type DatabaseInput = string | Knex.Config | Knex;
@@ -65,10 +67,6 @@ const SQLITE_PRAGMAS = (synchronous: string): readonly string[] => [
   `PRAGMA synchronous = ${synchronous}`,
 ];
 
-interface SqliteConnection {
-  run(sql: string, done: (error: Error | null) => void): void;
-}
-
 function sqlitePool(synchronous: string): Knex.PoolConfig {
   return {
     min: 0,
@@ -81,8 +79,10 @@ function sqlitePool(synchronous: string): Knex.PoolConfig {
     ) => {
       const next = (statements: readonly string[]): void => {
         const [statement, ...rest] = statements;
-        if (statement === undefined) done(null, connection);
-        else connection.run(statement, (error) => (error ? done(error, connection) : next(rest)));
+        if (statement === undefined) {
+          keepStatements(connection);
+          done(null, connection);
+        } else connection.run(statement, (error) => (error ? done(error, connection) : next(rest)));
       };
       next(SQLITE_PRAGMAS(synchronous));
     },
@@ -197,29 +197,6 @@ export function connect(input: DatabaseInput, options: ConnectOptions = {}): Con
   if (dialect === "sqlite") beginImmediate(knex);
   if (dialect === "mssql") separateQueues(knex);
   return { knex, dialect, owned: true };
-}
-
-interface KnexTransaction {
-  readOnly?: boolean;
-  begin(connection: unknown): Promise<unknown>;
-  query(connection: unknown, sql: string): Promise<unknown>;
-}
-
-/**
- * Makes the transactions of our own SQLite connections take the write lock when they begin. knex begins them
- * DEFERRED: one that reads and then writes fails at once, without any waiting, if another process wrote in
- * between (https://www.sqlite.org/lang_transaction.html).
- */
-function beginImmediate(knex: Knex): void {
-  const client = knex.client as { transaction(...args: unknown[]): KnexTransaction };
-  const make = client.transaction.bind(client);
-  client.transaction = (...args) => {
-    const transaction = make(...args);
-    if (transaction.readOnly !== true) {
-      transaction.begin = (connection) => transaction.query(connection, "BEGIN IMMEDIATE;");
-    }
-    return transaction;
-  };
 }
 
 /** A URL or connection string without its password, for messages and for `config`. */

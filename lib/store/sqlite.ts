@@ -18,6 +18,7 @@ import { sqliteInbox } from "./inbox.ts";
 import { HEAD, headsAsJson, insertOne, isPlain, oneBound, plainOf } from "./plain-messages.ts";
 import { claimedRow, claimsAsJson, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
 import { query, type Row, transaction } from "./sql.ts";
+import { beganImmediate } from "./sqlite-begin.ts";
 import { sqliteGates, sqliteLeased } from "./sqlite-gates.ts";
 
 /** Differs from PostgreSQL: fixed within one statement by SQLite itself. */
@@ -288,6 +289,7 @@ export function sqlite(prefix: string): Dialect {
     },
 
     async beginWrite(trx: Db) {
+      if (beganImmediate(trx)) return;
       // knex begins DEFERRED: a transaction that reads and then writes would fail at once, without any waiting,
       // when another process wrote in between. A write that changes nothing takes the write lock first.
       await query(trx, "DELETE FROM sqlite_sequence WHERE 0");

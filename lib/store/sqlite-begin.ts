@@ -1,0 +1,37 @@
+import type { Knex } from "knex";
+import type { Db } from "./dialect.ts";
+
+interface KnexTransaction {
+  readOnly?: boolean;
+  trxClient?: object;
+  begin(connection: unknown): Promise<unknown>;
+  query(connection: unknown, sql: string): Promise<unknown>;
+}
+
+/** The clients of transactions that hold the write lock from their beginning. */
+const writing = new WeakSet<object>();
+
+/**
+ * Makes the transactions of our own SQLite connections take the write lock when they begin. knex begins them
+ * DEFERRED: one that reads and then writes fails at once, without any waiting, if another process wrote in
+ * between (https://www.sqlite.org/lang_transaction.html).
+ */
+export function beginImmediate(knex: Knex): void {
+  const client = knex.client as { transaction(...args: unknown[]): KnexTransaction };
+  const make = client.transaction.bind(client);
+  client.transaction = (...args) => {
+    const transaction = make(...args);
+    if (transaction.readOnly !== true) {
+      transaction.begin = (connection) => {
+        if (transaction.trxClient !== undefined) writing.add(transaction.trxClient);
+        return transaction.query(connection, "BEGIN IMMEDIATE;");
+      };
+    }
+    return transaction;
+  };
+}
+
+/** Whether a transaction holds the write lock already. */
+export function beganImmediate(trx: Db): boolean {
+  return writing.has(trx.client as object);
+}
