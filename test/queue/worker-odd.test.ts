@@ -122,6 +122,30 @@ eachDatabase("a worker whose handler does odd things", (database) => {
     },
   );
 
+  it("lets a context be taken apart, copied and added to", async () => {
+    const { queue } = watched(database.knex());
+    const to = mailbox();
+    const seen: unknown[] = [];
+    await queue.sendMessage(note(to, { n: 1 }));
+    const worker = queue.work(to, async (message, context) => {
+      const copy = { ...context, more: 1 };
+      const added = Object.assign(context, { more: 2 });
+      seen.push(copy, Object.keys(context), "tx" in context, { ...added }.more);
+      seen.push(copy.signal === context.signal, copy.idempotencyKey === message.idempotencyKey);
+      const { tx, progress } = copy;
+      await progress({ half: true });
+      await tx(() => undefined);
+    });
+    await until(() => worker.stats.processed === 1);
+    expect(seen.slice(1)).toEqual([
+      ["idempotencyKey", "signal", "tx", "progress", "more"],
+      true,
+      2,
+      true,
+      true,
+    ]);
+  });
+
   it("G9: starts nothing that expired while it waited in the worker's hands", async () => {
     const { queue } = watched(database.knex());
     const to = mailbox();

@@ -189,7 +189,7 @@ export class Crew {
 
   #handle(run: Run): void {
     try {
-      const running = causing(run.message, () => this.#options.handler(run.message, run.context));
+      const running = causing(run.message, () => this.#options.handler(run.message, run.context()));
       if (running !== undefined) {
         running.then(
           () => this.#returned(run),

@@ -49,7 +49,6 @@ type RunState = "waiting" | "running" | "settling" | "ended";
 /** One message in a worker's hands, from the claim to the end. */
 export class Run {
   readonly message: ClaimedMessage;
-  readonly context: WorkContext;
   state: RunState = "waiting";
   startedAt = 0;
   /** By this process's monotonic clock: until then nobody else can have the message. */
@@ -94,7 +93,11 @@ export class Run {
     const claimedAt = row.visible_at - extender.leaseMs;
     this.#expiresAt = sentAt + (row.expires_at ?? Number.POSITIVE_INFINITY) - claimedAt;
     this.message = new ClaimedMessage(row, extender.leaseMs, new WatchedSettler(this, settler));
-    this.context = contextOf(this);
+  }
+
+  /** What its handler gets. */
+  context(): WorkContext {
+    return new Proxy(new Context(this), OWN) as unknown as WorkContext;
   }
 
   get signal(): AbortSignal {
@@ -228,19 +231,45 @@ export class Run {
   }
 }
 
-/** What a handler gets. It may be taken apart, so nothing in it needs `this`. */
-function contextOf(run: Run): WorkContext {
-  return {
-    get idempotencyKey() {
-      return run.message.idempotencyKey;
-    },
-    get signal() {
-      return run.signal;
-    },
-    tx: (work) => run.tx(work),
-    progress: (data) => run.progress(data),
-  };
+/** What a handler gets, each made when it is asked for. It may be taken apart, so nothing in it needs `this`. */
+class Context {
+  readonly #run: Run;
+
+  constructor(run: Run) {
+    this.#run = run;
+  }
+
+  get idempotencyKey(): string {
+    return this.#run.message.idempotencyKey;
+  }
+
+  get signal(): AbortSignal {
+    return this.#run.signal;
+  }
+
+  get tx(): WorkContext["tx"] {
+    return (work) => this.#run.tx(work);
+  }
+
+  get progress(): WorkContext["progress"] {
+    return (data) => this.#run.progress(data);
+  }
 }
+
+const MEMBERS: readonly (keyof WorkContext)[] = ["idempotencyKey", "signal", "tx", "progress"];
+
+/**
+ * Makes members of the class look like the context's own, so that `{ ...context }` has them. Getters in an object of
+ * its own for each run would be the dearest part of it: 750 bytes, and most of its time.
+ */
+const OWN: ProxyHandler<Context> = {
+  get: (context, name) => Reflect.get(context, name),
+  ownKeys: (context) => [...MEMBERS, ...Reflect.ownKeys(context)],
+  getOwnPropertyDescriptor: (context, name) =>
+    (MEMBERS as readonly PropertyKey[]).includes(name)
+      ? { value: Reflect.get(context, name), enumerable: true, configurable: true }
+      : Reflect.getOwnPropertyDescriptor(context, name),
+};
 
 function endedError(): ValidationFailed {
   return new ValidationFailed(
