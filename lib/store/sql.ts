@@ -1,35 +1,19 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Knex } from "knex";
 import { AgentCommunicationError, PermissionDenied, ServiceUnavailable } from "../errors.ts";
+import { type Bindings, constantStatement } from "./constant.ts";
 import type { Db, Dialect, DriverFault } from "./dialect.ts";
 
+export type { Bindings } from "./constant.ts";
+
 export type Row = Record<string, unknown>;
-export type Bindings = Record<string, string | number | boolean | null>;
 
 /**
  * Runs one constant statement with named bindings and returns its rows, whatever shape the driver gives.
- * knex leaves an unknown `:name` in the text, where only the database would object: the names are compared here.
  * Casts are written CAST(x AS type): knex would take the name out of `::type`.
  */
 export async function query<R = Row>(db: Db, text: string, bindings: Bindings = {}): Promise<R[]> {
-  for (const name of namesIn(text)) {
-    if (!(name in bindings)) throw new Error(`the statement names :${name}, which is not bound`);
-  }
-  return rows<R>(await db.raw(text, bindings));
-}
-
-/** By text: they are constants, a few for each table prefix. */
-const names = new Map<string, readonly string[]>();
-const MOST_TEXTS = 1_000;
-
-function namesIn(text: string): readonly string[] {
-  let found = names.get(text);
-  if (found === undefined) {
-    if (names.size >= MOST_TEXTS) names.clear();
-    found = [...text.matchAll(/(?<![:\w]):([a-z_]+)\b/g)].map(([, name]) => String(name));
-    names.set(text, found);
-  }
-  return found;
+  return rows<R>(await constantStatement(db, text, bindings));
 }
 
 /** node-postgres answers `{ rows }`; sqlite3 and tedious, through knex, an array. */
