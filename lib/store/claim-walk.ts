@@ -10,6 +10,9 @@ const MOST_RANKS = 16;
 const AGAIN_MS = 1_000;
 const SHARE = 10;
 
+/** A mailbox that just became empty is most likely filled by messages that are ready at once. */
+const MOST_MISSES = 2;
+
 const LEAST = Number.MIN_SAFE_INTEGER;
 const MOST = Number.MAX_SAFE_INTEGER;
 
@@ -28,6 +31,23 @@ export class ClaimWalk {
   #againAt = 0;
   /** Whether the last claim got all that it asked for. */
   full = false;
+  /** Claims in a row that found nothing ready, or something that had fallen due beside it. */
+  #misses = 0;
+
+  /** Whether a claim that looks at nothing but ready messages will most likely find some. */
+  get mostlyReady(): boolean {
+    return this.#misses < MOST_MISSES;
+  }
+
+  /** A claim has looked at nothing but ready messages, and gave up where something had fallen due. */
+  foundReady(some: boolean): void {
+    this.#misses = some ? 0 : this.#misses + 1;
+  }
+
+  /** A claim has found messages, and looked at all: whether some of them had fallen due. */
+  foundDue(some: boolean): void {
+    this.#misses = some ? MOST_MISSES : 0;
+  }
 
   /** Ranges of the index to look at, as JSON; undefined: all of it. */
   ranges(now = performance.now()): string | undefined {

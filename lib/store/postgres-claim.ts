@@ -1,24 +1,32 @@
-import type { ClaimedRow, ClaimRequest, Db, Dialect } from "./dialect.ts";
+import type { ClaimRequest, Db, Dialect } from "./dialect.ts";
 import { CLAIMED, ENVELOPE, list, SHUT } from "./envelope-columns.ts";
 import { postgresRuns } from "./failed-runs.ts";
 import { claimedRow, inOrder, parseText } from "./rows.ts";
-import { query, type Row } from "./sql.ts";
+import { int, query, type Row } from "./sql.ts";
 
 /** How many due messages one claim moves to the ready ones at most. */
 const PROMOTE = 500;
 
 /** What every message has; the rest comes as one document where there is any, not as twenty empty columns. */
 const ALWAYS = [
-  ...["message_id", "from_agent", "to_agent", "message_type", "kind", "content", "created_at"],
-  ...["priority", ...CLAIMED.filter((column) => column !== "progress")],
+  ...["seq", "receipt", "attempt", "max_attempts", "visible_at", "message_id", "from_agent"],
+  ...["message_type", "kind", "content", "created_at", "priority"],
 ];
-const REST = [...ENVELOPE, ...CLAIMED].filter((column) => !ALWAYS.includes(column));
+/** What can be told without the row, in most of them. */
+const TOLD_BY_OTHERS = ["to_agent", "rank", "redriven", "worker_id"];
+const REST = [...ENVELOPE, ...CLAIMED].filter(
+  (column) => ![...ALWAYS, ...TOLD_BY_OTHERS].includes(column),
+);
+const ANSWER = `${list(ALWAYS, "m")},
+      CASE WHEN num_nonnulls(${list(REST, "m")}) > 0 OR m.redriven > 0 OR m.rank <> 100 - m.priority OR m.worker_id <> :worker
+           THEN jsonb_build_object(${[...REST, "rank", "redriven", "worker_id"].map((column) => `'${column}', m.${column}`).join(", ")}) END AS rest`;
 
 /**
- * The claim. One statement claims and promotes: messages that fell due are candidates beside the ready ones, and those
- * that the limit leaves out become ready. MATERIALIZED keeps the planner from running a LIMIT twice and so locking
- * more than asked; the outer re-check names visible_at and not state, because a state = 0 there would offer the
- * planner the ready index as the outer path, which it takes when its statistics are old.
+ * The claim, in two forms. The short one takes what is ready, by its place in the table, and nothing at all where
+ * something has fallen due: then the long one claims and promotes. There messages that fell due are candidates beside
+ * the ready ones, and those that the limit leaves out become ready. MATERIALIZED keeps the planner from running a LIMIT
+ * twice and so locking more than asked; the outer re-check names visible_at and not state, because a state = 0 there
+ * would offer the planner the ready index as the outer path, which it takes when its statistics are old.
  */
 export function postgresClaim(prefix: string, now: string): Dialect["claim"] {
   const messages = `${prefix}messages`;
@@ -26,37 +34,63 @@ export function postgresClaim(prefix: string, now: string): Dialect["claim"] {
         AND NOT EXISTS (SELECT 1 FROM ${prefix}mailboxes WHERE ${SHUT})`;
   const ready = `to_agent = :agent AND lane = '' AND state = 0 AND visible_at <= (SELECT now FROM t) AND ${wanted}`;
 
-  const ALL = `
-      SELECT seq, rank FROM ${messages} WHERE ${ready}
+  const due =
+    "to_agent = :agent AND state = 1 AND due_at <= (SELECT now FROM t) AND concurrency_key IS NULL";
+
+  // With an order, which has the planner take the index whatever it believes.
+  const noneDue = `(SELECT due_at FROM ${messages} WHERE ${due} ORDER BY due_at LIMIT 1) IS NULL`;
+
+  const all = (columns: string, when: string) => `
+      SELECT ${columns} FROM ${messages} WHERE ${ready}${when}
       ORDER BY rank, seq LIMIT :limit FOR UPDATE SKIP LOCKED`;
 
   // One short scan for each range, in their order; the outer LIMIT stops before more than it asks for is locked.
-  const BEYOND = `
-      SELECT c.seq, c.rank
+  const beyond = (columns: string, when: string) => `
+      SELECT ${columns.replace(/\w+/g, "c.$&")}
       FROM (
         SELECT * FROM jsonb_to_recordset(CAST(:ranges AS jsonb)) AS r(first bigint, after bigint, last bigint)
         ORDER BY first) r
       CROSS JOIN LATERAL (
-        SELECT seq, rank FROM ${messages}
-        WHERE ${ready} AND (rank, seq) > (r.first, r.after) AND rank <= r.last
+        SELECT ${columns} FROM ${messages}
+        WHERE ${ready} AND (rank, seq) > (r.first, r.after) AND rank <= r.last${when}
         ORDER BY rank, seq LIMIT :limit FOR UPDATE SKIP LOCKED) c
       LIMIT :limit`;
 
-  const claim = (source: string) => `
-    WITH t AS MATERIALIZED (SELECT ${now} AS now),
-    ready AS MATERIALIZED (${source}),
+  const clock = `WITH t AS MATERIALIZED (SELECT ${now} AS now)`;
+  const since =
+    "CAST(extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000 AS float8)";
+  const attempt = `m.attempt + CASE WHEN m.attempt < m.max_attempts
+                                  AND (m.expires_at IS NULL OR m.expires_at > (SELECT now FROM t)) THEN 1 ELSE 0 END`;
+  const holder = `WHEN m.expires_at <= (SELECT now FROM t) THEN '!expired'
+                       WHEN m.attempt >= m.max_attempts THEN '!max_attempts'
+                       ELSE :worker END`;
+
+  // Locked rows stay where they are: no index is asked for them again. What another one moved just before is left.
+  const short = (source: typeof all) => `
+    ${clock}
+    UPDATE ${messages} m SET
+      visible_at = (SELECT now FROM t) + :lease,
+      receipt = m.receipt + 1,
+      attempt = ${attempt},
+      worker_id = CASE ${holder},
+      failures = ${postgresRuns.lapsed("m.")}
+    WHERE m.visible_at <= (SELECT now FROM t) AND m.ctid = ANY (ARRAY(
+      ${source("ctid", ` AND ${noneDue}`)}))
+    RETURNING ${ANSWER}, (SELECT ${since}) AS took_ms`;
+
+  const long = (source: typeof all) => `
+    ${clock},
+    ready AS MATERIALIZED (${source("seq, rank", "")}),
     due AS MATERIALIZED (
       SELECT seq, rank, message_type, lane FROM ${messages}
-      WHERE to_agent = :agent AND state = 1 AND due_at <= (SELECT now FROM t) AND concurrency_key IS NULL
+      WHERE ${due}
       ORDER BY due_at LIMIT ${PROMOTE} FOR UPDATE SKIP LOCKED),
     candidates AS (
       SELECT seq, rank FROM ready
       UNION ALL
       SELECT seq, rank FROM due WHERE lane = '' AND ${wanted}),
     picked AS MATERIALIZED (SELECT seq FROM candidates ORDER BY rank, seq LIMIT :limit),
-    walked AS MATERIALIZED (
-      SELECT CAST(extract(epoch FROM clock_timestamp() - statement_timestamp()) * 1000 AS float8) AS took_ms
-      FROM (SELECT count(*) FROM picked) done),
+    walked AS MATERIALIZED (SELECT ${since} AS took_ms FROM (SELECT count(*) FROM picked) done),
     touched AS MATERIALIZED (
       SELECT seq, true AS taken FROM picked
       UNION ALL
@@ -65,50 +99,56 @@ export function postgresClaim(prefix: string, now: string): Dialect["claim"] {
       state = 0,
       visible_at = CASE WHEN c.taken THEN (SELECT now FROM t) + :lease ELSE m.visible_at END,
       receipt = m.receipt + CASE WHEN c.taken THEN 1 ELSE 0 END,
-      attempt = m.attempt + CASE WHEN c.taken AND m.attempt < m.max_attempts
-                                  AND (m.expires_at IS NULL OR m.expires_at > (SELECT now FROM t)) THEN 1 ELSE 0 END,
-      worker_id = CASE WHEN NOT c.taken THEN m.worker_id
-                       WHEN m.expires_at <= (SELECT now FROM t) THEN '!expired'
-                       WHEN m.attempt >= m.max_attempts THEN '!max_attempts'
-                       ELSE :worker END,
+      attempt = CASE WHEN c.taken THEN ${attempt} ELSE m.attempt END,
+      worker_id = CASE WHEN NOT c.taken THEN m.worker_id ${holder},
       failures = CASE WHEN c.taken THEN ${postgresRuns.lapsed("m.")} ELSE m.failures END
     FROM touched c
     WHERE m.seq = ANY (ARRAY(SELECT seq FROM touched)) AND m.seq = c.seq AND m.visible_at <= (SELECT now FROM t)
-    RETURNING c.taken, ${list(ALWAYS, "m")},
-      CASE WHEN num_nonnulls(${list(REST, "m")}) > 0
-           THEN jsonb_build_object(${REST.map((column) => `'${column}', m.${column}`).join(", ")}) END AS rest,
-      (SELECT took_ms FROM walked) AS took_ms`;
-  const CLAIM = claim(ALL);
-  const CLAIM_BEYOND = claim(BEYOND);
+    RETURNING c.taken, EXISTS (SELECT 1 FROM due) AS due, ${ANSWER}, (SELECT took_ms FROM walked) AS took_ms`;
+  const [SHORT, SHORT_BEYOND] = [short(all), short(beyond)];
+  const [LONG, LONG_BEYOND] = [long(all), long(beyond)];
 
-  return async (db: Db, request: ClaimRequest) => {
-    const { walk } = request;
-    const run = async (text: string, bindings: { ranges?: string } = {}) => {
-      const answer = await query(db, text, {
+  return async (db: Db, { walk, ...request }: ClaimRequest) => {
+    const ranges = walk?.ranges();
+    const run = (text: string) =>
+      query<Answer>(db, text, {
         agent: request.agentId,
         limit: request.limit,
         lease: request.leaseMs,
         worker: request.workerId,
         types: request.messageTypes === null ? null : JSON.stringify(request.messageTypes),
-        ...bindings,
+        ...(ranges === undefined ? {} : { ranges }),
       });
-      return answer.filter((row) => row.taken === true);
-    };
-    const ranges = walk?.ranges();
-    if (ranges === undefined) {
-      const since = performance.now();
-      const rows = await run(CLAIM);
-      const walkedMs = rows[0] === undefined ? undefined : Number(rows[0].took_ms);
-      const claimed = rows.map(asClaimed);
-      walk?.all(claimed, walkedMs, performance.now() - since);
-      return claimed.sort(inOrder);
+    const began = performance.now();
+    let rows: Answer[] = [];
+    if (walk?.mostlyReady !== false) {
+      rows = await run(ranges === undefined ? SHORT : SHORT_BEYOND);
+      walk?.foundReady(rows.length > 0);
     }
-    const claimed = (await run(CLAIM_BEYOND, { ranges })).map(asClaimed);
-    walk?.beyond(claimed);
+    if (rows.length === 0) {
+      const answer = await run(ranges === undefined ? LONG : LONG_BEYOND);
+      rows = answer.filter(({ taken }) => taken);
+      if (answer.length > 0) walk?.foundDue(answer[0]?.due === true);
+    }
+    const claimed = rows.map((row) => asClaimed(row, request));
+    if (ranges !== undefined) walk?.beyond(claimed);
+    else walk?.all(claimed, rows[0]?.took_ms, performance.now() - began);
     return claimed.sort(inOrder);
   };
 }
 
-function asClaimed(row: Row): ClaimedRow {
-  return claimedRow(row.rest === null ? row : { ...row, ...(row.rest as Row) }, parseText);
+interface Answer extends Row {
+  readonly taken?: boolean;
+  readonly due?: boolean;
+  readonly rest: Row | null;
+  readonly took_ms: number;
+}
+
+function asClaimed(row: Answer, { agentId, workerId }: Pick<ClaimRequest, "agentId" | "workerId">) {
+  row.to_agent = agentId;
+  if (row.rest !== null) return claimedRow(Object.assign(row, row.rest), parseText);
+  row.worker_id = workerId;
+  row.rank = 100 - int(row.priority);
+  row.redriven = 0;
+  return claimedRow(row, parseText);
 }

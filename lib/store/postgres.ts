@@ -55,14 +55,17 @@ export function postgres(prefix: string): Dialect {
   const dead = `${prefix}dead_letters`;
   const dedupe = `${prefix}dedupe`;
 
+  // Materialized, the clock is read once: as a subquery it would be for every row and column.
+  const CLOCK = `WITH t AS MATERIALIZED (SELECT ${NOW} AS now)`;
+
   const INSERT = `
+    ${CLOCK}
     INSERT INTO ${messages} (${list(GIVEN)}, created_at, expires_at, state, visible_at, due_at, receipt, attempt, max_attempts, redriven, lane, rank)
     SELECT ${list(GIVEN, "j")}, t.now, coalesce(j.expires_at, v.visible_at + j.ttl_ms), s.state, v.visible_at,
            CASE WHEN s.state = 1 THEN v.visible_at END, 0, 0, j.max_attempts, 0, coalesce(j.lane, ''),
            coalesce(j.rank, CASE WHEN j.aging_ms IS NULL THEN 100 - j.priority
                                  ELSE v.visible_at - j.priority * j.aging_ms / 10 END)
-    FROM (SELECT ${NOW} AS now) t
-    CROSS JOIN jsonb_to_recordset(CAST(:items AS jsonb)) AS j(
+    FROM t CROSS JOIN jsonb_to_recordset(CAST(:items AS jsonb)) AS j(
       n int, message_id text, from_agent text, to_agent text, message_type text, original_type text, kind text,
       content jsonb, headers jsonb, correlation_id text, causation_id text, reply_to text, context_id text,
       task_id text, subject text, ordering_key text, concurrency_key text, dedupe_key text, priority smallint,
@@ -78,10 +81,10 @@ export function postgres(prefix: string): Dialect {
 
   // Half of the work for messages that say nothing but themselves. The order is that of the arrays.
   const PLAIN = `
+    ${CLOCK}
     INSERT INTO ${messages} (message_id, content, ${list(HEAD)}, created_at, state, visible_at, receipt, attempt, redriven, lane, rank)
     SELECT j.message_id, j.content, ${list(HEAD, "h")}, t.now, 0, t.now, 0, 0, 0, '', 100 - h.priority
-    FROM (SELECT ${NOW} AS now) t
-    CROSS JOIN ROWS FROM (
+    FROM t CROSS JOIN ROWS FROM (
       jsonb_array_elements_text(CAST(:ids AS jsonb)), jsonb_array_elements(CAST(:contents AS jsonb)),
       unnest(CAST(:heads_of AS int[]))) WITH ORDINALITY AS j(message_id, content, head, n)
     JOIN jsonb_to_recordset(CAST(:heads AS jsonb)) AS h(n int, ${HEAD.map(typed).join(", ")}) ON h.n = j.head
@@ -105,12 +108,18 @@ export function postgres(prefix: string): Dialect {
     ${CLAIMS}
     DELETE FROM ${messages} m USING j WHERE ${VALID} RETURNING m.seq`;
 
-  const COMPLETE_AND_ARCHIVE = `
-    ${CLAIMS},
-    done AS (DELETE FROM ${messages} m USING j WHERE ${VALID} RETURNING m.*)
+  // The clock as a scalar: it is read once, and not for every row.
+  const archived = (valid: string) => `
+    done AS (DELETE FROM ${messages} m ${valid} RETURNING m.seq, ${list(ENVELOPE, "m")}, m.worker_id, m.attempt)
     INSERT INTO ${archive} (seq, ${list(ENVELOPE)}, outcome, worker_id, attempt, finished_at)
-    SELECT seq, ${list(ENVELOPE)}, 'processed', worker_id, attempt, ${NOW} FROM done
+    SELECT seq, ${list(ENVELOPE)}, 'processed', worker_id, attempt, (SELECT ${NOW}) FROM done
     RETURNING seq`;
+  const COMPLETE_AND_ARCHIVE = `${CLAIMS}, ${archived(`USING j WHERE ${VALID}`)}`;
+
+  // Most messages are claimed once, so their receipts are equal: no join.
+  const ARCHIVE_ALIKE = `WITH ${archived(
+    "WHERE m.seq = ANY (CAST(:seqs AS bigint[])) AND m.receipt = :receipt AND length(m.worker_id) > 0",
+  )}`;
 
   const RELEASE = `
     ${items(", delay_ms bigint, keep_attempt boolean, error jsonb, failure jsonb, max_attempts int")}
@@ -190,8 +199,13 @@ export function postgres(prefix: string): Dialect {
 
     async complete(db: Db, claims: readonly ClaimKey[], keep: boolean) {
       const text = keep ? COMPLETE_AND_ARCHIVE : COMPLETE;
+      const all = `{${claims.map(({ seq }) => seq).join()}}`;
+      const receipt = claims[0]?.receipt ?? 0;
+      if (keep && claims.every((claim) => claim.receipt === receipt)) {
+        return seqs(await query(db, ARCHIVE_ALIKE, { seqs: all, receipt }));
+      }
       const given = {
-        seqs: `{${claims.map(({ seq }) => seq).join()}}`,
+        seqs: all,
         receipts: `{${claims.map(({ receipt }) => receipt).join()}}`,
       };
       return seqs(await query(db, text, given));
