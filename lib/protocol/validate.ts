@@ -170,7 +170,7 @@ export function jsonText(value: unknown, what: string, maxBytes: number, remedy?
     });
   }
   if (text === undefined) refuse(what, "cannot be written as JSON");
-  if (UNSTORABLE.test(text)) {
+  if (text.includes("\\u") && UNSTORABLE.test(text)) {
     refuse(what, "a string in it holds a NUL or a lone surrogate, which SQL cannot store");
   }
   // Length is a lower bound of the bytes, so most texts need no count.
