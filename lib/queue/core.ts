@@ -62,6 +62,8 @@ export class QueueCore {
   readonly #channel: WakeChannel | undefined;
   readonly #push: Push;
   readonly #schema: SchemaCheck;
+  /** The database once it was looked at: most calls need no more. */
+  #open: Promise<Db> | undefined;
   readonly #claims = new Claims(this);
   closed = false;
 
@@ -96,12 +98,19 @@ export class QueueCore {
   }
 
   /** The connection for a call: open, the right database, migrated. The first call of a queue pays one look. */
-  async db(tx?: unknown): Promise<Db> {
+  db(tx?: unknown): Promise<Db> {
+    return tx === undefined && this.#open !== undefined && !this.closed
+      ? this.#open
+      : this.#opened(tx);
+  }
+
+  async #opened(tx: unknown): Promise<Db> {
     if (this.closed) {
       throw new AgentCommunicationError("CLOSED", "this queue was closed");
     }
     const db = joined(this.knex, tx);
     await this.#schema.ensure(tx);
+    if (tx === undefined) this.#open = Promise.resolve(db);
     if (tx !== undefined && !(await this.dialect.stillOpen(db))) {
       throw new AgentCommunicationError(
         "FOREIGN_TRANSACTION",

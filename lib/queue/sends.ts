@@ -21,14 +21,18 @@ export async function send(
   given: readonly EncodedMessage[],
   flow?: Flow,
 ): Promise<Sent[]> {
-  const routed = await route(core, db, given);
-  for (const agentId of await core.gates.known.refusing(db, routed)) {
+  const { known } = core.gates;
+  const plain = known.nothing && flow === undefined && given.every(isPlain);
+  const routed = plain ? given : await route(core, db, given);
+  for (const agentId of plain ? [] : await known.refusing(db, routed)) {
     await core.breakers.refuse(db, agentId);
   }
   const packs = core.contents.needsPacking(routed);
   const messages = packs ? await core.contents.pack(db, routed) : routed;
-  const placing = await core.gates.known.placing(db, messages);
-  const admission = await core.flow.admission(db, messages, flow ?? flowOf(undefined, false));
+  const placing = plain ? undefined : await known.placing(db, messages);
+  const admission = plain
+    ? undefined
+    : await core.flow.admission(db, messages, flow ?? flowOf(undefined, false));
   const brakes = brakesFor(core.dialect, core.options, messages);
   const sent = await (admission === undefined
     ? core.store.send(db, messages, placing, undefined, brakes)
@@ -68,6 +72,11 @@ export async function send(
     });
   }
   return sent;
+}
+
+/** Whether a message needs no look at settings, as long as none are known. */
+function isPlain({ toAgent, concurrencyKey }: EncodedMessage): boolean {
+  return concurrencyKey === undefined && !toAgent.some((to) => to.includes(":"));
 }
 
 /** Messages that one statement takes, and that are in memory at once of a long array. */

@@ -38,6 +38,8 @@ export class SendGroup {
   #underWay = 0;
   readonly #running = new Set<Promise<void>>();
   #timer: NodeJS.Timeout | undefined;
+  /** When the last group was given to the database. */
+  #begunAt = 0;
 
   constructor(send: (messages: readonly EncodedMessage[]) => Promise<Sent[]>) {
     this.#send = send;
@@ -66,7 +68,10 @@ export class SendGroup {
     this.#underWay += 1;
     while (this.#waiting.length > 0) {
       const group = this.#take();
-      this.#watch();
+      this.#begunAt = performance.now();
+      clearTimeout(this.#timer);
+      this.#timer = undefined;
+      if (this.#waiting.length > 0) this.#watch();
       await this.#store(group);
     }
     this.#underWay -= 1;
@@ -85,12 +90,16 @@ export class SendGroup {
     return group;
   }
 
+  /** Only while somebody waits: a timer for each lone send would be a good part of its cost. */
   #watch(): void {
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => {
-      this.#timer = undefined;
-      if (this.#waiting.length > 0 && this.#underWay < MOST_AT_ONCE) this.#begin();
-    }, PATIENCE_MS);
+    const left = this.#begunAt + PATIENCE_MS - performance.now();
+    this.#timer = setTimeout(
+      () => {
+        this.#timer = undefined;
+        if (this.#waiting.length > 0 && this.#underWay < MOST_AT_ONCE) this.#begin();
+      },
+      Math.max(0, left),
+    );
     this.#timer.unref();
   }
 

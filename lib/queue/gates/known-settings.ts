@@ -32,6 +32,17 @@ export class KnownSettings {
     this.#settings = settings;
   }
 
+  /** Whether it is known, without a look, that nothing is set anywhere. */
+  get nothing(): boolean {
+    const known = this.#known;
+    return (
+      known !== undefined &&
+      known.mailboxes.size === 0 &&
+      known.limits.length === 0 &&
+      performance.now() - known.at < FRESH_MS
+    );
+  }
+
   /** What is set, as of three seconds ago at most. */
   async all(db: Db): Promise<Known> {
     const known = this.#known;
