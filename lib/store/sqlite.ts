@@ -1,50 +1,25 @@
 import { sqliteConversations } from "./conversations.ts";
-import type {
-  Burial,
-  ClaimKey,
-  ClaimRequest,
-  Db,
-  DedupeKey,
-  Dialect,
-  Extension,
-  NewMessage,
-  Release,
-} from "./dialect.ts";
-import { CLAIMED, DEAD, ENVELOPE, GIVEN, list, SHUT, TOLD, UNKEYED } from "./envelope-columns.ts";
+import type { Burial, Db, DedupeKey, Dialect, Extension, NewMessage, Release } from "./dialect.ts";
+import { DEAD, ENVELOPE, GIVEN, list, TOLD, UNKEYED } from "./envelope-columns.ts";
 import { envelopeWith, sqliteRuns } from "./failed-runs.ts";
 import { faultOfSqlite } from "./faults.ts";
 import { holdKeys } from "./hold-keys.ts";
 import { sqliteInbox } from "./inbox.ts";
 import { HEAD, headsAsJson, insertOne, isPlain, oneBound, plainOf } from "./plain-messages.ts";
-import { claimedRow, claimsAsJson, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
-import { query, type Row, transaction } from "./sql.ts";
+import { rowsAsJson, seqs } from "./rows.ts";
+import { query, transaction } from "./sql.ts";
 import { beganImmediate } from "./sqlite-begin.ts";
-import { sqliteGates, sqliteLeased } from "./sqlite-gates.ts";
+import { sqliteClaim } from "./sqlite-claim.ts";
+import { sqliteGates } from "./sqlite-gates.ts";
+import { sqliteComplete } from "./sqlite-settle.ts";
 
 /** Differs from PostgreSQL: fixed within one statement by SQLite itself. */
 const NOW = "CAST(round(unixepoch('subsec') * 1000) AS INTEGER)";
 
-const CLAIM_KEYS =
-  "(SELECT value ->> '$.seq' AS seq, value ->> '$.receipt' AS receipt FROM json_each(:items)) j";
-
-const PROMOTE = 500;
-
-/** A claimed row comes as one text: the driver makes an object column by column, at twice the cost of the claim. */
-const LINE = [...ENVELOPE, ...CLAIMED];
-
-function ofLine(line: unknown): Row {
-  const values = JSON.parse(String(line)) as unknown[];
-  const row: Row = {};
-  for (const [n, column] of LINE.entries()) row[column] = values[n];
-  return row;
-}
-
 export function sqlite(prefix: string): Dialect {
   const messages = `${prefix}messages`;
-  const archive = `${prefix}archive`;
   const dead = `${prefix}dead_letters`;
   const dedupe = `${prefix}dedupe`;
-  const mailboxes = `${prefix}mailboxes`;
 
   const given = GIVEN.map((column) => `value ->> '$.${column}'`).join(", ");
   const INSERT = `
@@ -85,48 +60,7 @@ export function sqlite(prefix: string): Dialect {
     SELECT dedupe_key AS key, message_id FROM ${dedupe}
     WHERE dedupe_key IN (SELECT value FROM json_each(:keys))`;
 
-  // Differs from PostgreSQL: a look before the claim, because an UPDATE takes the one write lock even when it
-  // finds nothing, and idle pollers would keep it busy. Then promotion and claim as two statements; each is
-  // atomic by itself, and a message promoted and not claimed is simply ready.
-  const WANTED = `(:types IS NULL OR message_type IN (SELECT value FROM json_each(:types)))
-        AND lane = '' AND NOT EXISTS (SELECT 1 FROM ${mailboxes} WHERE ${SHUT})`;
-  const DUE = "state = 1 AND concurrency_key IS NULL";
-
-  const READY = `EXISTS (SELECT 1 FROM ${messages} WHERE to_agent = :agent AND state = 0 AND visible_at <= ${NOW} AND ${WANTED})`;
-  const LOOK = (ready: string) => `
-    SELECT ${ready} AS ready,
-           EXISTS (SELECT 1 FROM ${messages} WHERE to_agent = :agent AND ${DUE} AND due_at <= ${NOW} AND ${WANTED}) AS due`;
-  // Where the last claim got all it asked for, there is most likely more: the way past what is leased is walked once.
-  const [LOOK_ALL, LOOK_DUE] = [LOOK(READY), LOOK("1")];
-
-  const PROMOTE_DUE = `
-    UPDATE ${messages} SET state = 0 WHERE seq IN (
-      SELECT seq FROM ${messages} WHERE to_agent = :agent AND ${DUE} AND due_at <= ${NOW}
-      ORDER BY due_at LIMIT ${PROMOTE})`;
-
-  const CLAIM = `
-    UPDATE ${messages} SET
-      ${sqliteLeased(NOW)}
-    WHERE seq IN (
-      SELECT seq FROM ${messages}
-      WHERE to_agent = :agent AND state = 0 AND visible_at <= ${NOW}
-        AND ${WANTED}
-      ORDER BY rank, seq LIMIT :limit)
-    RETURNING json_array(${list(LINE)}) AS line`;
-
-  // Differs from PostgreSQL: no writing CTE, so what a statement there returns is copied first and deleted then,
-  // inside one transaction.
   const VALID = `m.seq = j.seq AND m.receipt = j.receipt AND m.worker_id IS NOT NULL`;
-
-  const ARCHIVE = `
-    INSERT INTO ${archive} (seq, ${list(ENVELOPE)}, outcome, worker_id, attempt, finished_at)
-    SELECT m.seq, ${list(ENVELOPE, "m")}, 'processed', m.worker_id, m.attempt, ${NOW}
-    FROM ${CLAIM_KEYS} CROSS JOIN ${messages} m WHERE ${VALID}`;
-
-  const COMPLETE = `
-    DELETE FROM ${messages} WHERE seq IN (
-      SELECT m.seq FROM ${CLAIM_KEYS} CROSS JOIN ${messages} m WHERE ${VALID})
-    RETURNING seq`;
 
   const RELEASE = `
     UPDATE ${messages} AS m SET
@@ -212,31 +146,9 @@ export function sqlite(prefix: string): Dialect {
       return holdKeys(db, HOLD, HELD, keys);
     },
 
-    async claim(db: Db, request: ClaimRequest) {
-      const agent = request.agentId;
-      const types = request.messageTypes === null ? null : JSON.stringify(request.messageTypes);
-      const [look] = await query(db, request.walk?.full ? LOOK_DUE : LOOK_ALL, { agent, types });
-      if (!look?.ready && !look?.due) return [];
-      if (look.due) await query(db, PROMOTE_DUE, { agent });
-      const answer = await query(db, CLAIM, {
-        agent,
-        limit: request.limit,
-        lease: request.leaseMs,
-        worker: request.workerId,
-        types,
-      });
-      if (request.walk !== undefined) request.walk.full = answer.length >= request.limit;
-      return answer.map(({ line }) => claimedRow(ofLine(line), parseText)).sort(inOrder);
-    },
+    claim: sqliteClaim(prefix, NOW),
 
-    async complete(db: Db, claims: readonly ClaimKey[], keep: boolean) {
-      const items = claimsAsJson(claims);
-      if (!keep) return seqs(await query(db, COMPLETE, { items }));
-      return transaction(dialect, db, async (trx) => {
-        await query(trx, ARCHIVE, { items });
-        return seqs(await query(trx, COMPLETE, { items }));
-      });
-    },
+    complete: sqliteComplete(prefix, NOW, () => dialect),
 
     async release(db: Db, releases: readonly Release[]) {
       return seqs(await query(db, RELEASE, { items: JSON.stringify(releases) }));
