@@ -217,6 +217,9 @@ create table "outbox_entity_history" ("entity_type" varchar(128) COLLATE "C" not
 create table "outbox_bids" ("task_id" varchar(128) COLLATE "C" not null, "round" integer not null, "agent_id" varchar(128) COLLATE "C" not null, "state" varchar(16) COLLATE "C" not null, "amount" double precision, "note" text, "called_at" bigint not null, "answered_at" bigint, constraint "outbox_bids_pk" primary key ("task_id", "round", "agent_id"));
 CREATE INDEX outbox_bids_old ON outbox_bids (called_at);
 
+-- 016_copy
+ALTER TABLE outbox_messages ALTER created_at SET DEFAULT CAST(floor(date_part('epoch', statement_timestamp()) * 1000) AS bigint), ALTER visible_at SET DEFAULT CAST(floor(date_part('epoch', statement_timestamp()) * 1000) AS bigint);
+
 -- what was applied
 create table "outbox_migrations" ("id" serial primary key, "name" varchar(255), "batch" integer, "migration_time" timestamptz);
 INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('001_messages', 1, CURRENT_TIMESTAMP);
@@ -234,3 +237,4 @@ INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('012_changes
 INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('013_system', 1, CURRENT_TIMESTAMP);
 INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('014_state', 1, CURRENT_TIMESTAMP);
 INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('015_auctions', 1, CURRENT_TIMESTAMP);
+INSERT INTO outbox_migrations (name, batch, migration_time) VALUES ('016_copy', 1, CURRENT_TIMESTAMP);

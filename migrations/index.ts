@@ -14,6 +14,7 @@ import * as changes from "./012_changes.ts";
 import * as system from "./013_system.ts";
 import * as state from "./014_state.ts";
 import * as auctions from "./015_auctions.ts";
+import * as copy from "./016_copy.ts";
 import type { MigrationContext } from "./columns.ts";
 
 export type { MigrationContext } from "./columns.ts";
@@ -42,6 +43,7 @@ export const migrations: readonly Migration[] = [
   { name: "013_system", ...system },
   { name: "014_state", ...state },
   { name: "015_auctions", ...auctions },
+  { name: "016_copy", ...copy },
 ];
 
 export const DEFAULT_PREFIX = "outbox_";

@@ -28,6 +28,7 @@ type Answer = (
 ) => void;
 
 interface Connection {
+  readonly connection?: { sendCopyFromChunk: unknown };
   query(config: { text: string; values?: unknown[] }, answer: Answer): unknown;
 }
 
@@ -55,6 +56,8 @@ export class Explained {
   }
 
   #watch(connection: Connection): Connection {
+    // A COPY has no plan: what is sent together is inserted here, as it is where the driver has none.
+    if (connection.connection !== undefined) connection.connection.sendCopyFromChunk = undefined;
     const query = connection.query.bind(connection);
     const ask = (text: string, values: unknown[] = []) =>
       new Promise<Parameters<Answer>[1]>((resolve, reject) => {
