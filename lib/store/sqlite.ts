@@ -1,16 +1,16 @@
 import { sqliteConversations } from "./conversations.ts";
-import type { Burial, Db, DedupeKey, Dialect, Extension, NewMessage, Release } from "./dialect.ts";
-import { DEAD, ENVELOPE, GIVEN, list, TOLD, UNKEYED } from "./envelope-columns.ts";
+import type { Burial, Db, DedupeKey, Dialect, Extension, Release } from "./dialect.ts";
+import { DEAD, ENVELOPE, list, TOLD, UNKEYED } from "./envelope-columns.ts";
 import { envelopeWith, sqliteRuns } from "./failed-runs.ts";
 import { faultOfSqlite } from "./faults.ts";
 import { holdKeys } from "./hold-keys.ts";
 import { sqliteInbox } from "./inbox.ts";
-import { HEAD, headsAsJson, insertOne, isPlain, oneBound, plainOf } from "./plain-messages.ts";
 import { rowsAsJson, seqs } from "./rows.ts";
 import { query, transaction } from "./sql.ts";
 import { beganImmediate } from "./sqlite-begin.ts";
 import { sqliteClaim } from "./sqlite-claim.ts";
 import { sqliteGates } from "./sqlite-gates.ts";
+import { sqliteInsert } from "./sqlite-send.ts";
 import { sqliteComplete } from "./sqlite-settle.ts";
 
 /** Differs from PostgreSQL: fixed within one statement by SQLite itself. */
@@ -20,33 +20,6 @@ export function sqlite(prefix: string): Dialect {
   const messages = `${prefix}messages`;
   const dead = `${prefix}dead_letters`;
   const dedupe = `${prefix}dedupe`;
-
-  const given = GIVEN.map((column) => `value ->> '$.${column}'`).join(", ");
-  const INSERT = `
-    INSERT INTO ${messages} (${list(GIVEN)}, created_at, expires_at, state, visible_at, due_at, receipt, attempt, max_attempts, redriven, lane, rank)
-    SELECT ${given}, now, coalesce(value ->> '$.expires_at', visible_at + (value ->> '$.ttl_ms')), state, visible_at,
-           CASE WHEN state = 1 THEN visible_at END, 0, 0, value ->> '$.max_attempts', 0, coalesce(value ->> '$.lane', ''),
-           coalesce(value ->> '$.rank', CASE WHEN value ->> '$.aging_ms' IS NULL THEN 100 - (value ->> '$.priority')
-                                             ELSE visible_at - (value ->> '$.priority') * (value ->> '$.aging_ms') / 10 END)
-    FROM (SELECT key, value, now, visible_at,
-                 CASE WHEN value ->> '$.ordering_key' IS NOT NULL THEN 2
-                      WHEN visible_at > now THEN 1
-                      WHEN value ->> '$.concurrency_key' IS NOT NULL THEN 2 ELSE 0 END AS state
-          FROM (SELECT key, value, ${NOW} AS now,
-                       coalesce(value ->> '$.available_at', ${NOW} + coalesce(value ->> '$.delay_ms', 0)) AS visible_at
-                FROM json_each(:items)))
-    ORDER BY key`;
-
-  const ONE = insertOne(messages, NOW);
-
-  // Half of the work for messages that say nothing but themselves: SQLite reads every field by a call. CROSS JOIN
-  // keeps the order of the array (https://www.sqlite.org/optoverview.html#crossjoin).
-  const PLAIN = `
-    WITH h AS MATERIALIZED (
-      SELECT key AS n, ${HEAD.map((column) => `value ->> '$.${column}' AS ${column}`).join(", ")} FROM json_each(:heads))
-    INSERT INTO ${messages} (message_id, content, ${list(HEAD)}, created_at, state, visible_at, receipt, attempt, redriven, rank)
-    SELECT j.value ->> 1, j.value -> 2, ${list(HEAD, "h")}, ${NOW}, 0, ${NOW}, 0, 0, 0, 100 - h.priority
-    FROM json_each(:items) j CROSS JOIN h WHERE h.n = j.value ->> 0`;
 
   const HOLD = `
     INSERT INTO ${dedupe} AS d (dedupe_key, message_id, expires_at)
@@ -121,26 +94,7 @@ export function sqlite(prefix: string): Dialect {
     conversations: sqliteConversations(prefix, NOW),
     jsonText: (column, field) => `(${column} ->> '$.${field}')`,
 
-    async insertMessages(db: Db, rows: readonly NewMessage[]) {
-      // JSON columns travel as strings, so that the stored text is the sender's to the letter.
-      if (!rows.every(isPlain)) {
-        await query(db, INSERT, { items: rowsAsJson(rows, []) });
-        return;
-      }
-      const [one] = rows;
-      if (one !== undefined && rows.length === 1) {
-        await query(db, ONE, oneBound(one));
-        return;
-      }
-      const { heads, places } = plainOf(rows);
-      const items = rows.map(
-        ({ message_id, content }, n) => `[${places[n]},${JSON.stringify(message_id)},${content}]`,
-      );
-      await query(db, PLAIN, {
-        items: `[${items.join()}]`,
-        heads: headsAsJson(heads, false),
-      });
-    },
+    insertMessages: sqliteInsert(prefix, NOW),
 
     async holdKeys(db: Db, keys: readonly DedupeKey[]) {
       return holdKeys(db, HOLD, HELD, keys);
