@@ -5,6 +5,11 @@ import type { WakeChannel } from "./wake-channel.ts";
 
 /** However often the file is written, it is told of no more often than this. */
 const WINDOW_MS = 10;
+/**
+ * A commit of many rows is thousands of writes, and hearing of each costs more than making it: after so many of a
+ * window, nobody listens until it ends.
+ */
+const MOST_HEARD = 4;
 
 /**
  * SQLite tells nobody anything, but the file system does: whoever commits writes to the file beside the database
@@ -21,22 +26,17 @@ export function sqliteChannel(knex: Knex): WakeChannel | undefined {
     // The write itself was heard.
     async send() {},
     async listen({ heard, lost }) {
-      const told = inWindows(() => heard(""));
       // The folder, because the file beside the database comes and goes.
       const real = realOf(file);
-      const watcher = watch(dirname(real), { persistent: false }, (_event, name) => {
-        if (name === null || name.startsWith(basename(real))) told.ring();
+      const [folder, name] = [dirname(real), basename(real)];
+      return listening({
+        heard: () => heard(""),
+        lost,
+        open: (ring) =>
+          watch(folder, { persistent: false }, (_event, changed) => {
+            if (changed === null || changed.startsWith(name)) ring();
+          }),
       });
-      watcher.on("error", () => {
-        close(watcher);
-        lost();
-      });
-      return {
-        close: () => {
-          told.end();
-          close(watcher);
-        },
-      };
     },
   };
 }
@@ -51,26 +51,59 @@ function realOf(file: string): string {
 }
 
 function close(watcher: FSWatcher): void {
-  watcher.on("error", () => undefined);
+  watcher.removeAllListeners("error").on("error", () => undefined);
   watcher.close();
 }
 
+interface Listening {
+  readonly heard: () => void;
+  readonly lost: () => void;
+  /** Opens a watcher that rings at every write. */
+  readonly open: (ring: () => void) => FSWatcher;
+}
+
 /** Calls at once, and then once more at the end of each window in which it was rung again. */
-function inWindows(call: () => void): { ring(): void; end(): void } {
-  let again = false;
+function listening({ heard, lost, open }: Listening): { close(): void } {
+  let rung = 0;
   let timer: NodeJS.Timeout | undefined;
-  const ring = () => {
-    if (timer !== undefined) {
-      again = true;
-      return;
-    }
-    timer = setTimeout(() => {
-      timer = undefined;
-      if (!again) return;
-      again = false;
-      ring();
-    }, WINDOW_MS).unref();
-    call();
+  let watcher: FSWatcher | undefined;
+  const deafen = () => {
+    if (watcher !== undefined) close(watcher);
+    watcher = undefined;
   };
-  return { ring, end: () => clearTimeout(timer) };
+  const end = () => {
+    clearTimeout(timer);
+    deafen();
+  };
+  const listen = () => {
+    watcher = open(ring);
+    watcher.on("error", fail);
+  };
+  const fail = () => {
+    end();
+    lost();
+  };
+  const call = () => {
+    timer = setTimeout(endWindow, WINDOW_MS).unref();
+    heard();
+  };
+  const ring = () => {
+    if (timer === undefined) return call();
+    rung += 1;
+    if (rung === MOST_HEARD) deafen();
+  };
+  const endWindow = () => {
+    timer = undefined;
+    const again = rung > 0;
+    rung = 0;
+    try {
+      if (watcher === undefined) listen();
+    } catch {
+      return fail();
+    }
+    // After it listens again: what was written meanwhile is found now.
+    if (again) call();
+  };
+  listen();
+  return { close: end };
 }
