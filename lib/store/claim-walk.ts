@@ -6,9 +6,12 @@ const DEAR_MS = 4;
 const MARGIN = 1_000;
 /** More ranks than these are places in time (aging, fair turns), not priorities: they are not worth remembering. */
 const MOST_RANKS = 16;
-/** A claim walks from the beginning at least this often, but not for more than a tenth of the time. */
+/** What was passed over is looked at again at most so often, and for no more than a tenth of the time. */
 const AGAIN_MS = 1_000;
 const SHARE = 10;
+/** Slices of it are made to take about so long. */
+const SLICE_MS = 10;
+const FIRST_SLICE = 10_000;
 
 /** A mailbox that just became empty is most likely filled by messages that are ready at once. */
 const MOST_MISSES = 2;
@@ -16,19 +19,42 @@ const MOST_MISSES = 2;
 const LEAST = Number.MIN_SAFE_INTEGER;
 const MOST = Number.MAX_SAFE_INTEGER;
 
+/** A part of what was passed over: of one rank, by sequences. */
+interface Slice {
+  readonly rank: number;
+  readonly after: number;
+  readonly until: number;
+}
+
+/** What one claim looks at. */
+export interface Look {
+  /** Ranges of the index, as JSON; undefined: all of it. */
+  readonly ranges?: string;
+  readonly slice?: Slice;
+}
+
+type Place = Pick<ClaimedRow, "rank" | "seq">;
+
 /**
  * Where claims of a mailbox may begin to look. PostgreSQL keeps the entries of finished messages in the index for as
  * long as any transaction might still see them, and leased ones are there too: where a claim was seen to walk past
  * many, the next ones begin behind what was claimed, rank by rank, with a margin. Every rank has its range, and so
  * has all that lies between two, so the order of priorities stands. What is passed over (a lease that ended, a
- * message that was given back, a sender that committed late) is found by the next walk from the beginning, a second
- * later or, where such walks are long, a tenth of the time. In memory, and never what correctness depends on.
+ * message that was given back, a sender that committed late) is looked at again slice by slice, so that no claim walks
+ * for long: all of it within a second or, where that is much, within ten times what a walk takes. In memory, and never
+ * what correctness depends on.
  */
 export class ClaimWalk {
   /** For each rank, the sequence up to which nothing ready was seen. */
   readonly #passed = new Map<number, number>();
   #dear = false;
-  #againAt = 0;
+  /** Where the next slice begins, and how many sequences it has. */
+  #next = { rank: LEAST, after: 0 };
+  #size = FIRST_SLICE;
+  #sliceAt = 0;
+  #roundAt = Number.NEGATIVE_INFINITY;
+  /** Whether every rank took one short slice in this round. */
+  #short = true;
   /** Whether the last claim got all that it asked for. */
   full = false;
   /** Claims in a row that found nothing ready, or something that had fallen due beside it. */
@@ -49,37 +75,83 @@ export class ClaimWalk {
     this.#misses = some ? MOST_MISSES : 0;
   }
 
-  /** Ranges of the index to look at, as JSON; undefined: all of it. */
-  ranges(now = performance.now()): string | undefined {
-    if (!this.#dear || now >= this.#againAt) return undefined;
+  look(now = performance.now()): Look {
+    if (!this.#dear) return {};
     const ranks = [...this.#passed.keys()].sort((a, b) => a - b);
-    const starts = [LEAST, ...ranks];
-    return JSON.stringify(
-      starts.map((first, n) => ({
-        first,
-        after: n === 0 ? 0 : (this.#passed.get(first) ?? 0) - MARGIN,
-        last: (ranks[n] ?? MOST) - (n === ranks.length ? 0 : 1),
-      })),
-    );
+    const ranges = [LEAST, ...ranks].map((first, n) => ({
+      first,
+      after: n === 0 ? 0 : this.#behind(first),
+      last: (ranks[n] ?? MOST) - (n === ranks.length ? 0 : 1),
+      until: MOST,
+    }));
+    const slice = now < this.#sliceAt ? undefined : this.#slice(ranks, now);
+    if (slice === undefined) return { ranges: JSON.stringify(ranges) };
+    // One at a time, also where this claim never answers.
+    this.#sliceAt = now + AGAIN_MS;
+    const { rank, after, until } = slice;
+    const place = ranges.findIndex(({ first }) => first === rank);
+    ranges.splice(place, 0, { first: rank, after, last: rank, until });
+    return { ranges: JSON.stringify(ranges), slice };
   }
 
-  /** A claim has looked at all of it. `walkedMs`: until its first row, by the server; undefined where it found none. */
-  all(
-    rows: readonly Pick<ClaimedRow, "rank" | "seq">[],
+  /** What a claim found. `walkedMs`: until its first row, by the server; undefined where it found none. */
+  found(
+    { ranges, slice }: Look,
+    rows: readonly Place[],
     walkedMs: number | undefined,
     tookMs: number,
     now = performance.now(),
   ): void {
-    this.#dear = walkedMs === undefined ? this.#dear && tookMs > DEAR_MS : walkedMs > DEAR_MS;
-    if (!this.#dear) this.#passed.clear();
-    else {
-      this.#againAt = now + Math.max(AGAIN_MS, SHARE * tookMs);
-      this.beyond(rows);
+    if (ranges === undefined) {
+      this.#dear = walkedMs === undefined ? this.#dear && tookMs > DEAR_MS : walkedMs > DEAR_MS;
+      this.#sliceAt = now + Math.max(AGAIN_MS, SHARE * tookMs);
     }
+    if (slice !== undefined) this.#looked(slice, rows, walkedMs ?? tookMs, now);
+    if (!this.#dear) this.#passed.clear();
+    else this.#pass(rows);
   }
 
-  /** A claim has looked at the ranges. */
-  beyond(rows: readonly Pick<ClaimedRow, "rank" | "seq">[]): void {
+  #behind(rank: number): number {
+    return (this.#passed.get(rank) ?? 0) - MARGIN;
+  }
+
+  #slice(ranks: readonly number[], now: number): Slice | undefined {
+    if (this.#next.rank === LEAST) {
+      this.#sliceAt = this.#roundAt + AGAIN_MS;
+      if (now < this.#sliceAt) return undefined;
+      this.#roundAt = now;
+    }
+    const { rank: from, after: since } = this.#next;
+    for (const rank of ranks) {
+      const after = rank === from ? since : 0;
+      const end = this.#behind(rank);
+      if (rank >= from && after < end) {
+        return { rank, after, until: Math.min(end, after + this.#size) };
+      }
+    }
+    // All of it was looked at.
+    if (this.#short && from !== LEAST) this.#dear = false;
+    this.#short = true;
+    this.#next = { rank: LEAST, after: 0 };
+    return undefined;
+  }
+
+  #looked(slice: Slice, rows: readonly Place[], ms: number, now: number): void {
+    const { rank, after, until } = slice;
+    // Where something was found there may be more.
+    if (rows.some((row) => row.rank === rank && row.seq > after && row.seq <= until)) {
+      this.#next = { rank, after };
+      this.#sliceAt = now;
+      return;
+    }
+    if (after > 0 || until < this.#behind(rank) || ms > DEAR_MS) this.#short = false;
+    this.#next = { rank, after: until };
+    this.#sliceAt = now + SHARE * ms;
+    if (ms < SLICE_MS / 2 && until - after >= this.#size) this.#size *= 2;
+    else if (ms > SLICE_MS * 2) this.#size = Math.max(MARGIN, Math.floor(this.#size / 2));
+  }
+
+  #pass(rows: readonly Place[]): void {
     for (const { rank, seq } of rows) {
       if (seq > (this.#passed.get(rank) ?? 0)) this.#passed.set(rank, seq);
     }

@@ -48,11 +48,11 @@ export function postgresClaim(prefix: string, now: string): Dialect["claim"] {
   const beyond = (columns: string, when: string) => `
       SELECT ${columns.replace(/\w+/g, "c.$&")}
       FROM (
-        SELECT * FROM jsonb_to_recordset(CAST(:ranges AS jsonb)) AS r(first bigint, after bigint, last bigint)
-        ORDER BY first) r
+        SELECT * FROM jsonb_to_recordset(CAST(:ranges AS jsonb)) AS r(first bigint, after bigint, last bigint, until bigint)
+        ORDER BY first, after) r
       CROSS JOIN LATERAL (
         SELECT ${columns} FROM ${messages}
-        WHERE ${ready} AND (rank, seq) > (r.first, r.after) AND rank <= r.last${when}
+        WHERE ${ready} AND (rank, seq) > (r.first, r.after) AND (rank, seq) <= (r.last, r.until)${when}
         ORDER BY rank, seq LIMIT :limit FOR UPDATE SKIP LOCKED) c
       LIMIT :limit`;
 
@@ -109,7 +109,8 @@ export function postgresClaim(prefix: string, now: string): Dialect["claim"] {
   const [LONG, LONG_BEYOND] = [long(all), long(beyond)];
 
   return async (db: Db, { walk, ...request }: ClaimRequest) => {
-    const ranges = walk?.ranges();
+    const look = walk?.look() ?? {};
+    const { ranges } = look;
     const run = (text: string) =>
       query<Answer>(db, text, {
         agent: request.agentId,
@@ -131,8 +132,7 @@ export function postgresClaim(prefix: string, now: string): Dialect["claim"] {
       if (answer.length > 0) walk?.foundDue(answer[0]?.due === true);
     }
     const claimed = rows.map((row) => asClaimed(row, request));
-    if (ranges !== undefined) walk?.beyond(claimed);
-    else walk?.all(claimed, rows[0]?.took_ms, performance.now() - began);
+    walk?.found(look, claimed, rows[0]?.took_ms, performance.now() - began);
     return claimed.sort(inOrder);
   };
 }

@@ -97,7 +97,7 @@ async function inFlight(knex: Knex, filling: Filling, now: string): Promise<Call
     most: 1_060,
     run: async () => {
       const walk = new ClaimWalk();
-      walk.all([{ rank: 80, seq: Number(last?.seq) }], 1_000, 0);
+      walk.found({}, [{ rank: 80, seq: Number(last?.seq) }], 1_000, 0);
       const claim = { ...request, messageTypes: null, walk };
       const rows = await postgres("outbox_").claim(knex, claim);
       expect(rows).toHaveLength(20);

@@ -1,6 +1,6 @@
 import pg from "pg";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { ClaimWalk } from "../../lib/store/claim-walk.ts";
+import { ClaimWalk, type Look } from "../../lib/store/claim-walk.ts";
 import { dialectFor } from "../../lib/store/dialects.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { statementsOf } from "../support/plans.ts";
@@ -8,50 +8,120 @@ import { mailbox, note, watched } from "../support/queue.ts";
 
 const DEAR_MS = 100;
 
+/** The ranges of a look. */
+const rangesOf = ({ ranges }: Look) => (ranges === undefined ? undefined : JSON.parse(ranges));
+const ALL: Look = {};
+const BEYOND: Look = { ranges: "[]" };
+
 describe("where claims begin to look", () => {
+  const LEAST = Number.MIN_SAFE_INTEGER;
+  const MOST = Number.MAX_SAFE_INTEGER;
+
   it("is the beginning, as long as claims do not walk far", () => {
     const walk = new ClaimWalk();
-    expect(walk.ranges()).toBeUndefined();
-    walk.all([{ rank: 80, seq: 5 }], 1, 100);
-    expect(walk.ranges()).toBeUndefined();
+    expect(walk.look()).toEqual({});
+    walk.found(ALL, [{ rank: 80, seq: 5 }], 1, 100);
+    expect(walk.look()).toEqual({});
   });
 
   it("is behind what was claimed, rank by rank, where they do; nothing between two ranks is left out", () => {
     const walk = new ClaimWalk();
-    walk.all([{ rank: 80, seq: 5_000 }], DEAR_MS, DEAR_MS, 0);
-    walk.beyond([
-      { rank: 60, seq: 7_000 },
-      { rank: 80, seq: 4_000 },
-    ]);
-    expect(JSON.parse(walk.ranges(10) ?? "")).toEqual([
-      { first: Number.MIN_SAFE_INTEGER, after: 0, last: 59 },
-      { first: 60, after: 6_000, last: 79 },
-      { first: 80, after: 4_000, last: Number.MAX_SAFE_INTEGER },
+    walk.found(ALL, [{ rank: 80, seq: 5_000 }], DEAR_MS, DEAR_MS, 0);
+    walk.found(
+      BEYOND,
+      [
+        { rank: 60, seq: 7_000 },
+        { rank: 80, seq: 4_000 },
+      ],
+      1,
+      1,
+    );
+    expect(rangesOf(walk.look(10))).toEqual([
+      { first: LEAST, after: 0, last: 59, until: MOST },
+      { first: 60, after: 6_000, last: 79, until: MOST },
+      { first: 80, after: 4_000, last: MOST, until: MOST },
     ]);
   });
 
-  it("is the beginning again after a second, or after ten times what that takes", () => {
+  /** Looks until the slice that begins at `after` or behind it, and tells all of them. */
+  function slices(walk: ClaimWalk, from: number, tookMs: number, count: number) {
+    const seen: { at: number; rank: number; after: number; until: number }[] = [];
+    for (let now = from; seen.length < count; now += 10) {
+      const look = walk.look(now);
+      if (look.slice !== undefined) seen.push({ at: now, ...look.slice });
+      walk.found(look, [], undefined, look.slice === undefined ? 1 : tookMs, now);
+      if (now > from + 100_000) throw new Error("no more slices");
+    }
+    return seen;
+  }
+
+  it("comes back to all that was passed over, slice by slice, for a tenth of the time", () => {
     const walk = new ClaimWalk();
-    walk.all([{ rank: 80, seq: 5_000 }], DEAR_MS, DEAR_MS / 2, 0);
-    expect(walk.ranges(999)).toBeDefined();
-    expect(walk.ranges(1_000)).toBeUndefined();
-    walk.all([{ rank: 80, seq: 6_000 }], DEAR_MS, 500, 1_000);
-    expect(walk.ranges(5_999)).toBeDefined();
-    expect(walk.ranges(6_000)).toBeUndefined();
+    walk.found(ALL, [{ rank: 80, seq: 26_000 }], DEAR_MS, DEAR_MS / 2, 0);
+    expect(walk.look(999).slice).toBeUndefined();
+    const seen = slices(walk, 1_000, 12, 4);
+    expect(seen.map(({ after, until }) => [after, until])).toEqual([
+      [0, 10_000],
+      [10_000, 20_000],
+      [20_000, 25_000],
+      [0, 10_000],
+    ]);
+    // Ten times what a slice takes lies between two.
+    expect(seen.map(({ at }) => at)).toEqual([1_000, 1_120, 1_240, 2_000]);
+    expect(rangesOf(walk.look(10_000)).slice(1)).toEqual([
+      { first: 80, after: 10_000, last: 80, until: 20_000 },
+      { first: 80, after: 25_000, last: MOST, until: MOST },
+    ]);
   });
 
-  it("is the beginning from then on when a walk was short", () => {
+  it("comes back in smaller slices where they take long, and in larger ones where they do not", () => {
     const walk = new ClaimWalk();
-    walk.all([{ rank: 80, seq: 5_000 }], DEAR_MS, DEAR_MS, 0);
-    walk.all([{ rank: 80, seq: 6_000 }], 1, DEAR_MS, 0);
-    expect(walk.ranges(1)).toBeUndefined();
+    walk.found(ALL, [{ rank: 80, seq: 1_000_000 }], DEAR_MS, DEAR_MS, 0);
+    const widths = (tookMs: number, count: number) =>
+      slices(walk, 1_000, tookMs, count).map(({ after, until }) => until - after);
+    expect(widths(50, 3)).toEqual([10_000, 5_000, 2_500]);
+    expect(widths(4.5, 4)).toEqual([1_250, 2_500, 5_000, 10_000]);
+  });
+
+  it("stays at a slice in which something was found", () => {
+    const walk = new ClaimWalk();
+    walk.found(ALL, [{ rank: 80, seq: 50_000 }], DEAR_MS, DEAR_MS, 0);
+    const first = walk.look(1_000);
+    walk.found(first, [{ rank: 80, seq: 7 }], 12, 12, 1_000);
+    expect(walk.look(1_000).slice).toEqual(first.slice);
+  });
+
+  it("comes back to every rank in turn", () => {
+    const walk = new ClaimWalk();
+    const rows = [60, 80].map((rank) => ({ rank, seq: 12_000 }));
+    walk.found(ALL, rows, DEAR_MS, DEAR_MS, 0);
+    expect(slices(walk, 1_000, 12, 5).map(({ rank, after }) => [rank, after])).toEqual([
+      [60, 0],
+      [60, 10_000],
+      [80, 0],
+      [80, 10_000],
+      [60, 0],
+    ]);
+  });
+
+  it("is the beginning from then on when all of it is short again", () => {
+    const walk = new ClaimWalk();
+    walk.found(ALL, [{ rank: 80, seq: 100_000 }], DEAR_MS, DEAR_MS, 0);
+    let now = 1_000;
+    for (let look = walk.look(now); look.ranges !== undefined; look = walk.look(now)) {
+      walk.found(look, [], undefined, 1, now);
+      now += 10;
+      if (now > 100_000) throw new Error("it never is");
+    }
+    walk.found(ALL, [{ rank: 80, seq: 6_000 }], 1, 1, now);
+    expect(walk.look(now)).toEqual({});
   });
 
   it("is the beginning where ranks are places in time", () => {
     const walk = new ClaimWalk();
     const rows = Array.from({ length: 17 }, (_, n) => ({ rank: 1_000 + n, seq: n + 1 }));
-    walk.all(rows, DEAR_MS, DEAR_MS, 0);
-    expect(walk.ranges(1)).toBeUndefined();
+    walk.found(ALL, rows, DEAR_MS, DEAR_MS, 0);
+    expect(walk.look(1)).toEqual({});
   });
 });
 
@@ -68,8 +138,8 @@ eachDatabase("claims that begin behind what was claimed", (database) => {
     const to = mailbox();
     await queue.sendMessages([note(to), note(to)]);
     const walk = new ClaimWalk();
-    walk.all(await claimOf(to, walk), DEAR_MS, 0);
-    expect(walk.ranges()).toBeDefined();
+    walk.found(ALL, await claimOf(to, walk), DEAR_MS, 0);
+    expect(walk.look().ranges).toBeDefined();
     const sent = [];
     for (const priority of ["NORMAL", "LOW", "CRITICAL", "HIGH", "NORMAL"] as const) {
       sent.push((await queue.sendMessage({ ...note(to), priority })).messageId);
@@ -84,7 +154,7 @@ eachDatabase("claims that begin behind what was claimed", (database) => {
     const to = mailbox();
     const walk = new ClaimWalk();
     await queue.sendMessage(note(to));
-    walk.all(await claimOf(to, walk), DEAR_MS, 0);
+    walk.found(ALL, await claimOf(to, walk), DEAR_MS, 0);
     await queue.sendMessages(
       Array.from({ length: 9 }, (_, n) => ({
         ...note(to),
@@ -97,7 +167,7 @@ eachDatabase("claims that begin behind what was claimed", (database) => {
   });
 
   it.skipIf(database.dialect !== "postgres")(
-    "pass over what lies far back until the next walk from the beginning",
+    "pass over what lies far back until its slice is looked at",
     async () => {
       const { queue } = watched(database.knex());
       const to = mailbox();
@@ -111,10 +181,10 @@ eachDatabase("claims that begin behind what was claimed", (database) => {
         .update({
           ...{ worker_id: null, visible_at: 0 },
         });
-      walk.all([far], DEAR_MS, 0);
+      walk.found(ALL, [far], DEAR_MS, 0);
       expect(await claimOf(to, walk)).toEqual([]);
-      // The time for the next walk has come.
-      walk.all([far], DEAR_MS, 0, performance.now() - 1_000);
+      // The time for the next slice has come.
+      walk.found(ALL, [far], DEAR_MS, 0, performance.now() - 1_000);
       expect((await claimOf(to, walk)).map((claimed) => claimed.message_id)).toEqual([messageId]);
     },
   );
@@ -140,7 +210,7 @@ eachDatabase("claims that begin behind what was claimed", (database) => {
         await queue.sendMessages(Array.from({ length: 500 }, () => note("a")));
         const rows = await claim();
         await dialect.complete(knex, rows, true);
-        walk.all(rows, DEAR_MS, 0);
+        walk.found(ALL, rows, DEAR_MS, 0);
       }
 
       const asker = new pg.Client({ connectionString: url });
