@@ -47,6 +47,8 @@ export interface Settler {
   reply(claim: ClaimedMessage, content: Content | object, options: ReplyOptions): Promise<Sent>;
 }
 
+const NONE: readonly never[] = Object.freeze([]);
+
 /** A message that this caller holds until its lease ends. Each settling call says whether it still held it. */
 export class ClaimedMessage extends AgentMessage {
   /** The place in the order of arrival. */
@@ -83,7 +85,7 @@ export class ClaimedMessage extends AgentMessage {
   handlerRetry: HandlerRetry | undefined;
 
   constructor(row: ClaimedRow, leaseMs: number, settler: Settler) {
-    const fields = fieldsOfRow(row);
+    const fields = new RowFields(row);
     super(fields, fields);
     this.sequence = row.seq;
     this.receipt = row.receipt;
@@ -92,9 +94,9 @@ export class ClaimedMessage extends AgentMessage {
     const { policy, fixed } = ownRetry(row.retry);
     this.maxAttemptsFixed = fixed;
     this.retry = policy ?? null;
-    this.failures = (row.failures ?? []) as readonly FailedRun[];
+    this.failures = (row.failures ?? NONE) as readonly FailedRun[];
     this.progress = row.progress;
-    this.trail = (row.trail ?? []) as readonly string[];
+    this.trail = (row.trail ?? NONE) as readonly string[];
     this.redriven = row.redriven;
     this.#leaseExpiresAt = row.visible_at;
     this.#claimedAt = row.visible_at - leaseMs;
@@ -208,31 +210,55 @@ export class ClaimedMessage extends AgentMessage {
   }
 }
 
-function fieldsOfRow(row: ClaimedRow): MessageFields {
-  return {
-    messageId: row.message_id,
-    fromAgent: row.from_agent,
-    toAgent: row.to_agent,
-    messageType: row.message_type,
-    originalType: row.original_type,
-    kind: row.kind as MessageKind,
-    content: row.content as Content,
-    priority: row.priority,
-    timestamp: row.created_at,
-    headers: (row.headers ?? {}) as Headers,
-    correlationId: row.correlation_id,
-    causationId: row.causation_id,
-    replyTo: row.reply_to,
-    contextId: row.context_id,
-    taskId: row.task_id,
-    subject: row.subject,
-    expiresAt: row.expires_at,
-    orderingKey: row.ordering_key,
-    concurrencyKey: row.concurrency_key,
-    cost: row.cost,
-    delivery: row.delivery as DeliveryMode | null,
-    hops: row.hops ?? 0,
-  };
+/** What a row says in a message's words. A class, as in the store: made for each message, it lives for a moment. */
+class RowFields implements MessageFields {
+  declare readonly messageId: MessageFields["messageId"];
+  declare readonly fromAgent: MessageFields["fromAgent"];
+  declare readonly toAgent: MessageFields["toAgent"];
+  declare readonly messageType: MessageFields["messageType"];
+  declare readonly originalType: MessageFields["originalType"];
+  declare readonly kind: MessageFields["kind"];
+  declare readonly content: MessageFields["content"];
+  declare readonly priority: MessageFields["priority"];
+  declare readonly timestamp: MessageFields["timestamp"];
+  declare readonly headers: MessageFields["headers"];
+  declare readonly correlationId: MessageFields["correlationId"];
+  declare readonly causationId: MessageFields["causationId"];
+  declare readonly replyTo: MessageFields["replyTo"];
+  declare readonly contextId: MessageFields["contextId"];
+  declare readonly taskId: MessageFields["taskId"];
+  declare readonly subject: MessageFields["subject"];
+  declare readonly expiresAt: MessageFields["expiresAt"];
+  declare readonly orderingKey: MessageFields["orderingKey"];
+  declare readonly concurrencyKey: MessageFields["concurrencyKey"];
+  declare readonly cost: MessageFields["cost"];
+  declare readonly delivery: MessageFields["delivery"];
+  declare readonly hops: MessageFields["hops"];
+
+  constructor(row: ClaimedRow) {
+    this.messageId = row.message_id;
+    this.fromAgent = row.from_agent;
+    this.toAgent = row.to_agent;
+    this.messageType = row.message_type;
+    this.originalType = row.original_type;
+    this.kind = row.kind as MessageKind;
+    this.content = row.content as Content;
+    this.priority = row.priority;
+    this.timestamp = row.created_at;
+    this.headers = (row.headers ?? {}) as Headers;
+    this.correlationId = row.correlation_id;
+    this.causationId = row.causation_id;
+    this.replyTo = row.reply_to;
+    this.contextId = row.context_id;
+    this.taskId = row.task_id;
+    this.subject = row.subject;
+    this.expiresAt = row.expires_at;
+    this.orderingKey = row.ordering_key;
+    this.concurrencyKey = row.concurrency_key;
+    this.cost = row.cost;
+    this.delivery = row.delivery as DeliveryMode | null;
+    this.hops = row.hops ?? 0;
+  }
 }
 
 /** snake_case, the instant in ISO 8601, as the rest of a message's JSON. */

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { errorRecord, LeaseLost } from "../../errors.ts";
 import { limitOf } from "../../protocol/retry-class.ts";
-import type { ClaimedRow, ClaimKey, Db } from "../../store/dialect.ts";
+import type { ClaimedRow, ClaimKey, Db, KeyRef } from "../../store/dialect.ts";
 import { type Mark, markName } from "../../store/inbox.ts";
 import { keyOf, keyOfRow } from "../../store/keys.ts";
 import type { AlsoCompleted } from "../../store/messages.ts";
@@ -19,6 +19,25 @@ const PUT_OFF_MS = 50;
 
 /** A claim to complete, and what its mailbox is to remember of it. */
 type Ending = Turn<ClaimKey> & { readonly mark?: Mark | undefined };
+
+/** Of a claim in memory. A class, as in the store: made for each message. */
+class ClaimEnding implements Ending {
+  readonly seq: number;
+  readonly receipt: number;
+  readonly key: KeyRef | undefined;
+  readonly mark: Mark | undefined;
+
+  constructor(claim: ClaimedMessage) {
+    const { sequence, receipt, delivery, toAgent, fromAgent, messageId } = claim;
+    this.seq = sequence;
+    this.receipt = receipt;
+    this.key = keyOf(claim);
+    this.mark =
+      delivery === "EXACTLY_ONCE"
+        ? { consumer: toAgent, from_agent: fromAgent, message_id: messageId }
+        : undefined;
+  }
+}
 
 /** Thrown into the transaction of a run whose message was processed before: all that it wrote is to be undone. */
 export class ProcessedBefore extends LeaseLost {
@@ -72,7 +91,11 @@ export class Delivery {
   ): Promise<(Settled | "held")[]> {
     const core = this.#core;
     const open = claims.filter(({ finished }) => !finished);
-    const outcomes = await this.#complete(db, open.map(endingOf), patienceMs);
+    const outcomes = await this.#complete(
+      db,
+      open.map((claim) => new ClaimEnding(claim)),
+      patienceMs,
+    );
     const first = outcomes.map((outcome) => (outcome === "duplicate" ? "gone" : outcome));
     core.releaseContents(db, open, first);
     await core.ended(db, open, first, "processed");
@@ -261,19 +284,6 @@ export class Delivery {
 /** Whether a claim ends before it is handed out. */
 export function endsFirst({ delivery }: Pick<ClaimedMessage, "delivery">): boolean {
   return delivery === "AT_MOST_ONCE";
-}
-
-function endingOf(claim: ClaimedMessage): Ending {
-  const { sequence, receipt, delivery, toAgent, fromAgent, messageId } = claim;
-  return {
-    seq: sequence,
-    receipt,
-    key: keyOf(claim),
-    mark:
-      delivery === "EXACTLY_ONCE"
-        ? { consumer: toAgent, from_agent: fromAgent, message_id: messageId }
-        : undefined,
-  };
 }
 
 function markOf({ to_agent, from_agent, message_id }: ClaimedRow): Mark {

@@ -4,9 +4,13 @@ import type { Cause } from "../../protocol/loops.ts";
 import { shown } from "../../protocol/validate.ts";
 import { ClaimedMessage } from "../claimed.ts";
 
-interface Handling {
+class Handling {
   readonly message: ClaimedMessage;
-  over: boolean;
+  over = false;
+
+  constructor(message: ClaimedMessage) {
+    this.message = message;
+  }
 }
 
 /** One for all queues of the process: a chain goes through several databases. */
@@ -20,7 +24,7 @@ export function causing(
   message: ClaimedMessage,
   handler: () => unknown,
 ): Promise<void> | undefined {
-  const entry = { message, over: false };
+  const entry = new Handling(message);
   let result: unknown;
   try {
     result = handling.run(entry, handler);

@@ -8,6 +8,7 @@ import type { LeaseKeeper } from "./leases.ts";
 import { Signal } from "./pace.ts";
 import type { Reports } from "./reports.ts";
 import type { Run, WorkHandler } from "./run.ts";
+import type { Runs } from "./runs.ts";
 import type { Settlement } from "./settlement.ts";
 import { Starts } from "./starts.ts";
 
@@ -23,6 +24,8 @@ export interface CrewOptions {
   readonly concurrency: number;
   readonly retry: HandlerRetry;
   readonly leases: LeaseKeeper;
+  /** Those in the worker's hands, until their ends are written down. */
+  readonly runs: Runs;
   readonly settlement: Settlement;
   readonly reports: Reports;
   /** Called when there may be room for more. */
@@ -36,14 +39,13 @@ export class Crew {
   readonly #options: CrewOptions;
   /** Claimed ahead, in the order to start in. */
   readonly #waiting: Run[] = [];
-  readonly #running = new Set<Run>();
+  /** Handlers that have not returned. */
+  #running = 0;
   readonly #handlersDone = new Signal();
   /** Ends that are being written down. */
   #settling = 0;
   readonly #settled = new Signal();
   #starting = false;
-  /** The latest run of each message here, until its end is written down. */
-  readonly #bySequence = new Map<number, Run>();
   readonly counts = { processed: 0, failed: 0, lost: 0, released: 0 };
   #averageMs: number | undefined;
   #closed = false;
@@ -61,7 +63,7 @@ export class Crew {
   }
 
   get running(): number {
-    return this.#running.size;
+    return this.#running;
   }
 
   get waiting(): number {
@@ -79,12 +81,19 @@ export class Crew {
 
   /** Starts these as soon as there is room, after those that wait already. */
   take(runs: readonly Run[]): void {
+    const { leases, retry, runs: all } = this.#options;
+    // What was never handed out before cannot be here already.
+    const again = new Set(
+      runs.flatMap(({ message }) => (message.receipt > 1 ? message.sequence : [])),
+    );
+    if (again.size > 0) {
+      // An earlier run of it here is over, whether it knows or not.
+      for (const run of all) if (again.has(run.message.sequence)) run.lose();
+    }
     for (const run of runs) {
-      // Handed out again: an earlier run of it here is over, whether it knows or not.
-      this.#bySequence.get(run.message.sequence)?.lose();
-      this.#bySequence.set(run.message.sequence, run);
-      run.message.handlerRetry = this.#options.retry;
-      this.#options.leases.add(run);
+      run.message.handlerRetry = retry;
+      all.add(run);
+      leases.added(run);
       this.#waiting.push(run);
     }
     this.#startWaiting();
@@ -104,7 +113,7 @@ export class Crew {
 
   /** Until every handler has returned. */
   async handlersDone(): Promise<void> {
-    while (this.#running.size > 0) await this.#handlersDone.next();
+    while (this.#running > 0) await this.#handlersDone.next();
   }
 
   /** Until the ends of all handlers that have returned are written down. */
@@ -113,21 +122,20 @@ export class Crew {
   }
 
   abortRunning(reason: unknown): void {
-    for (const run of this.#running) run.abort(reason);
+    for (const run of this.#options.runs) if (run.state === "running") run.abort(reason);
   }
 
   /** Gives back the messages of handlers that still run; what these do from now on counts for nothing. */
   async giveBackRunning(): Promise<void> {
-    await this.giveBack([...this.#running]);
+    await this.giveBack([...this.#options.runs].filter(({ state }) => state === "running"));
   }
 
   /** The messages can be claimed at once, and this run does not count. */
   async giveBack(runs: readonly Run[]): Promise<void> {
-    const { core, leases, settlement } = this.#options;
+    const { core, settlement, runs: all } = this.#options;
     for (const run of runs) {
       run.state = "ended";
-      leases.remove(run);
-      this.#forget(run);
+      all.delete(run);
     }
     const claims = runs.filter((run) => !run.lost && !run.settled).map(({ message }) => message);
     for (let n = 0; n < claims.length; n += MOST_AT_ONCE) {
@@ -148,7 +156,7 @@ export class Crew {
     this.#starting = true;
     const since = performance.now();
     const returned: Run[] = [];
-    while (this.#running.size < this.#options.concurrency && !this.#closed) {
+    while (this.#running < this.#options.concurrency && !this.#closed) {
       if (this.#waiting.length > 0 && performance.now() - since > LONGEST_TURN_MS) {
         setImmediate(() => this.#startWaiting());
         break;
@@ -157,8 +165,7 @@ export class Crew {
       if (run === undefined) break;
       if (run.lost) {
         this.counts.lost++;
-        this.#options.leases.remove(run);
-        this.#forget(run);
+        this.#options.runs.delete(run);
       } else if (run.aborted || run.expired) {
         // The next claim buries what has expired by the database's own clock.
         returned.push(run);
@@ -173,7 +180,7 @@ export class Crew {
   #start(run: Run): void {
     run.state = "running";
     run.startedAt = performance.now();
-    this.#running.add(run);
+    this.#running++;
     if (run.message.packed === null && !endsFirst(run.message)) this.#handle(run);
     else void this.#prepare(run);
   }
@@ -207,9 +214,9 @@ export class Crew {
   #returned(run: Run, failure?: Failure): void {
     const tookMs = performance.now() - run.startedAt;
     this.#averageMs = (this.#averageMs ?? tookMs) * 0.8 + tookMs * 0.2;
-    this.#running.delete(run);
+    this.#running--;
     this.#end(run, failure, tookMs);
-    if (this.#running.size === 0) this.#handlersDone.ring();
+    if (this.#running === 0) this.#handlersDone.ring();
     this.#startWaiting();
     this.#options.changed();
   }
@@ -265,7 +272,6 @@ export class Crew {
     // Given back at the stop's deadline: what the handler did after that counts for nothing.
     if (run.state === "ended") return;
     run.state = "settling";
-    this.#options.leases.remove(run);
     if (failure !== undefined || run.lost || run.settled || run.ownSettling !== undefined) {
       const settled = this.#settle(run, failure, tookMs);
       this.#track(settled.catch((error: unknown) => this.#unsettled(run, error)));
@@ -276,7 +282,7 @@ export class Crew {
     this.#options.settlement.acknowledge(run.message, (outcome) => {
       this.counts[outcome === "done" ? "processed" : "lost"]++;
       run.state = "ended";
-      this.#forget(run);
+      this.#options.runs.delete(run);
       this.#ended();
     });
   }
@@ -285,11 +291,6 @@ export class Crew {
     await run.ownSettling;
     await this.#ends.settle(run, failure, tookMs);
     run.state = "ended";
-    this.#forget(run);
-  }
-
-  #forget(run: Run): void {
-    const { sequence } = run.message;
-    if (this.#bySequence.get(sequence) === run) this.#bySequence.delete(sequence);
+    this.#options.runs.delete(run);
   }
 }

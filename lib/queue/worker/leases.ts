@@ -19,7 +19,7 @@ export class LeaseKeeper implements Extender {
   readonly leaseMs: number;
   readonly #core: QueueCore;
   readonly #report: (error: unknown) => void;
-  readonly #runs = new Set<Run>();
+  readonly #runs: Iterable<Run>;
   #asked = new Map<Run, Asked>();
   #busy = false;
   #failing = false;
@@ -28,20 +28,23 @@ export class LeaseKeeper implements Extender {
   #wakeAt = Number.POSITIVE_INFINITY;
   #extendAt = Number.POSITIVE_INFINITY;
 
-  constructor(core: QueueCore, leaseMs: number, report: (error: unknown) => void) {
+  /** @param runs those whose leases are kept as long as they are open */
+  constructor(
+    core: QueueCore,
+    leaseMs: number,
+    runs: Iterable<Run>,
+    report: (error: unknown) => void,
+  ) {
     this.#core = core;
     this.leaseMs = leaseMs;
+    this.#runs = runs;
     this.#report = report;
   }
 
-  add(run: Run): void {
-    this.#runs.add(run);
+  /** There is one more. */
+  added(run: Run): void {
     if (this.#timer === undefined) this.#extendAt = performance.now() + this.#period();
     if (Math.min(run.leaseUntil, this.#extendAt) < this.#wakeAt) this.#arm();
-  }
-
-  remove(run: Run): void {
-    this.#runs.delete(run);
   }
 
   /** Makes one lease longer now, with a progress to keep. Rejects when the database does not answer. */
@@ -80,11 +83,14 @@ export class LeaseKeeper implements Extender {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     this.#wakeAt = Number.POSITIVE_INFINITY;
-    if (this.#stopped || this.#runs.size === 0) return;
+    if (this.#stopped) return;
     let at = this.#extendAt;
+    let open = false;
     for (const run of this.#runs) {
+      open ||= run.open;
       if (run.held && !run.inTransaction) at = Math.min(at, run.leaseUntil);
     }
+    if (!open) return;
     this.#wakeAt = at;
     this.#timer = setTimeout(() => this.#tick(), Math.max(1, at - performance.now()));
   }

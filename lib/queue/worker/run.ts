@@ -49,6 +49,8 @@ type RunState = "waiting" | "running" | "settling" | "ended";
 /** One message in a worker's hands, from the claim to the end. */
 export class Run {
   readonly message: ClaimedMessage;
+  /** Where it stands among its worker's runs; below 0: nowhere. */
+  place = -1;
   state: RunState = "waiting";
   startedAt = 0;
   /** By this process's monotonic clock: until then nobody else can have the message. */
@@ -108,14 +110,14 @@ export class Run {
     return this.#abort.signal;
   }
 
+  /** Whether its handler may still need its lease. */
+  get open(): boolean {
+    return this.state === "waiting" || this.state === "running";
+  }
+
   /** Whether its lease is to be made longer. */
   get held(): boolean {
-    return (
-      (this.state === "waiting" || this.state === "running") &&
-      !this.settled &&
-      !this.lost &&
-      !this.aborted
-    );
+    return this.open && !this.settled && !this.lost && !this.aborted;
   }
 
   /** Whether its time to live may have passed: then no handler is to see it. */

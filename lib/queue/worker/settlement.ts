@@ -10,9 +10,16 @@ const MOST_AT_ONCE = 500;
 /** How long to leave a message alone whose key a sender holds in an open transaction. */
 const HELD_PAUSE_MS = 20;
 
-interface Waiting {
+type Answer = (outcome: Settled | undefined) => void;
+
+class Waiting {
   readonly claim: ClaimedMessage;
-  readonly answer: (outcome: Settled | undefined) => void;
+  readonly answer: Answer;
+
+  constructor(claim: ClaimedMessage, answer: Answer) {
+    this.claim = claim;
+    this.answer = answer;
+  }
 }
 
 /**
@@ -40,8 +47,8 @@ export class Settlement {
   }
 
   /** Answers undefined when it had to be given up: the lease will pass, and the message be handed out again. */
-  acknowledge(claim: ClaimedMessage, answer: Waiting["answer"]): void {
-    this.#waiting.push({ claim, answer });
+  acknowledge(claim: ClaimedMessage, answer: Answer): void {
+    this.#waiting.push(new Waiting(claim, answer));
     if (!this.#busy) void this.#flush();
   }
 

@@ -16,6 +16,7 @@ import { LeaseKeeper } from "./leases.ts";
 import { settledWithin } from "./pace.ts";
 import { Reports, type WorkErrorListener } from "./reports.ts";
 import { stoppedError, type WorkHandler } from "./run.ts";
+import { Runs } from "./runs.ts";
 import { Settlement } from "./settlement.ts";
 import { UpkeepTimer } from "./upkeep.ts";
 
@@ -74,13 +75,15 @@ export class Worker {
     this.agentId = agentId;
     this.workerId = workerId;
     const reports = new Reports(core, agentId, workerId, options.onError);
-    this.#leases = new LeaseKeeper(core, leaseMs, (error) => reports.tell(error, "extend"));
+    const runs = new Runs();
+    this.#leases = new LeaseKeeper(core, leaseMs, runs, (error) => reports.tell(error, "extend"));
     this.#crew = new Crew({
       core,
       handler,
       concurrency,
       retry: { policy, policies: retryPolicies },
       leases: this.#leases,
+      runs,
       settlement: new Settlement(core, leaseMs, this.#ended.signal, (error) =>
         reports.tell(error, "settle"),
       ),

@@ -1,0 +1,28 @@
+import type { Run } from "./run.ts";
+
+/**
+ * What a worker has in its hands, in no order. An array in which each run knows its place, and neither a Set nor a Map:
+ * these make themselves anew every few hundred changes, and what they leave behind keeps runs that have long ended in
+ * memory until the next great garbage collection.
+ */
+export class Runs implements Iterable<Run> {
+  readonly #runs: Run[] = [];
+
+  add(run: Run): void {
+    run.place = this.#runs.push(run) - 1;
+  }
+
+  delete(run: Run): void {
+    if (run.place < 0) return;
+    const last = this.#runs.pop() as Run;
+    if (last !== run) {
+      this.#runs[run.place] = last;
+      last.place = run.place;
+    }
+    run.place = -1;
+  }
+
+  [Symbol.iterator](): Iterator<Run> {
+    return this.#runs[Symbol.iterator]();
+  }
+}
