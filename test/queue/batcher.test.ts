@@ -22,7 +22,7 @@ eachDatabase("the batcher", (database) => {
     const inserts: string[] = [];
     const knex = database.knex();
     const listen = ({ sql }: { sql: string }) => {
-      if (sql.includes("INSERT INTO outbox_messages")) inserts.push(sql);
+      if (/(INSERT INTO|COPY) outbox_messages/.test(sql)) inserts.push(sql);
     };
     knex.on("query", listen);
     const batcher = queue.batcher({ ...LONG, maxSize: 50 });
