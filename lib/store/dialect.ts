@@ -52,6 +52,14 @@ export interface NewMessage {
   readonly expires_at: number | null;
 }
 
+/** What tells other processes of a message, and may go with the statement that stores it. */
+export interface WakeUp {
+  readonly channel: string;
+  readonly payload: string;
+  /** Undefined as long as the statement has not taken it along; refused: the message was stored without it. */
+  outcome?: "carried" | "refused";
+}
+
 export interface DedupeKey {
   readonly key: string;
   readonly message_id: string;
@@ -238,8 +246,11 @@ export interface Dialect {
   /** SQL for a text field of a JSON column. */
   jsonText(column: string, field: string): string;
 
-  /** Stores messages in the order given. Keys were held before (`holdKeys`). */
-  insertMessages(db: Db, messages: readonly NewMessage[]): Promise<void>;
+  /**
+   * Stores messages in the order given. Keys were held before (`holdKeys`). A lone one may take its wake-up along,
+   * where the database has such a thing; it says whether it did.
+   */
+  insertMessages(db: Db, messages: readonly NewMessage[], wakeUp?: WakeUp): Promise<void>;
   /** Takes dedupe keys; returns those already held, with the message that holds each. */
   holdKeys(db: Db, keys: readonly DedupeKey[]): Promise<{ key: string; message_id: string }[]>;
   /** Leases up to `limit` messages of a mailbox: highest priority first, then order of arrival. */

@@ -39,6 +39,46 @@ export function oneBound(message: NewMessage): Bindings {
   return Object.fromEntries([...OWN, ...HEAD].map((column) => [column, message[column]]));
 }
 
+/** What a plain message may have or not. */
+const OPTIONAL = [
+  ...["original_type", "headers", "correlation_id", "causation_id", "reply_to", "context_id"],
+  ...["task_id", "subject", "dedupe_key"],
+] as readonly (keyof NewMessage)[];
+const ALWAYS = [...OWN, ...HEAD].filter((column) => !OPTIONAL.includes(column));
+const ALL_OPTIONAL = 2 ** OPTIONAL.length - 1;
+/** Messages are alike: more different texts than this are not kept. */
+const MOST_TEXTS = 64;
+
+/**
+ * As `insertOne`, for a server that plans each insertion anew: a column without a value is not named. `redriven` is
+ * SQL for that column.
+ */
+export function insertLone(
+  table: string,
+  now: string,
+  redriven = "0",
+): (message: NewMessage) => { text: string; bindings: Bindings } {
+  const known = new Map<number, { text: string; columns: readonly (keyof NewMessage)[] }>();
+  const make = (has: number) => {
+    const columns = [...ALWAYS, ...OPTIONAL.filter((_, n) => (has & (1 << n)) !== 0)];
+    const text = `
+    INSERT INTO ${table} (${columns.join(", ")}, created_at, state, visible_at, receipt, attempt, redriven, lane, rank)
+    VALUES (${columns.map((column) => `:${column}`).join(", ")}, ${now}, 0, ${now}, 0, 0, ${redriven}, '', 100 - CAST(:priority AS int))`;
+    known.set(has, { text, columns });
+    return { text, columns };
+  };
+  return (message) => {
+    let has = 0;
+    for (let n = 0; n < OPTIONAL.length; n++) {
+      if (message[OPTIONAL[n] as keyof NewMessage] !== null) has |= 1 << n;
+    }
+    const { text, columns } = known.get(has) ?? make(known.size < MOST_TEXTS ? has : ALL_OPTIONAL);
+    const bindings: Bindings = {};
+    for (const column of columns) bindings[column] = message[column];
+    return { text, bindings };
+  };
+}
+
 /** Messages, and apart from them what they share. */
 export interface Plain {
   /** Each different one once. */
