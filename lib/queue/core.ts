@@ -33,7 +33,7 @@ import { type Failed, type FailOptions, fail } from "./retries/fail.ts";
 import { failedRun, fingerprint, storedError } from "./retries/failure.ts";
 import { Retries } from "./retries/retries.ts";
 import { send } from "./sends.ts";
-import { type Push, pushOf } from "./wake/notify.ts";
+import { type Push, pushOf, type Ride } from "./wake/notify.ts";
 import { hubOf, type WakeHub } from "./wake/wake.ts";
 
 /** After this long a content that could not be fetched is tried again. */
@@ -125,10 +125,22 @@ export class QueueCore {
     return send(this, db, messages, flow);
   }
 
-  /** Wakes consumers of these mailboxes, here at once and in other processes where the database can tell them. */
-  signal(agentIds: ReadonlySet<string>): void {
+  /**
+   * Wakes consumers of these mailboxes, here at once and in other processes where the database can tell them, unless
+   * they were told.
+   */
+  signal(agentIds: ReadonlySet<string>, told = false): void {
     this.wakeHub.wake(agentIds);
-    if (this.#channel !== undefined) this.#push.send(agentIds, this.#channel);
+    if (!told && this.#channel !== undefined) this.#push.send(agentIds, this.#channel);
+  }
+
+  /** As those of `Push`. */
+  ride(agentId: string | undefined): Ride | undefined {
+    return this.#channel === undefined ? undefined : this.#push.ride(agentId, this.#channel);
+  }
+
+  rode(ride: Ride): boolean {
+    return this.#push.rode(ride);
   }
 
   /** Calls when the mailbox may have got something, from here or another process, until the returned call. */

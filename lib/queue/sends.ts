@@ -5,10 +5,11 @@ import { afterCommit, told } from "../store/after-commit.ts";
 import type { Db } from "../store/dialect.ts";
 import { refOf } from "../store/payloads.ts";
 import type { Sent } from "../store/sending.ts";
-import { transaction, translated } from "../store/sql.ts";
+import { isTransaction, transaction, translated } from "../store/sql.ts";
 import type { QueueCore } from "./core.ts";
 import { brakesFor } from "./delivery/brakes.ts";
 import { messageEvent } from "./events.ts";
+import { mayShare } from "./flow/send-group.ts";
 import { route } from "./routing/route.ts";
 
 /** Longer than the pauses between two looks of an idle consumer. */
@@ -34,13 +35,16 @@ export async function send(
     ? undefined
     : await core.flow.admission(db, messages, flow ?? flowOf(undefined, false));
   const brakes = brakesFor(core.dialect, core.options, messages);
+  const simple = admission === undefined && brakes === undefined && !isTransaction(db);
+  const ride = core.ride(simple ? onlyMailbox(messages) : undefined);
   const sent = await (admission === undefined
-    ? core.store.send(db, messages, placing, undefined, brakes)
+    ? core.store.send(db, messages, placing, undefined, brakes, ride?.wakeUp)
     : core.flow.send(db, messages, placing, admission, brakes)
   ).catch((error: unknown) => {
     if (packs && error instanceof QueueFull) core.payloads.discard(messages.flatMap(keyOfContent));
     throw error;
   });
+  const told = ride !== undefined && core.rode(ride);
   const stored = messages.filter((_, n) => sent[n]?.duplicate === false);
   if (packs && stored.length < messages.length) {
     const twice = messages.filter((_, n) => sent[n]?.duplicate === true);
@@ -54,7 +58,7 @@ export async function send(
         const reason = sent[n]?.deadLettered;
         return reason === undefined ? [] : [{ message, reason }];
       });
-      core.signal(new Set(due.flatMap(({ toAgent }) => toAgent)));
+      core.signal(new Set(due.flatMap(({ toAgent }) => toAgent)), told);
       if (!core.observers.active) return;
       const at = Date.now();
       core.observers.emit(
@@ -77,6 +81,13 @@ export async function send(
 /** Whether a message needs no look at settings, as long as none are known. */
 function isPlain({ toAgent, concurrencyKey }: EncodedMessage): boolean {
   return concurrencyKey === undefined && !toAgent.some((to) => to.includes(":"));
+}
+
+/** The mailbox of a message that is alone, and that one statement stores. */
+function onlyMailbox(messages: readonly EncodedMessage[]): string | undefined {
+  const [message] = messages;
+  if (messages.length !== 1 || message === undefined || message.toAgent.length !== 1) return;
+  return message.ownId || !mayShare(message) ? undefined : message.toAgent[0];
 }
 
 /** Messages that one statement takes, and that are in memory at once of a long array. */

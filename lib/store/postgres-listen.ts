@@ -5,6 +5,7 @@ import type { ListenCalls, WakeChannel } from "./wake-channel.ts";
 /**
  * Sent by the application, after the commit of what it tells of and outside every transaction: NOTIFY takes a lock of
  * the whole server at commit. A wake-up is no data, and who would hear it ends with the server: it waits for no disk.
+ * Only a lone send takes its wake-up along, as long as nobody has to wait for that lock (`Rides`).
  */
 const SEND = `
   SELECT pg_notify(:channel, payload)
@@ -36,6 +37,8 @@ export function postgresChannel(knex: Knex, prefix: string): WakeChannel {
     async send(payloads) {
       await query(knex, SEND, { channel, payloads: JSON.stringify(payloads) });
     },
+
+    carried: (payload) => ({ channel, payload }),
 
     async listen(calls) {
       const connection = await connect(knex.client as PostgresClient);

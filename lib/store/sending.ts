@@ -1,7 +1,7 @@
 import type { EncodedMessage } from "../protocol/envelope.ts";
 import type { BrakeReason } from "../protocol/loops.ts";
 import { DedupeKeys } from "./dedupe.ts";
-import type { Db, Dialect, KeyRef, NewMessage } from "./dialect.ts";
+import type { Db, Dialect, KeyRef, NewMessage, WakeUp } from "./dialect.ts";
 import { distinct, keyOfRow } from "./keys.ts";
 import { isTransaction, retried, transaction, translated } from "./sql.ts";
 import { type Brakes, type Stop, storeStopped } from "./stopped.ts";
@@ -65,6 +65,7 @@ export class Sending {
     placing?: Placing,
     admission?: Admission,
     brakes?: Brakes,
+    wakeUp?: WakeUp,
   ): Promise<Sent[]> {
     const plain = messages.every(
       (message) =>
@@ -77,7 +78,7 @@ export class Sending {
         (placing === undefined || !message.toAgent.some((agent) => placing.fair(agent))),
     );
     if (plain) {
-      await translated(this.#dialect, () => this.#plain(db, messages, placing));
+      await translated(this.#dialect, () => this.#plain(db, messages, placing, wakeUp));
       return messages.map(({ messageId }) => ({ messageId, duplicate: false }));
     }
     return translated(this.#dialect, () =>
@@ -130,10 +131,16 @@ export class Sending {
   }
 
   /** Messages that wait for nothing and are counted nowhere: never more rows in memory than one statement takes. */
-  async #plain(db: Db, messages: readonly EncodedMessage[], placing?: Placing): Promise<void> {
+  async #plain(
+    db: Db,
+    messages: readonly EncodedMessage[],
+    placing?: Placing,
+    wakeUp?: WakeUp,
+  ): Promise<void> {
     const count = messages.reduce((rows, { toAgent }) => rows + toAgent.length, 0);
     if (count <= BATCH) {
       const rows = rowsOf(messages, placing);
+      if (wakeUp !== undefined && (await this.#withWakeUp(db, rows, wakeUp))) return;
       return retriedUnlessIn(this.#dialect, db, () => this.#insert(db, rows));
     }
     await transaction(this.#dialect, db, async (trx) => {
@@ -147,6 +154,18 @@ export class Sending {
       }
       await this.#insert(trx, rows);
     });
+  }
+
+  /** False where the server refused: then nothing was stored, and a wake-up must not keep a message from being so. */
+  async #withWakeUp(db: Db, rows: readonly NewMessage[], wakeUp: WakeUp): Promise<boolean> {
+    try {
+      await this.#dialect.insertMessages(db, rows, wakeUp);
+      return true;
+    } catch (error) {
+      if (this.#dialect.classify(error) === "connection") throw error;
+      wakeUp.outcome = "refused";
+      return false;
+    }
   }
 
   async #insert(db: Db, rows: readonly NewMessage[]): Promise<void> {

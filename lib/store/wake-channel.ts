@@ -1,5 +1,5 @@
 import type { Knex } from "knex";
-import type { Dialect, DialectName } from "./dialect.ts";
+import type { Dialect, DialectName, WakeUp } from "./dialect.ts";
 import { postgresChannel } from "./postgres-listen.ts";
 import { sqliteChannel } from "./sqlite-watch.ts";
 
@@ -16,6 +16,8 @@ export interface WakeChannel {
   readonly untested?: true;
   /** Sends payloads to all who listen, this process included. */
   send(payloads: readonly string[]): Promise<void>;
+  /** A payload for the statement that stores what it tells of, where a statement can take it along. */
+  carried?(payload: string): WakeUp;
   /** Listens on a connection of its own, outside the pool, that never keeps the process alive. */
   listen(calls: ListenCalls): Promise<{ close(): void }>;
 }

@@ -1,7 +1,9 @@
 import { randomUUID } from "node:crypto";
+import type { WakeUp } from "../../store/dialect.ts";
 import type { WakeChannel } from "../../store/wake-channel.ts";
 import { backOffMs, settledWithin } from "../worker/pace.ts";
 import { Ear } from "./notify-ear.ts";
+import { Rides } from "./rides.ts";
 import { hubOf, type WakeHub } from "./wake.ts";
 
 /** Messages that come apart are told of one by one; in this time there is one wake-up per mailbox. */
@@ -12,6 +14,13 @@ const BUSY_WINDOW_MS = 50;
 const MOST_AT_ONCE = 500;
 /** A listener outlives its last user by this much, so that short waits do not open one connection each. */
 const LINGER_MS = 10_000;
+
+/** A lone message on its way into the database, with its wake-up or without. */
+export interface Ride {
+  readonly agentId: string;
+  readonly since: number;
+  readonly wakeUp: WakeUp | undefined;
+}
 
 /** A wake-up that was sent. */
 interface Told {
@@ -38,6 +47,8 @@ export class Push {
   #channel: WakeChannel | undefined;
   #sending: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #timerAt = 0;
+  readonly #rides = new Rides();
   #failures = 0;
   #silentUntil = 0;
   /** Of the queues that wait for messages, one entry per consumer. */
@@ -54,12 +65,54 @@ export class Push {
     const now = performance.now();
     if (now < this.#silentUntil) return;
     this.#channel = channel;
+    let dueAt = Number.POSITIVE_INFINITY;
     for (const agentId of agentIds) {
       this.#pending.add(agentId);
       const told = this.#sent.get(agentId);
       if (told !== undefined && now - told.at < told.windowMs) told.more += 1;
+      dueAt = Math.min(dueAt, this.#dueAt(agentId));
     }
-    void this.#flush();
+    if (dueAt <= now) void this.#flush();
+    else if (Number.isFinite(dueAt)) this.#flushAt(dueAt, now);
+  }
+
+  /**
+   * A message is stored now. `agentId`: it is the only one, and this its mailbox. Undefined where what becomes of it
+   * need not be told to `rode`.
+   */
+  ride(agentId: string | undefined, channel: WakeChannel): Ride | undefined {
+    const now = performance.now();
+    const { alone, mayRide } = this.#rides.sending(now);
+    if (!alone || agentId === undefined || channel.carried === undefined) return undefined;
+    const quiet = this.#sending === undefined && this.#pending.size === 0;
+    const rides =
+      mayRide && quiet && now >= this.#silentUntil && this.#dueAt(agentId) <= now
+        ? channel.carried(`${agentId} ${SENDER}`)
+        : undefined;
+    return { agentId, since: now, wakeUp: rides };
+  }
+
+  /** It was stored. True where its wake-up went with it: nothing is left to be told. */
+  rode({ agentId, since, wakeUp }: Ride): boolean {
+    const now = performance.now();
+    if (wakeUp === undefined) this.#rides.walked(now - since);
+    else if (wakeUp.outcome === "refused") this.#rides.refused(now);
+    if (wakeUp?.outcome !== "carried") return false;
+    this.#rides.rode(now - since, now);
+    this.#told(agentId, now);
+    if (this.#sent.size > MOST_AT_ONCE) this.#forget(now);
+    return true;
+  }
+
+  #told(agentId: string, now: number): void {
+    const busy = (this.#sent.get(agentId)?.more ?? 0) > 0;
+    this.#sent.set(agentId, { at: now, windowMs: busy ? BUSY_WINDOW_MS : WINDOW_MS, more: 0 });
+  }
+
+  #forget(now: number): void {
+    for (const [agentId, { at }] of this.#sent) {
+      if (now - at >= BUSY_WINDOW_MS) this.#sent.delete(agentId);
+    }
   }
 
   /** Whether what other processes send is heard now: then polling need only find what was lost on the way. */
@@ -125,32 +178,38 @@ export class Push {
       if (due.length === 0 || channel === undefined) break;
       for (const agentId of due) {
         this.#pending.delete(agentId);
-        const busy = (this.#sent.get(agentId)?.more ?? 0) > 0;
-        this.#sent.set(agentId, { at: now, windowMs: busy ? BUSY_WINDOW_MS : WINDOW_MS, more: 0 });
+        this.#told(agentId, now);
       }
       try {
         await channel.send(due.map((agentId) => `${agentId} ${SENDER}`));
         this.#failures = 0;
+        this.#rides.told(true);
       } catch {
         // Most likely the database is away; where NOTIFY is not to be had at all, it is tried ever more rarely.
         this.#failures++;
+        this.#rides.told(false);
         this.#silentUntil =
           performance.now() + backOffMs(this.#failures) * Math.min(this.#failures, 60);
         this.#pending.clear();
       }
     }
     const now = performance.now();
-    for (const [agentId, { at }] of this.#sent) {
-      if (now - at >= BUSY_WINDOW_MS) this.#sent.delete(agentId);
-    }
-    if (this.#pending.size === 0 || this.#timer !== undefined) return;
-    const next = Math.min(...[...this.#pending].map((agentId) => this.#dueAt(agentId)));
+    this.#forget(now);
+    if (this.#pending.size === 0) return;
+    this.#flushAt(Math.min(...[...this.#pending].map((agentId) => this.#dueAt(agentId))), now);
+  }
+
+  /** What is pending is sent at this time at the latest. */
+  #flushAt(at: number, now: number): void {
+    if (this.#timer !== undefined && this.#timerAt <= at) return;
+    clearTimeout(this.#timer);
+    this.#timerAt = at;
     this.#timer = setTimeout(
       () => {
         this.#timer = undefined;
         void this.#flush();
       },
-      Math.max(1, next - now),
+      Math.max(1, at - now),
     ).unref();
   }
 
