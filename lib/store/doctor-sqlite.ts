@@ -12,7 +12,7 @@ import {
 import { int, query } from "./sql.ts";
 
 const MINIMUM = [3, 42] as const;
-/** A log this much larger than its usual 4 MB says that a reader keeps it from being written back. */
+/** A log this much larger than its usual 8 MB says that a reader keeps it from being written back. */
 const LARGE_LOG = 256_000_000;
 const LITTLE_ROOM = 500_000_000;
 const SHORT_WAIT_MS = 1_000;
