@@ -1,8 +1,8 @@
 import type { ClaimRequest, Db, Dialect } from "./dialect.ts";
 import { CLAIMED, ENVELOPE, list, SHUT } from "./envelope-columns.ts";
 import { postgresRuns } from "./failed-runs.ts";
-import { claimedRow, inOrder, parseText } from "./rows.ts";
-import { int, query, type Row } from "./sql.ts";
+import { inOrder, parseText, plainClaimedRow } from "./rows.ts";
+import { query, type Row } from "./sql.ts";
 
 /** How many due messages one claim moves to the ready ones at most. */
 const PROMOTE = 500;
@@ -131,7 +131,7 @@ export function postgresClaim(prefix: string, now: string): Dialect["claim"] {
       rows = answer.filter(({ taken }) => taken);
       if (answer.length > 0) walk?.foundDue(answer[0]?.due === true);
     }
-    const claimed = rows.map((row) => asClaimed(row, request));
+    const claimed = rows.map((row) => plainClaimedRow(row, row.rest, request.agentId, parseText));
     walk?.found(look, claimed, rows[0]?.took_ms, performance.now() - began);
     return claimed.sort(inOrder);
   };
@@ -142,13 +142,4 @@ interface Answer extends Row {
   readonly due?: boolean;
   readonly rest: Row | null;
   readonly took_ms: number;
-}
-
-function asClaimed(row: Answer, { agentId, workerId }: Pick<ClaimRequest, "agentId" | "workerId">) {
-  row.to_agent = agentId;
-  if (row.rest !== null) return claimedRow(Object.assign(row, row.rest), parseText);
-  row.worker_id = workerId;
-  row.rank = 100 - int(row.priority);
-  row.redriven = 0;
-  return claimedRow(row, parseText);
 }

@@ -85,47 +85,60 @@ class Claimed implements ClaimedRow {
   declare readonly redriven: number;
   declare readonly doom: "expired" | "max_attempts" | null;
 
-  constructor(row: Row, parse: ParseJson) {
+  constructor(row: Row, rest: Row | null, toAgent: string, parse: ParseJson) {
     this.seq = int(row.seq);
     this.message_id = String(row.message_id);
     this.from_agent = String(row.from_agent);
-    this.to_agent = String(row.to_agent);
+    this.to_agent = toAgent;
     this.message_type = String(row.message_type);
-    this.original_type = text(row.original_type);
     this.kind = String(row.kind);
     this.priority = int(row.priority);
     this.content = parse(row.content);
-    this.headers = parse(row.headers);
-    this.correlation_id = text(row.correlation_id);
-    this.causation_id = text(row.causation_id);
-    this.reply_to = text(row.reply_to);
-    this.context_id = text(row.context_id);
-    this.task_id = text(row.task_id);
-    this.subject = text(row.subject);
-    this.ordering_key = text(row.ordering_key);
-    this.concurrency_key = text(row.concurrency_key);
-    this.cost = intOrNull(row.cost);
-    this.delivery = text(row.delivery);
-    this.retry = parse(row.retry);
-    this.hops = intOrNull(row.hops);
-    this.trail = parse(row.trail);
-    this.content_encoding = text(row.content_encoding);
-    this.failures = parse(row.failures);
-    this.rank = int(row.rank);
     this.created_at = int(row.created_at);
-    this.expires_at = intOrNull(row.expires_at);
     this.receipt = int(row.receipt);
     this.attempt = int(row.attempt);
     this.max_attempts = int(row.max_attempts);
     this.visible_at = int(row.visible_at);
-    this.progress = parse(row.progress);
-    this.redriven = int(row.redriven);
-    this.doom = doomOf(row.worker_id);
+    this.rank = rest === null ? 100 - this.priority : int(rest.rank);
+    this.redriven = rest === null ? 0 : int(rest.redriven);
+    this.doom = rest === null ? null : doomOf(rest.worker_id);
+    this.original_type = rest === null ? null : text(rest.original_type);
+    this.headers = rest === null ? null : parse(rest.headers);
+    this.correlation_id = rest === null ? null : text(rest.correlation_id);
+    this.causation_id = rest === null ? null : text(rest.causation_id);
+    this.reply_to = rest === null ? null : text(rest.reply_to);
+    this.context_id = rest === null ? null : text(rest.context_id);
+    this.task_id = rest === null ? null : text(rest.task_id);
+    this.subject = rest === null ? null : text(rest.subject);
+    this.ordering_key = rest === null ? null : text(rest.ordering_key);
+    this.concurrency_key = rest === null ? null : text(rest.concurrency_key);
+    this.cost = rest === null ? null : intOrNull(rest.cost);
+    this.delivery = rest === null ? null : text(rest.delivery);
+    this.retry = rest === null ? null : parse(rest.retry);
+    this.hops = rest === null ? null : intOrNull(rest.hops);
+    this.trail = rest === null ? null : parse(rest.trail);
+    this.content_encoding = rest === null ? null : text(rest.content_encoding);
+    this.failures = rest === null ? null : parse(rest.failures);
+    this.expires_at = rest === null ? null : intOrNull(rest.expires_at);
+    this.progress = rest === null ? null : parse(rest.progress);
   }
 }
 
 export function claimedRow(row: Row, parse: ParseJson): ClaimedRow {
-  return new Claimed(row, parse);
+  return new Claimed(row, row, String(row.to_agent), parse);
+}
+
+/**
+ * A claimed row as most are, whose other columns come apart: null where nothing in them is out of the ordinary. To
+ * ask an object for twenty columns that it does not have is the dearest part of making one.
+ */
+export function plainClaimedRow(
+  row: Row,
+  rest: Row | null,
+  toAgent: string,
+  parse: ParseJson,
+): ClaimedRow {
+  return new Claimed(row, rest, toAgent, parse);
 }
 
 export function lockedKey(row: Row): LockedKey {
