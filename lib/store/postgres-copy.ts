@@ -16,6 +16,7 @@ interface Connection {
   query(submittable: CopyIn): unknown;
 }
 interface Wire {
+  readonly stream?: { cork(): void; uncork(): void };
   query(text: string): void;
   sendCopyFromChunk(chunk: Buffer): void;
   endCopyFrom(): void;
@@ -46,8 +47,10 @@ class CopyIn {
   }
 
   handleCopyInResponse(wire: Wire): void {
+    wire.stream?.cork();
     for (const piece of this.#data) wire.sendCopyFromChunk(Buffer.from(piece));
     wire.endCopyFrom();
+    wire.stream?.uncork();
   }
 
   handleError(error: Error): void {

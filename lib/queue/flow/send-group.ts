@@ -73,6 +73,8 @@ export class SendGroup {
       this.#timer = undefined;
       if (this.#waiting.length > 0) this.#watch();
       await this.#store(group);
+      // Whoever sent in company mostly sends again: one turn for all of them to come, or the first goes alone.
+      if (group.length > 1) await new Promise(setImmediate);
     }
     this.#underWay -= 1;
   }
