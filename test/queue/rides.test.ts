@@ -140,7 +140,7 @@ it("lone sends stop taking wake-ups along where that takes longer than a send wi
   const pauses: number[] = [];
   for (let round = 0; round < 9; round++) {
     let last = now;
-    for (let n = 0; n < 12; n++) {
+    for (let n = 0; n < 20; n++) {
       if (next().mayRide) {
         last = now;
         rides.rode(8, now);

@@ -3,16 +3,19 @@ const APART_MS = 5;
 /** One lone send in so many goes without its wake-up, to know how long that takes. */
 const COMPARED = 16;
 /** Rides that take longer than this many times as long as sends without, and this much, wait for each other. */
-const SLOW_FACTOR = 2;
-const SLOW_MS = 1;
+const SLOW_FACTOR = 1.4;
+const SLOW_MS = 0.3;
 /** So many rides tell what they take. */
-const TELLING = 8;
+const TELLING = 12;
 /** After so many the pauses are short again. */
 const WELL = 50;
-const SHORTEST_PAUSE_MS = 1_000;
+const SHORTEST_PAUSE_MS = 2_000;
 const LONGEST_PAUSE_MS = 60_000;
 /** Where the server refuses a wake-up in the statement, it is not asked again for so long. */
 const REFUSED_PAUSE_MS = 600_000;
+
+/** How far one measurement moves what is typical. */
+const STEP = 1.1;
 
 /** About the median of what was measured lately. */
 class Typical {
@@ -21,7 +24,7 @@ class Typical {
 
   add(ms: number): void {
     this.count += 1;
-    this.ms = this.ms === undefined ? ms : this.ms * (ms > this.ms ? 1.2 : 1 / 1.2);
+    this.ms = this.ms === undefined ? ms : this.ms * (ms > this.ms ? STEP : 1 / STEP);
   }
 }
 
