@@ -1,7 +1,8 @@
 import type { ClaimKey, Db, Dialect } from "./dialect.ts";
 import { ENVELOPE, list } from "./envelope-columns.ts";
 import { seqs } from "./rows.ts";
-import { query, transaction } from "./sql.ts";
+import { query, retried, transaction } from "./sql.ts";
+import { isOwn, ownTransaction } from "./sqlite-begin.ts";
 
 /** Sequence and receipt of each claim as one JSON document, whose keys and values need no second look. */
 const receiptsAsJson = (claims: readonly ClaimKey[]): string =>
@@ -31,10 +32,13 @@ export function sqliteComplete(
   return async (db: Db, claims: readonly ClaimKey[], keep: boolean) => {
     const receipts = receiptsAsJson(claims);
     if (!keep) return seqs(await query(db, COMPLETE, { receipts }));
-    return transaction(dialect(), db, async (trx) => {
+    const move = async (trx: Db): Promise<number[]> => {
       const done = seqs(await query(trx, ARCHIVE, { receipts }));
       await query(trx, DELETE_SEQS, { seqs: JSON.stringify(done) });
       return done;
-    });
+    };
+    return isOwn(db)
+      ? retried(dialect(), () => ownTransaction(db, move))
+      : transaction(dialect(), db, move);
   };
 }
