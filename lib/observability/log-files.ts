@@ -3,9 +3,9 @@
  * from a fixed list of names and a UTC day alone, so nothing that an agent sends can reach a path.
  */
 import { readdir, rmdir, stat, unlink } from "node:fs/promises";
+import { createRequire } from "node:module";
 import { join } from "node:path";
-import dayjs from "dayjs";
-import utc from "dayjs/plugin/utc.js";
+import type {} from "dayjs/plugin/utc.js";
 import { AgentCommunicationError, ValidationFailed } from "../errors.ts";
 
 export const LOG_FILE_NAMES = [
@@ -37,7 +37,15 @@ export interface CleanupResult {
 }
 
 const DAY_MS = 86_400_000;
-dayjs.extend(utc);
+/** Loaded with the first day that is asked for, as what writes the lines. */
+let days: typeof import("dayjs") | undefined;
+
+function loaded(): typeof import("dayjs") {
+  const require = createRequire(import.meta.url);
+  const dayjs = require("dayjs") as typeof import("dayjs");
+  dayjs.extend(require("dayjs/plugin/utc.js") as Parameters<typeof dayjs.extend>[0]);
+  return dayjs;
+}
 
 const FILE_NAME = new RegExp(`^(${LOG_FILE_NAMES.join("|")})_(\\d{4}-\\d{2}-\\d{2})\\.jsonl$`);
 
@@ -52,8 +60,9 @@ export function logFilePath(
 }
 
 /** The UTC day `days` before or after (negative: before) the given instant or day. */
-export function utcDay(at: number | string, days = 0): string {
-  return dayjs.utc(at).add(days, "day").format("YYYY-MM-DD");
+export function utcDay(at: number | string, later = 0): string {
+  days ??= loaded();
+  return days.utc(at).add(later, "day").format("YYYY-MM-DD");
 }
 
 /**

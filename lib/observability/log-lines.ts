@@ -2,7 +2,8 @@
  * Turns an event into its line: the documented keys first and in their order, then the further ones. pino
  * writes the JSON, without the fields it would add by itself.
  */
-import { pino } from "pino";
+import { createRequire } from "node:module";
+import type { Logger } from "pino";
 import type { OutboxEvent } from "../protocol/events.ts";
 import type { LogFileName } from "./log-files.ts";
 
@@ -32,20 +33,27 @@ const slot = {
   },
 };
 
-const serializer = pino(
-  {
-    level: "info",
-    base: null,
-    timestamp: false,
-    formatters: { level: () => ({}) },
-    // Without a level pino begins the line with `{,`.
-    hooks: { streamWrite: (text) => (text.startsWith("{,") ? `{${text.slice(2)}` : text) },
-  },
-  slot,
-);
+/** Loaded with the first line: most processes write none, and it takes 8 MB. */
+let serializer: Logger | undefined;
+
+function newSerializer(): Logger {
+  const { pino } = createRequire(import.meta.url)("pino") as typeof import("pino");
+  return pino(
+    {
+      level: "info",
+      base: null,
+      timestamp: false,
+      formatters: { level: () => ({}) },
+      // Without a level pino begins the line with `{,`.
+      hooks: { streamWrite: (text) => (text.startsWith("{,") ? `{${text.slice(2)}` : text) },
+    },
+    slot,
+  );
+}
 
 function serialize(record: LogRecord): string {
   slot.text = "";
+  serializer ??= newSerializer();
   serializer.info(record);
   return slot.text;
 }
