@@ -4,7 +4,7 @@ const APART_MS = 5;
 const COMPARED = 16;
 /** Rides that take longer than this many times as long as sends without, and this much, wait for each other. */
 const SLOW_FACTOR = 1.4;
-const SLOW_MS = 0.3;
+const SLOW_MS = 0.8;
 /** So many rides tell what they take. */
 const TELLING = 12;
 /** After so many the pauses are short again. */
