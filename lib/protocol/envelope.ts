@@ -3,7 +3,7 @@ import { ValidationFailed } from "../errors.ts";
 import { AgentMessage } from "./agent-message.ts";
 import { newId } from "./ids.ts";
 import { type Cause, descent, type LoopLimits } from "./loops.ts";
-import { messageSchema } from "./message-input.ts";
+import { messageSchema, plainFields } from "./message-input.ts";
 import { portableChoice, type RetryPolicies, retryDocument, ruleOf } from "./retry.ts";
 import { DEFAULT_PRIORITY, kindOf, type MessageKind, normalType } from "./types.ts";
 import { jsonDocument, parse, shown } from "./validate.ts";
@@ -59,7 +59,7 @@ export function encode(input: unknown, defaults: EncodeDefaults, what = "message
     throw new ValidationFailed(`${what}: expected an object, got ${shown(input)}`);
   }
   const given = input instanceof AgentMessage ? input.toInput() : input;
-  const fields = parse(messageSchema, given, what);
+  const fields = plainFields(given) ?? parse(messageSchema, given, what);
   const { headers: head, hops, causationId, contextId } = fields;
   const { maxMessageBytes, maxContentBytes = maxMessageBytes } = defaults;
   const remedy = defaults.maxContentBytes === undefined ? NO_STORE : TOO_LARGE_FOR_STORE;

@@ -46,12 +46,20 @@ export function parse<S extends z.ZodType>(schema: S, value: unknown, what: stri
 
 const INVISIBLE = /[\s\p{Cc}\p{Cf}\p{Cs}\p{Z}]/u;
 
+/** As most ids are; the classes of Unicode take several times as long. */
+const ASCII_ID = /^[!-~]{1,128}$/;
+
+export function isId(value: unknown): value is string {
+  if (typeof value !== "string") return false;
+  return (
+    ASCII_ID.test(value) || (value.length >= 1 && value.length <= 128 && !INVISIBLE.test(value))
+  );
+}
+
 /** Ids of messages, agents, tasks: 1 to 128 visible characters. */
-export const id = z
-  .string("expected a string of 1 to 128 visible characters")
-  .refine((text) => text.length >= 1 && text.length <= 128 && !INVISIBLE.test(text), {
-    message: "expected 1 to 128 visible characters, without spaces or control characters",
-  });
+export const id = z.string("expected a string of 1 to 128 visible characters").refine(isId, {
+  message: "expected 1 to 128 visible characters, without spaces or control characters",
+});
 
 /** Who claims. A "!" in front is kept for what is leased to the reason that ends it. */
 export const workerId = id.refine((text) => !text.startsWith("!"), {
@@ -118,37 +126,55 @@ function refuse(path: string, message: string): never {
   throw new ValidationFailed(`${where}: ${message}`, { details: { path: where } });
 }
 
-/** Refuses what JSON.stringify would silently drop or change: it would be lost without anyone knowing. */
-function checkJson(value: unknown, path: string, depth: number): void {
+/** What cannot be stored, and the keys on the way to it, the last one first. */
+interface Misfit {
+  readonly message: string;
+  readonly keys: (string | number)[];
+}
+
+const misfit = (message: string): Misfit => ({ message, keys: [] });
+
+/**
+ * What JSON.stringify would silently drop or change: it would be lost without anyone knowing. The way to it is put
+ * together on the way back, because there is mostly nothing to find.
+ */
+function misfitIn(value: unknown, depth: number): Misfit | undefined {
   switch (typeof value) {
     case "string":
     case "boolean":
-      return;
+      return undefined;
     case "number":
-      if (!Number.isFinite(value)) refuse(path, `${value} is no JSON number`);
-      return;
+      return Number.isFinite(value) ? undefined : misfit(`${value} is no JSON number`);
     case "object":
       break;
     default:
-      refuse(path, `a ${typeof value} cannot be stored as JSON`);
+      return misfit(`a ${typeof value} cannot be stored as JSON`);
   }
-  if (value === null) return;
-  if (depth > DEEPEST) refuse(path, "is cyclic, or nested more than 100 levels deep");
+  if (value === null) return undefined;
+  if (depth > DEEPEST) return misfit("is cyclic, or nested more than 100 levels deep");
   if (Array.isArray(value)) {
-    for (let n = 0; n < value.length; n++) checkJson(value[n], `${path}.${n}`, depth + 1);
-    return;
+    for (let n = 0; n < value.length; n++) {
+      const found = misfitIn(value[n], depth + 1);
+      if (found !== undefined) return within(found, n);
+    }
+    return undefined;
   }
-  if (typeof (value as { toJSON?: unknown }).toJSON === "function") return;
-  const prototype = Object.getPrototypeOf(value) as unknown;
+  if (typeof (value as { toJSON?: unknown }).toJSON === "function") return undefined;
   if (value instanceof Map || value instanceof Set || ArrayBuffer.isView(value)) {
-    refuse(path, "a Map, Set or buffer would be stored empty; convert it to plain JSON");
+    return misfit("a Map, Set or buffer would be stored empty; convert it to plain JSON");
   }
-  if (prototype instanceof Promise || value instanceof Promise) {
-    refuse(path, "is a promise; await it first");
+  if (value instanceof Promise) return misfit("is a promise; await it first");
+  for (const key of Object.keys(value)) {
+    const inner = (value as Record<string, unknown>)[key];
+    const found = inner === undefined ? undefined : misfitIn(inner, depth + 1);
+    if (found !== undefined) return within(found, key);
   }
-  for (const [key, inner] of Object.entries(value)) {
-    if (inner !== undefined) checkJson(inner, `${path}.${key}`, depth + 1);
-  }
+  return undefined;
+}
+
+function within(found: Misfit, key: string | number): Misfit {
+  found.keys.push(key);
+  return found;
 }
 
 /** In JSON text, an escape that stands for NUL or a lone surrogate (whole pairs are written out, not escaped). */
@@ -160,7 +186,8 @@ const UNSTORABLE = /(?<!\\)(?:\\\\)*\\u(?:0000|d[89a-f][0-9a-f]{2})/;
  * @throws ValidationFailed for what JSON cannot hold, PayloadTooLarge above `maxBytes` of UTF-8.
  */
 export function jsonText(value: unknown, what: string, maxBytes: number, remedy?: string): string {
-  checkJson(value, what, 0);
+  const found = misfitIn(value, 0);
+  if (found !== undefined) refuse([what, ...found.keys.reverse()].join("."), found.message);
   let text: string | undefined;
   try {
     text = JSON.stringify(value);
