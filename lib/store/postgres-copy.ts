@@ -2,7 +2,7 @@ import type { Db, NewMessage } from "./dialect.ts";
 import { HEAD, plainOf } from "./plain-messages.ts";
 
 /** A piece of data that goes to the server at once, in characters. */
-const PIECE = 256_000;
+const PIECE = 32_000;
 
 /** What is the same for every message that nobody has claimed; the instants are the columns' defaults. */
 const NEW = { state: 0, receipt: 0, attempt: 0, redriven: 0, lane: "" };
@@ -47,8 +47,14 @@ class CopyIn {
   }
 
   handleCopyInResponse(wire: Wire): void {
+    // The server takes in one piece while the next is written; the last one and the end go together.
+    let last: string | undefined;
+    for (const piece of this.#data) {
+      if (last !== undefined) wire.sendCopyFromChunk(Buffer.from(last));
+      last = piece;
+    }
     wire.stream?.cork();
-    for (const piece of this.#data) wire.sendCopyFromChunk(Buffer.from(piece));
+    if (last !== undefined) wire.sendCopyFromChunk(Buffer.from(last));
     wire.endCopyFrom();
     wire.stream?.uncork();
   }
