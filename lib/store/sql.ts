@@ -19,8 +19,12 @@ export async function query<R = Row>(db: Db, text: string, bindings: Bindings = 
 /** node-postgres answers `{ rows }`; sqlite3 and tedious, through knex, an array. */
 function rows<R = Row>(answer: unknown): R[] {
   if (Array.isArray(answer)) return answer as R[];
-  const inner = (answer as { rows?: unknown } | undefined)?.rows;
-  return Array.isArray(inner) ? (inner as R[]) : [];
+  const result = answer as { rows?: unknown } | undefined;
+  const inner = result?.rows;
+  if (!Array.isArray(inner)) return [];
+  // The driver keeps its last answer until the next one, and with it all that its rows refer to.
+  if (result !== undefined) result.rows = [];
+  return inner as R[];
 }
 
 /** BIGINT arrives as text from PostgreSQL and SQL Server. All of ours are below 2^53. */

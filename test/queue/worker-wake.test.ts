@@ -114,7 +114,14 @@ eachDatabase("waking a worker", (database) => {
       const payloads = await overheard(database);
       const [many, rolledBack, scheduled, last] = [mailbox(), mailbox(), mailbox(), mailbox()];
       const since = performance.now();
-      for (let n = 0; n < 100; n++) await queue.sendMessage(note(many));
+      // On a slow machine some come apart, and are told of by themselves.
+      let apart = 0;
+      for (let n = 0, last = since; n < 100; n++) {
+        const now = performance.now();
+        if (now - last >= 5) apart += 1;
+        last = now;
+        await queue.sendMessage(note(many));
+      }
       const windows = Math.ceil((performance.now() - since) / 50);
       const tx = await database.knex().transaction();
       await queue.sendMessage(note(rolledBack), { tx });
@@ -125,7 +132,7 @@ eachDatabase("waking a worker", (database) => {
       const told = payloads.filter((payload) => payload === many).length;
       expect(told).toBeGreaterThan(0);
       // At once, once more after 5 ms, and then every 50 ms.
-      expect(told).toBeLessThanOrEqual(windows + 2);
+      expect(told).toBeLessThanOrEqual(windows + 2 + apart);
       expect(payloads).not.toContain(rolledBack);
       expect(payloads).not.toContain(scheduled);
     });

@@ -151,10 +151,9 @@ export class Delivery {
   /** Writes the marks of what was completed, in the same transaction; notes those that were there. */
   #remembering(db: Db, marks: ReadonlyMap<number, Mark>, twice: Set<number>): AlsoCompleted {
     return async (trx, done) => {
-      const wanted = done.flatMap((seq) => {
-        const mark = marks.get(seq);
-        return mark === undefined ? [] : [{ seq, mark }];
-      });
+      // In the order of the batch: a database answers in any.
+      const ended = new Set(done);
+      const wanted = [...marks].flatMap(([seq, mark]) => (ended.has(seq) ? [{ seq, mark }] : []));
       if (wanted.length === 0) return;
       const { dialect } = this.#core;
       const given = wanted.map(({ mark }) => mark);
