@@ -3,7 +3,11 @@ import { basename, dirname, resolve } from "node:path";
 import type { Knex } from "knex";
 import type { WakeChannel } from "./wake-channel.ts";
 
-/** However often the file is written, it is told of no more often than this. */
+/**
+ * The first write of a commit is heard before its last is made, and then there is nothing to find yet: it is told of
+ * once more soon. However often the file is written, it is told of no more often than each 10 ms in the end.
+ */
+const FIRST_WINDOW_MS = 2;
 const WINDOW_MS = 10;
 /**
  * A commit of many rows is thousands of writes, and hearing of each costs more than making it: after so many of a
@@ -65,6 +69,7 @@ interface Listening {
 /** Calls at once, and then once more at the end of each window in which it was rung again. */
 function listening({ heard, lost, open }: Listening): { close(): void } {
   let rung = 0;
+  let windowMs = FIRST_WINDOW_MS;
   let timer: NodeJS.Timeout | undefined;
   let watcher: FSWatcher | undefined;
   const deafen = () => {
@@ -84,7 +89,7 @@ function listening({ heard, lost, open }: Listening): { close(): void } {
     lost();
   };
   const call = () => {
-    timer = setTimeout(endWindow, WINDOW_MS).unref();
+    timer = setTimeout(endWindow, windowMs).unref();
     heard();
   };
   const ring = () => {
@@ -96,6 +101,7 @@ function listening({ heard, lost, open }: Listening): { close(): void } {
     timer = undefined;
     const again = rung > 0;
     rung = 0;
+    windowMs = again ? Math.min(windowMs * 2, WINDOW_MS) : FIRST_WINDOW_MS;
     try {
       if (watcher === undefined) listen();
     } catch {

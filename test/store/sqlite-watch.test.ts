@@ -40,7 +40,8 @@ it("of many writes one after the other few are told of, the last one and what fo
   for (let a = 0; a < many; a++) await write(a);
   await until(() => seen === many - 1, { timeoutMs: 3_000 });
   const windows = (performance.now() - since) / 10;
-  expect(heard).toBeLessThan(windows + 3);
+  // The first windows are shorter.
+  expect(heard).toBeLessThan(windows + 6);
   // It listens again whenever it has been quiet for a while.
   for (let a = many; a < many + 20; a++) {
     await until(async () => {
