@@ -1,6 +1,7 @@
 import type { Db } from "./dialect.ts";
 
-export type Bindings = Record<string, string | number | boolean | null>;
+/** Bytes only where the driver takes them as they are (`sqlite3`, node-postgres). */
+export type Bindings = Record<string, string | number | boolean | Buffer | null>;
 
 /** A constant text as the driver takes it, and what it names, in the order in which it does. */
 interface Constant {

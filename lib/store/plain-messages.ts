@@ -27,16 +27,9 @@ export function isPlain(message: NewMessage): boolean {
   return true;
 }
 
-/** One plain message by itself, as most are sent: there is nothing to be read out of a document. */
-export function insertOne(table: string, now: string): string {
-  const columns = [...OWN, ...HEAD];
-  return `
-    INSERT INTO ${table} (${columns.join(", ")}, created_at, state, visible_at, receipt, attempt, redriven, lane, rank)
-    VALUES (${columns.map((column) => `:${column}`).join(", ")}, ${now}, 0, ${now}, 0, 0, 0, '', 100 - CAST(:priority AS int))`;
-}
-
-export function oneBound(message: NewMessage): Bindings {
-  return Object.fromEntries([...OWN, ...HEAD].map((column) => [column, message[column]]));
+/** What the messages of a batch share, each column by its name. */
+export function headBound(head: NewMessage): Bindings {
+  return Object.fromEntries(HEAD.map((column) => [column, head[column]]));
 }
 
 /** What a plain message may have or not. */
@@ -50,10 +43,10 @@ const ALL_OPTIONAL = 2 ** OPTIONAL.length - 1;
 const MOST_TEXTS = 64;
 
 /**
- * As `insertOne`, for a server that plans each insertion anew: a column without a value is not named. `redriven` is
- * SQL for that column.
+ * One plain message by itself, as most are sent: there is nothing to be read out of a document, and a column without a
+ * value is not named, because a server plans an insertion anew each time. `redriven` is SQL for that column.
  */
-export function insertLone(
+export function insertOne(
   table: string,
   now: string,
   redriven = "0",

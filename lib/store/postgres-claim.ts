@@ -12,11 +12,9 @@ const ALWAYS = [
   ...["seq", "receipt", "attempt", "max_attempts", "visible_at", "message_id", "from_agent"],
   ...["message_type", "kind", "content", "created_at", "priority"],
 ];
-/** What can be told without the row, in most of them. */
-const TOLD_BY_OTHERS = ["to_agent", "rank", "redriven", "worker_id"];
-const REST = [...ENVELOPE, ...CLAIMED].filter(
-  (column) => ![...ALWAYS, ...TOLD_BY_OTHERS].includes(column),
-);
+/** What can be told without the row, in most of them; and a dedupe key, which nobody is told. */
+const APART = ["to_agent", "rank", "redriven", "worker_id", "dedupe_key"];
+const REST = [...ENVELOPE, ...CLAIMED].filter((column) => ![...ALWAYS, ...APART].includes(column));
 const ANSWER = `${list(ALWAYS, "m")},
       CASE WHEN num_nonnulls(${list(REST, "m")}) > 0 OR m.redriven > 0 OR m.rank <> 100 - m.priority OR m.worker_id <> :worker
            THEN jsonb_build_object(${[...REST, "rank", "redriven", "worker_id"].map((column) => `'${column}', m.${column}`).join(", ")}) END AS rest`;

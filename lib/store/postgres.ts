@@ -15,7 +15,7 @@ import { envelopeWith, postgresRuns } from "./failed-runs.ts";
 import { faultOfPostgres } from "./faults.ts";
 import { holdKeys } from "./hold-keys.ts";
 import { postgresInbox } from "./inbox.ts";
-import { HEAD, headsAsJson, insertLone, isPlain, plainOf } from "./plain-messages.ts";
+import { HEAD, headsAsJson, insertOne, isPlain, plainOf } from "./plain-messages.ts";
 import { postgresClaim } from "./postgres-claim.ts";
 import { copyMessages } from "./postgres-copy.ts";
 import { postgresGates } from "./postgres-gates.ts";
@@ -79,10 +79,10 @@ export function postgres(prefix: string): Dialect {
                                     WHEN j.concurrency_key IS NOT NULL THEN 2 ELSE 0 END AS state) s
     ORDER BY j.n`;
 
-  const lone = insertLone(messages, NOW);
+  const one = insertOne(messages, NOW);
   // The wake-up is said by a value that is 0 in any case: a RETURNING would cost as much again as the wake-up.
   const SAID = "CASE WHEN pg_notify(:wake_channel, :wake_payload) IS NULL THEN 0 ELSE 0 END";
-  const loneAndWakeUp = insertLone(messages, NOW, SAID);
+  const oneAndWakeUp = insertOne(messages, NOW, SAID);
 
   // Half of the work for messages that say nothing but themselves. The order is that of the arrays.
   const PLAIN = `
@@ -182,9 +182,9 @@ export function postgres(prefix: string): Dialect {
         await query(db, INSERT, { items: rowsAsJson(rows, DOCUMENTS) });
         return;
       }
-      const [one] = rows;
-      if (one !== undefined && rows.length === 1) {
-        const { text, bindings } = wakeUp === undefined ? lone(one) : loneAndWakeUp(one);
+      const [lone] = rows;
+      if (lone !== undefined && rows.length === 1) {
+        const { text, bindings } = wakeUp === undefined ? one(lone) : oneAndWakeUp(lone);
         if (wakeUp !== undefined) {
           bindings.wake_channel = wakeUp.channel;
           bindings.wake_payload = wakeUp.payload;

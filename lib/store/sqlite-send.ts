@@ -1,6 +1,6 @@
 import type { Db, Dialect, NewMessage } from "./dialect.ts";
 import { GIVEN, list } from "./envelope-columns.ts";
-import { HEAD, headsAsJson, insertOne, isPlain, oneBound, plainOf } from "./plain-messages.ts";
+import { HEAD, headBound, headsAsJson, insertOne, isPlain, plainOf } from "./plain-messages.ts";
 import { rowsAsJson } from "./rows.ts";
 import { query } from "./sql.ts";
 
@@ -27,7 +27,7 @@ export function sqliteInsert(prefix: string, now: string): Dialect["insertMessag
                 FROM json_each(:items)))
     ORDER BY key`;
 
-  const ONE = insertOne(messages, now);
+  const one = insertOne(messages, now);
 
   // For messages that say nothing but themselves. Their contents come one after the other as bytes: a document would
   // be read, and each content written again, to end as the text that it was.
@@ -50,18 +50,18 @@ export function sqliteInsert(prefix: string, now: string): Dialect["insertMessag
       await query(db, INSERT, { items: rowsAsJson(rows, []) });
       return;
     }
-    const [one] = rows;
-    if (one !== undefined && rows.length === 1) {
-      await query(db, ONE, oneBound(one));
+    const [lone] = rows;
+    if (lone !== undefined && rows.length === 1) {
+      const { text, bindings } = one(lone);
+      await query(db, text, bindings);
       return;
     }
     const { heads, places } = plainOf(rows);
     const { items, contents } = packed(rows, places);
-    // The driver takes bytes as bytes.
-    const bound = { items, contents: contents as unknown as string };
+    const bound = { items, contents };
     const [head] = heads;
     if (head !== undefined && heads.length === 1) {
-      await query(db, SHARED, { ...oneBound(head), ...bound });
+      await query(db, SHARED, { ...headBound(head), ...bound });
     } else {
       await query(db, PLAIN, { ...bound, heads: headsAsJson(heads, false) });
     }
