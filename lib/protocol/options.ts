@@ -60,6 +60,12 @@ export const queueOptionsSchema = z.strictObject({
   messageIdWindowMs: durationMs(1).default(7 * DAY_MS),
   /** PostgreSQL only: tell waiting workers of new messages by NOTIFY. Off: they find them by polling. Default true. */
   notify: z.boolean().default(true),
+  /**
+   * PostgreSQL only: prepare the statements that run most often, by name, once for each connection. Where a pooler
+   * refuses that, it is found out and left. Off: for poolers that keep a connection for whoever prepares (RDS Proxy).
+   * Default true.
+   */
+  prepare: z.boolean().default(true),
   /** How senders are kept from sending more than their destinations get done. Default: by `maxDepth` of mailboxes only. */
   flow: flowSchema.optional(),
 });

@@ -121,7 +121,7 @@ export class MessageQueueManager {
     this.#owned = owned;
     this.#core = new QueueCore(
       knex,
-      dialectFor(dialect, checked.prefix),
+      dialectFor(dialect, checked.prefix, checked.prepare),
       checked,
       observers ?? new Observers(),
     );

@@ -13,9 +13,6 @@ const SHARE = 10;
 const SLICE_MS = 10;
 const FIRST_SLICE = 10_000;
 
-/** A mailbox that just became empty is most likely filled by messages that are ready at once. */
-const MOST_MISSES = 2;
-
 const LEAST = Number.MIN_SAFE_INTEGER;
 const MOST = Number.MAX_SAFE_INTEGER;
 
@@ -57,22 +54,12 @@ export class ClaimWalk {
   #short = true;
   /** Whether the last claim got all that it asked for. */
   full = false;
-  /** Claims in a row that found nothing ready, or something that had fallen due beside it. */
-  #misses = 0;
+  /** Whether most likely nothing has fallen due: a claim that looks at nothing but ready messages is enough. */
+  mostlyReady = true;
 
-  /** Whether a claim that looks at nothing but ready messages will most likely find some. */
-  get mostlyReady(): boolean {
-    return this.#misses < MOST_MISSES;
-  }
-
-  /** A claim has looked at nothing but ready messages, and gave up where something had fallen due. */
-  foundReady(some: boolean): void {
-    this.#misses = some ? 0 : this.#misses + 1;
-  }
-
-  /** A claim has found messages, and looked at all: whether some of them had fallen due. */
+  /** A claim has looked at all: whether something had fallen due. */
   foundDue(some: boolean): void {
-    this.#misses = some ? MOST_MISSES : 0;
+    this.mostlyReady = !some;
   }
 
   look(now = performance.now()): Look {

@@ -21,8 +21,16 @@ interface Statement extends PromiseLike<unknown> {
   client: Client;
   sql: string;
   bindings: readonly unknown[];
+  driverOptions: DriverOptions;
   _debug: boolean | undefined;
 }
+
+/** What the driver is told beside the text: node-postgres prepares a statement that has a name. */
+export interface DriverOptions {
+  readonly name?: string;
+}
+
+const NO_OPTIONS: DriverOptions = {};
 
 /** What is the same for all statements through clients of one kind. */
 class Kind {
@@ -46,11 +54,17 @@ class Kind {
     return constant;
   }
 
-  statement(client: Client, sql: string, bindings: readonly unknown[]): Statement {
+  statement(
+    client: Client,
+    sql: string,
+    bindings: readonly unknown[],
+    options: DriverOptions,
+  ): Statement {
     const statement = Object.create(this.#prototype) as Statement;
     statement.client = client;
     statement.sql = sql;
     statement.bindings = bindings;
+    statement.driverOptions = options;
     statement._debug = client.config?.debug;
     return statement;
   }
@@ -66,13 +80,13 @@ function prototypeOf(db: Db): object {
   return Object.create(Object.getPrototypeOf(db.raw("")) as object, {
     toSQL: {
       value(this: Statement) {
-        const { sql, bindings } = this;
+        const { sql, bindings, driverOptions } = this;
         statements += 1;
         return {
           method: "raw",
           sql,
           bindings,
-          options: {},
+          options: driverOptions,
           __knexQueryUid: `outbox-${statements}`,
         };
       },
@@ -84,7 +98,12 @@ function prototypeOf(db: Db): object {
  * A statement with named bindings that runs as one of `db.raw` does: on its pool, in its transaction, with its events
  * and its errors. But the text is read once and not at each run, which is most of what knex does for a short one.
  */
-export function constantStatement(db: Db, text: string, bindings: Bindings): PromiseLike<unknown> {
+export function constantStatement(
+  db: Db,
+  text: string,
+  bindings: Bindings,
+  options = NO_OPTIONS,
+): PromiseLike<unknown> {
   const client = db.client as Client;
   let kind = kinds.get(client.constructor);
   if (kind === undefined) {
@@ -100,6 +119,8 @@ export function constantStatement(db: Db, text: string, bindings: Bindings): Pro
     values.push(value);
   }
   // A trace of where a statement was made is for knex to take.
-  if (sql === undefined || client.config?.asyncStackTraces === true) return db.raw(text, bindings);
-  return kind.statement(client, sql, values);
+  if (sql === undefined || client.config?.asyncStackTraces === true) {
+    return db.raw(text, bindings).options({ ...options });
+  }
+  return kind.statement(client, sql, values, options);
 }

@@ -1,8 +1,9 @@
 import type { ClaimRequest, Db, Dialect } from "./dialect.ts";
 import { CLAIMED, ENVELOPE, list, SHUT } from "./envelope-columns.ts";
 import { postgresRuns } from "./failed-runs.ts";
+import { plannedAnew, type Run } from "./prepared.ts";
 import { inOrder, parseText, plainClaimedRow } from "./rows.ts";
-import { query, type Row } from "./sql.ts";
+import type { Row } from "./sql.ts";
 
 /** How many due messages one claim moves to the ready ones at most. */
 const PROMOTE = 500;
@@ -21,22 +22,24 @@ const ANSWER = `${list(ALWAYS, "m")},
 
 /**
  * The claim, in two forms. The short one takes what is ready, by its place in the table, and nothing at all where
- * something has fallen due: then the long one claims and promotes. There messages that fell due are candidates beside
+ * something has fallen due: then the long one claims and promotes, and the next claims begin with it for as long as it
+ * finds some. There messages that fell due are candidates beside
  * the ready ones, and those that the limit leaves out become ready. MATERIALIZED keeps the planner from running a LIMIT
  * twice and so locking more than asked; the outer re-check names visible_at and not state, because a state = 0 there
  * would offer the planner the ready index as the outer path, which it takes when its statistics are old.
  */
-export function postgresClaim(prefix: string, now: string): Dialect["claim"] {
+export function postgresClaim(prefix: string, now: string, query: Run): Dialect["claim"] {
   const messages = `${prefix}messages`;
   const wanted = `(CAST(:types AS text) IS NULL OR message_type IN (SELECT jsonb_array_elements_text(CAST(:types AS jsonb))))
         AND NOT EXISTS (SELECT 1 FROM ${prefix}mailboxes WHERE ${SHUT})`;
-  const ready = `to_agent = :agent AND lane = '' AND state = 0 AND visible_at <= (SELECT now FROM t) AND ${wanted}`;
+  const ready = `to_agent = :agent AND lane = '' AND state = 0 AND visible_at <= (SELECT now FROM t) AND ${wanted}
+        AND ${plannedAnew(":limit")}`;
 
   const due =
     "to_agent = :agent AND state = 1 AND due_at <= (SELECT now FROM t) AND concurrency_key IS NULL";
 
   // With an order, which has the planner take the index whatever it believes.
-  const noneDue = `(SELECT due_at FROM ${messages} WHERE ${due} ORDER BY due_at LIMIT 1) IS NULL`;
+  const firstDue = `SELECT due_at FROM ${messages} WHERE ${due} ORDER BY due_at LIMIT 1`;
 
   const all = (columns: string, when: string) => `
       SELECT ${columns} FROM ${messages} WHERE ${ready}${when}
@@ -73,7 +76,7 @@ export function postgresClaim(prefix: string, now: string): Dialect["claim"] {
       worker_id = CASE ${holder},
       failures = ${postgresRuns.lapsed("m.")}
     WHERE m.visible_at <= (SELECT now FROM t) AND m.ctid = ANY (ARRAY(
-      ${source("ctid", ` AND ${noneDue}`)}))
+      ${source("ctid", ` AND (${firstDue}) IS NULL`)}))
     RETURNING ${ANSWER}, (SELECT ${since}) AS took_ms`;
 
   const long = (source: typeof all) => `
@@ -105,6 +108,7 @@ export function postgresClaim(prefix: string, now: string): Dialect["claim"] {
     RETURNING c.taken, EXISTS (SELECT 1 FROM due) AS due, ${ANSWER}, (SELECT took_ms FROM walked) AS took_ms`;
   const [SHORT, SHORT_BEYOND] = [short(all), short(beyond)];
   const [LONG, LONG_BEYOND] = [long(all), long(beyond)];
+  const DUE = `${clock} ${firstDue.replace("WHERE", `WHERE ${plannedAnew(":limit")} AND`)}`;
 
   return async (db: Db, { walk, ...request }: ClaimRequest) => {
     const look = walk?.look() ?? {};
@@ -118,17 +122,17 @@ export function postgresClaim(prefix: string, now: string): Dialect["claim"] {
         types: request.messageTypes === null ? null : JSON.stringify(request.messageTypes),
         ...(ranges === undefined ? {} : { ranges }),
       });
+    const ready = async () => {
+      const rows = await run(ranges === undefined ? SHORT : SHORT_BEYOND);
+      return rows.length > 0 || (await run(DUE)).length === 0 ? rows : undefined;
+    };
+    const readyAndDue = async () => {
+      const rows = await run(ranges === undefined ? LONG : LONG_BEYOND);
+      walk?.foundDue(rows[0]?.due === true);
+      return rows.filter(({ taken }) => taken);
+    };
     const began = performance.now();
-    let rows: Answer[] = [];
-    if (walk?.mostlyReady !== false) {
-      rows = await run(ranges === undefined ? SHORT : SHORT_BEYOND);
-      walk?.foundReady(rows.length > 0);
-    }
-    if (rows.length === 0) {
-      const answer = await run(ranges === undefined ? LONG : LONG_BEYOND);
-      rows = answer.filter(({ taken }) => taken);
-      if (answer.length > 0) walk?.foundDue(answer[0]?.due === true);
-    }
+    const rows = (walk?.mostlyReady === false ? undefined : await ready()) ?? (await readyAndDue());
     const claimed = rows.map((row) => plainClaimedRow(row, row.rest, request.agentId, parseText));
     walk?.found(look, claimed, rows[0]?.took_ms, performance.now() - began);
     return claimed.sort(inOrder);

@@ -19,6 +19,7 @@ import { HEAD, headsAsJson, insertOne, isPlain, plainOf } from "./plain-messages
 import { postgresClaim } from "./postgres-claim.ts";
 import { copyMessages } from "./postgres-copy.ts";
 import { postgresGates } from "./postgres-gates.ts";
+import { plannedAnew, prepared } from "./prepared.ts";
 import { rowsAsJson, seqs } from "./rows.ts";
 import { query } from "./sql.ts";
 
@@ -51,7 +52,8 @@ const CLAIMS =
 const VALID =
   "m.seq = ANY (ARRAY(SELECT seq FROM j)) AND m.seq = j.seq AND m.receipt = j.receipt AND length(m.worker_id) > 0";
 
-export function postgres(prefix: string): Dialect {
+export function postgres(prefix: string, prepare = true): Dialect {
+  const often = prepare ? prepared : query;
   const messages = `${prefix}messages`;
   const archive = `${prefix}archive`;
   const dead = `${prefix}dead_letters`;
@@ -123,7 +125,8 @@ export function postgres(prefix: string): Dialect {
 
   // Most messages are claimed once, so their receipts are equal: no join.
   const ARCHIVE_ALIKE = `WITH ${archived(
-    "WHERE m.seq = ANY (CAST(:seqs AS bigint[])) AND m.receipt = :receipt AND length(m.worker_id) > 0",
+    `WHERE m.seq = ANY (CAST(:seqs AS bigint[])) AND m.receipt = :receipt AND length(m.worker_id) > 0
+       AND ${plannedAnew(":receipt")}`,
   )}`;
 
   const RELEASE = `
@@ -189,7 +192,7 @@ export function postgres(prefix: string): Dialect {
           bindings.wake_channel = wakeUp.channel;
           bindings.wake_payload = wakeUp.payload;
         }
-        await query(db, text, bindings);
+        await often(db, text, bindings);
         if (wakeUp !== undefined) wakeUp.outcome = "carried";
         return;
       }
@@ -207,14 +210,14 @@ export function postgres(prefix: string): Dialect {
       return holdKeys(db, HOLD, HELD, keys);
     },
 
-    claim: postgresClaim(prefix, NOW),
+    claim: postgresClaim(prefix, NOW, often),
 
     async complete(db: Db, claims: readonly ClaimKey[], keep: boolean) {
       const text = keep ? COMPLETE_AND_ARCHIVE : COMPLETE;
       const all = `{${claims.map(({ seq }) => seq).join()}}`;
       const receipt = claims[0]?.receipt ?? 0;
       if (keep && claims.every((claim) => claim.receipt === receipt)) {
-        return seqs(await query(db, ARCHIVE_ALIKE, { seqs: all, receipt }));
+        return seqs(await often(db, ARCHIVE_ALIKE, { seqs: all, receipt }));
       }
       const given = {
         seqs: all,

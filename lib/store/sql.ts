@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Knex } from "knex";
 import { AgentCommunicationError, PermissionDenied, ServiceUnavailable } from "../errors.ts";
-import { type Bindings, constantStatement } from "./constant.ts";
+import { type Bindings, constantStatement, type DriverOptions } from "./constant.ts";
 import type { Db, Dialect, DriverFault } from "./dialect.ts";
 
 export type { Bindings } from "./constant.ts";
@@ -12,8 +12,13 @@ export type Row = Record<string, unknown>;
  * Runs one constant statement with named bindings and returns its rows, whatever shape the driver gives.
  * Casts are written CAST(x AS type): knex would take the name out of `::type`.
  */
-export async function query<R = Row>(db: Db, text: string, bindings: Bindings = {}): Promise<R[]> {
-  return rows<R>(await constantStatement(db, text, bindings));
+export async function query<R = Row>(
+  db: Db,
+  text: string,
+  bindings: Bindings = {},
+  options?: DriverOptions,
+): Promise<R[]> {
+  return rows<R>(await constantStatement(db, text, bindings, options));
 }
 
 /** node-postgres answers `{ rows }`; sqlite3 and tedious, through knex, an array. */

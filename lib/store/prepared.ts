@@ -1,0 +1,81 @@
+import { createHash } from "node:crypto";
+import type { Bindings } from "./constant.ts";
+import type { Db } from "./dialect.ts";
+import { isTransaction, query, type Row } from "./sql.ts";
+
+/**
+ * A pooler gave the transaction a server connection on which the statement is not prepared, or has been by another
+ * client; or a migration changed what it answers. All three are found before anything is done.
+ */
+const REFUSED: readonly unknown[] = ["26000", "42P05", "0A000"];
+/** Somebody's DISCARD ALL is forgiven; a pooler refuses again and again. */
+const MOST_REFUSALS = 3;
+
+/** Of one pool. */
+class Names {
+  /** By text: they are constants. */
+  readonly #names = new Map<string, string>();
+  #refusals = 0;
+
+  /** The same for the same text, so that whoever finds it on a shared connection finds this statement. */
+  of(text: string): string | undefined {
+    if (this.#refusals >= MOST_REFUSALS) return undefined;
+    let name = this.#names.get(text);
+    if (name === undefined) {
+      const digest = createHash("sha256").update(text).digest("hex").slice(0, 32);
+      name = `outbox_${digest}_${this.#refusals}`;
+      this.#names.set(text, name);
+    }
+    return name;
+  }
+
+  refused(text: string, name: string): void {
+    // Others of the same name were under way as well.
+    if (this.#names.get(text) !== name) return;
+    this.#refusals += 1;
+    this.#names.clear();
+  }
+}
+
+/** Runs a statement, prepared or not. */
+export type Run = <R = Row>(db: Db, text: string, bindings: Bindings) => Promise<R[]>;
+
+const pools = new WeakMap<object, Names>();
+
+function namesOf(pool: object): Names {
+  let names = pools.get(pool);
+  if (names === undefined) {
+    names = new Names();
+    pools.set(pool, names);
+  }
+  return names;
+}
+
+/**
+ * As `query`, but PostgreSQL reads the text once for each connection and not at each run, which is half of the work of a
+ * statement that touches few rows. In a transaction nothing is prepared: a refusal would end it. Elsewhere a refusal costs
+ * one more statement, and a pool where they come again and again (a pooler in transaction mode that knows nothing of
+ * prepared statements) is left alone.
+ */
+export async function prepared<R = Row>(db: Db, text: string, bindings: Bindings): Promise<R[]> {
+  const names = isTransaction(db) ? undefined : namesOf(db.client as object);
+  const name = names?.of(text);
+  if (name === undefined) return query<R>(db, text, bindings);
+  try {
+    return await query<R>(db, text, bindings, { name });
+  } catch (error) {
+    if (!REFUSED.includes((error as { code?: unknown } | null)?.code)) throw error;
+    names?.refused(text, name);
+    return query<R>(db, text, bindings);
+  }
+}
+
+/**
+ * A condition that is true wherever `sign`, a number that is bound, is not negative. A statement that has it is planned
+ * for its values each time it runs, as if it were not prepared: the plan without values would have to count a billion
+ * rows, so PostgreSQL never prefers it. It must not: that plan would be kept for minutes, and one that was right for an
+ * empty table reads all of it once it is full.
+ */
+export function plannedAnew(sign: string): string {
+  return `(CAST(${sign} AS bigint) >= 0 OR (SELECT count(*) FROM generate_series(1, 1000000000)) < 0)`;
+}
