@@ -1,0 +1,140 @@
+import knexOf, { type Knex } from "knex";
+import { expect, it, onTestFinished } from "vitest";
+import { knexConfig, MessageQueueManager } from "../../lib/index.ts";
+import { connect } from "../../lib/store/connect.ts";
+import { eachDatabase } from "../support/databases.ts";
+import { TransactionPooler } from "../support/pooler.ts";
+import { mailbox, note } from "../support/queue.ts";
+
+interface Statement {
+  readonly name: string;
+  readonly statement: string;
+  readonly generic: number;
+  readonly custom: number;
+}
+
+/** With one connection, so that all that is prepared is prepared on it. */
+function lone(url: string): Knex {
+  const knex = knexOf({ ...knexConfig(url), pool: { min: 1, max: 1 } });
+  onTestFinished(() => knex.destroy());
+  return knex;
+}
+
+async function prepared(knex: Knex): Promise<Statement[]> {
+  const answer = await knex.raw<{ rows: Statement[] }>(
+    `SELECT name, statement, CAST(generic_plans AS int) AS generic, CAST(custom_plans AS int) AS custom
+     FROM pg_prepared_statements WHERE name LIKE 'outbox%'`,
+  );
+  return answer.rows;
+}
+
+/** Sends a message and takes it. */
+async function pass(queue: MessageQueueManager, to: string): Promise<void> {
+  const { messageId } = await queue.sendMessage(note(to));
+  const [message] = await queue.getMessages(to);
+  expect(message?.messageId).toBe(messageId);
+  await message?.ack();
+}
+
+eachDatabase("what runs most often", (database) => {
+  if (database.dialect !== "postgres") {
+    it("is left to the driver where no connection keeps statements by name", async () => {
+      const queue = new MessageQueueManager(database.knex());
+      for (let n = 0; n < 3; n++) await pass(queue, mailbox());
+    });
+    return;
+  }
+
+  it("is prepared once for a connection, and planned each time where the plan could be wrong later", async () => {
+    const knex = lone(database.url());
+    const queue = new MessageQueueManager(knex, { notify: false });
+    const to = mailbox();
+    for (let n = 0; n < 20; n++) await pass(queue, to);
+    expect(await queue.getMessages(to)).toEqual([]);
+    const statements = await prepared(knex);
+    const insertions = statements.filter(({ statement }) => /^\s*INSERT/.test(statement));
+    const others = statements.filter((statement) => !insertions.includes(statement));
+    expect(insertions).toHaveLength(1);
+    expect(insertions[0]?.generic).toBeGreaterThan(10);
+    // The claim, what it asks where it finds nothing, and the acknowledgement.
+    expect(others.map(({ generic }) => generic)).toEqual([0, 0, 0]);
+    expect(others.map(({ custom }) => custom).sort()).toEqual([1, 20, 21].sort());
+  });
+
+  it("is not prepared where that is not wanted, and never in a transaction", async () => {
+    const knex = lone(database.url());
+    const queue = new MessageQueueManager(knex, { notify: false, prepare: false });
+    await pass(queue, mailbox());
+    expect(await prepared(knex)).toEqual([]);
+    const preparing = new MessageQueueManager(knex, { notify: false });
+    const to = mailbox();
+    await knex.transaction(async (tx) => {
+      await preparing.sendMessage(note(to), { tx });
+    });
+    expect(await prepared(knex)).toEqual([]);
+  });
+
+  it("runs on after somebody threw away what was prepared", async () => {
+    const knex = lone(database.url());
+    const queue = new MessageQueueManager(knex, { notify: false });
+    const to = mailbox();
+    await pass(queue, to);
+    await knex.raw("DEALLOCATE ALL");
+    await pass(queue, to);
+    await pass(queue, to);
+    expect(await prepared(knex)).not.toEqual([]);
+  });
+
+  it("runs on after a migration changed the type of what it answers", async () => {
+    const { url } = await database.fresh();
+    const knex = lone(url);
+    const queue = new MessageQueueManager(knex, { notify: false });
+    const to = mailbox();
+    for (let n = 0; n < 7; n++) await pass(queue, to);
+    await knex.raw("ALTER TABLE outbox_messages ALTER kind TYPE varchar(77)");
+    for (let n = 0; n < 7; n++) await pass(queue, to);
+  });
+
+  it("is right behind a pooler that gives each transaction another connection, and soon no longer prepared", async () => {
+    const { url, knex: direct } = await database.fresh();
+    const pooler = await TransactionPooler.start(url);
+    onTestFinished(() => pooler.dispose());
+    // Two processes of one application: same texts, same names, other connections each time.
+    const pools = [connect(pooler.url).knex, connect(pooler.url).knex];
+    onTestFinished(() => Promise.all(pools.map((knex) => knex.destroy())).then(() => undefined));
+    const refusals: string[] = [];
+    for (const knex of pools) {
+      knex.on("query-error", ({ code }: { code: string }) => refusals.push(code));
+    }
+    const queues = pools.map((knex) => new MessageQueueManager(knex, { notify: false }));
+    const to = mailbox();
+    const count = 40;
+    const work = queues.map(async (queue, n) => {
+      for (let sent = 0; sent < count; sent++) await queue.sendMessage(note(to));
+      const mine = mailbox();
+      for (let passed = 0; passed < count; passed++) await pass(queue, `${mine}-${n}`);
+    });
+    await Promise.all(work);
+    const handled = await Promise.all(
+      queues.map(async (queue) => {
+        const ids: string[] = [];
+        for (;;) {
+          const messages = await queue.getMessages(to, { limit: 7 });
+          if (messages.length === 0) return ids;
+          for (const message of messages) {
+            await message.ack();
+            ids.push(message.messageId);
+          }
+        }
+      }),
+    );
+    expect(new Set(handled.flat()).size).toBe(queues.length * count);
+    expect(handled.flat()).toHaveLength(queues.length * count);
+    expect(Number((await direct("outbox_messages").count({ n: "*" }))[0]?.n)).toBe(0);
+    expect(pooler.switched).toBeGreaterThan(50);
+    expect(refusals.length).toBeGreaterThan(0);
+    expect(refusals.every((code) => ["26000", "42P05"].includes(code))).toBe(true);
+    // Each pool tries three times; a few were under way by then.
+    expect(refusals.length).toBeLessThan(30);
+  });
+});
