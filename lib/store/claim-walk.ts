@@ -13,6 +13,11 @@ const SHARE = 10;
 const SLICE_MS = 10;
 const FIRST_SLICE = 10_000;
 
+/** Where nobody measures how long a claim walks: more ready or leased messages before its last one than these. */
+const DEAR_ROWS = 2_000;
+/** They are counted at most so often. */
+const COUNT_MS = 250;
+
 const LEAST = Number.MIN_SAFE_INTEGER;
 const MOST = Number.MAX_SAFE_INTEGER;
 
@@ -30,7 +35,20 @@ export interface Look {
   readonly slice?: Slice;
 }
 
+/** A part of the index, from behind one place to another. */
+export interface Range {
+  readonly first: number;
+  readonly after: number;
+  readonly last: number;
+  readonly until: number;
+}
+
 type Place = Pick<ClaimedRow, "rank" | "seq">;
+
+/** Where the last claim ended: with `most` before it, claims walk far. */
+export interface End extends Place {
+  readonly most: number;
+}
 
 /**
  * Where claims of a mailbox may begin to look. PostgreSQL keeps the entries of finished messages in the index for as
@@ -39,7 +57,8 @@ type Place = Pick<ClaimedRow, "rank" | "seq">;
  * has all that lies between two, so the order of priorities stands. What is passed over (a lease that ended, a
  * message that was given back, a sender that committed late) is looked at again slice by slice, so that no claim walks
  * for long: all of it within a second or, where that is much, within ten times what a walk takes. In memory, and never
- * what correctness depends on.
+ * what correctness depends on. On SQLite only leased messages are in the way, and nobody says how long a claim walked:
+ * what lies before its end is counted now and then.
  */
 export class ClaimWalk {
   /** For each rank, the sequence up to which nothing ready was seen. */
@@ -50,6 +69,8 @@ export class ClaimWalk {
   #size = FIRST_SLICE;
   #sliceAt = 0;
   #roundAt = Number.NEGATIVE_INFINITY;
+  #end: End | undefined;
+  #countedAt = Number.NEGATIVE_INFINITY;
   /** Whether every rank took one short slice in this round. */
   #short = true;
   /** Whether the last claim got all that it asked for. */
@@ -90,12 +111,36 @@ export class ClaimWalk {
     now = performance.now(),
   ): void {
     if (ranges === undefined) {
+      this.#passed.clear();
       this.#dear = walkedMs === undefined ? this.#dear && tookMs > DEAR_MS : walkedMs > DEAR_MS;
       this.#sliceAt = now + Math.max(AGAIN_MS, SHARE * tookMs);
     }
     if (slice !== undefined) this.#looked(slice, rows, walkedMs ?? tookMs, now);
     if (!this.#dear) this.#passed.clear();
     else this.#pass(rows);
+  }
+
+  /** Where it is time to count what lies before the last claim: its end. SQLite has no clock that runs in a statement. */
+  toCount(now = performance.now()): End | undefined {
+    if (this.#dear || this.#end === undefined || now < this.#countedAt + COUNT_MS) return undefined;
+    this.#countedAt = now;
+    return this.#end;
+  }
+
+  /** What a claim of so many found, where what it walks past is counted now and then: `far` tells that it is much. */
+  foundFar(look: Look, rows: readonly Place[], far: boolean, tookMs: number, limit: number): void {
+    this.full = rows.length >= limit;
+    const end = rows.at(-1);
+    this.#end = end && { rank: end.rank, seq: end.seq, most: DEAR_ROWS + rows.length };
+    const walkedMs = far ? Number.POSITIVE_INFINITY : 0;
+    this.found(look, rows, look.ranges === undefined ? walkedMs : undefined, tookMs);
+  }
+
+  /** Nothing was found behind what was claimed: the next look is at all of it. */
+  startOver(): void {
+    this.#dear = false;
+    this.#passed.clear();
+    this.#next = { rank: LEAST, after: 0 };
   }
 
   #behind(rank: number): number {

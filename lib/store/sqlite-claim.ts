@@ -1,7 +1,8 @@
+import { ClaimWalk, type Range } from "./claim-walk.ts";
 import type { ClaimedRow, ClaimRequest, Db, Dialect } from "./dialect.ts";
 import { doomOf, list, SHUT } from "./envelope-columns.ts";
 import { inOrder, parseText } from "./rows.ts";
-import { query } from "./sql.ts";
+import { type Bindings, int, query } from "./sql.ts";
 import { sqliteLeased } from "./sqlite-gates.ts";
 
 /** How many due messages one claim moves to the ready ones at most. */
@@ -37,7 +38,8 @@ type Rare = readonly [
  *
  * Differs from PostgreSQL: a look before the claim, because an UPDATE takes the one write lock even when it finds
  * nothing, and idle pollers would keep it busy. Then promotion and claim as two statements; each is atomic by itself,
- * and a message promoted and not claimed is simply ready.
+ * and a message promoted and not claimed is simply ready. A part of what was passed over is looked at before the write
+ * lock is taken, and all of it where nothing else is ready: an empty answer means an empty mailbox.
  */
 export function sqliteClaim(prefix: string, now: string): Dialect["claim"] {
   const messages = `${prefix}messages`;
@@ -45,45 +47,142 @@ export function sqliteClaim(prefix: string, now: string): Dialect["claim"] {
         AND lane = '' AND NOT EXISTS (SELECT 1 FROM ${prefix}mailboxes WHERE ${SHUT})`;
   const due = "state = 1 AND concurrency_key IS NULL";
 
-  const ready = `EXISTS (SELECT 1 FROM ${messages} WHERE to_agent = :agent AND state = 0 AND visible_at <= ${now} AND ${wanted})`;
-  const look = (found: string) => `
-    SELECT ${found} AS ready,
-           EXISTS (SELECT 1 FROM ${messages} WHERE to_agent = :agent AND ${due} AND due_at <= ${now} AND ${wanted}) AS due`;
+  const all = `FROM ${messages} WHERE to_agent = :agent AND state = 0 AND visible_at <= ${now} AND ${wanted}`;
+  // Differs from PostgreSQL: a comparison of (rank, seq) would read all of a rank, because seq is the row's own number.
+  const [within, between] = [
+    (n: string) =>
+      `SELECT rank, seq ${all} AND rank = :rank_${n} AND seq > :after_${n} AND seq <= :until_${n}`,
+    (n: string) => `SELECT rank, seq ${all} AND rank > :above_${n} AND rank <= :last_${n}`,
+  ];
+  // Each is sorted by the index, and they are merged no further than somebody reads.
+  const merged = ({ ranks, gaps }: Parts) =>
+    [...NTH.slice(0, ranks).map(within), ...NTH.slice(0, gaps).map(between)].join(" UNION ALL ");
+  const some = (parts: Parts) => `EXISTS (${parts === ALL ? `SELECT 1 ${all}` : merged(parts)})`;
+  const first = (parts: Parts) =>
+    parts === ALL
+      ? `SELECT seq ${all} ORDER BY rank, seq LIMIT :limit`
+      : `SELECT seq FROM (${merged(parts)} ORDER BY rank, seq LIMIT :limit) l`;
+
+  const before = `
+           (SELECT count(*) FROM (
+             SELECT 1 FROM ${messages}
+             WHERE to_agent = :agent AND lane = '' AND state = 0 AND (rank, seq) < (:end_rank, :end_seq)
+             ORDER BY rank, seq LIMIT :most) b)`;
+  const look = (ready: (parts: Parts) => string, more = "") =>
+    constants(
+      (parts) => `
+    SELECT ${ready(parts)} AS ready,
+           EXISTS (SELECT 1 FROM ${messages} WHERE to_agent = :agent AND ${due} AND due_at <= ${now} AND ${wanted}) AS due${more}`,
+    );
   // Where the last claim got all it asked for, there is most likely more: the way past what is leased is walked once.
-  const [LOOK_ALL, LOOK_DUE] = [look(ready), look("1")];
+  const [LOOK, LOOK_DUE, LOOK_COUNT] = [
+    look(some),
+    look(() => "1"),
+    look(some, `, ${before} AS passed`),
+  ];
+  const LOOK_SLICE = `SELECT ${some({ ranks: 1, gaps: 0 })} AS found`;
 
   const PROMOTE_DUE = `
     UPDATE ${messages} SET state = 0 WHERE seq IN (
       SELECT seq FROM ${messages} WHERE to_agent = :agent AND ${due} AND due_at <= ${now}
       ORDER BY due_at LIMIT ${PROMOTE})`;
 
-  const CLAIM = `
+  const CLAIM = constants(
+    (parts) => `
     UPDATE ${messages} SET
       ${sqliteLeased(now)}
-    WHERE seq IN (
-      SELECT seq FROM ${messages}
-      WHERE to_agent = :agent AND state = 0 AND visible_at <= ${now}
-        AND ${wanted}
-      ORDER BY rank, seq LIMIT :limit)
+    WHERE seq IN (${first(parts)})
     RETURNING '[' || json_array(${list(ALWAYS)}) || ','
       || CASE WHEN coalesce(${list(RARE)}) IS NULL THEN '0' ELSE json_array(${list(RARE)}) END
-      || ',' || content || ']' AS line`;
+      || ',' || content || ']' AS line`,
+  );
 
-  return async (db: Db, request: ClaimRequest) => {
-    const agent = request.agentId;
+  return async function claim(db: Db, request: ClaimRequest): Promise<ClaimedRow[]> {
+    const { agentId: agent, limit, walk = new ClaimWalk() } = request;
     const types = request.messageTypes === null ? null : JSON.stringify(request.messageTypes);
-    const [seen] = await query(db, request.walk?.full ? LOOK_DUE : LOOK_ALL, { agent, types });
-    if (!seen?.ready && !seen?.due) return [];
-    if (seen.due) await query(db, PROMOTE_DUE, { agent });
-    const answer = await query<{ line: string }>(db, CLAIM, {
-      agent,
-      limit: request.limit,
-      lease: request.leaseMs,
-      worker: request.workerId,
-      types,
-    });
-    if (request.walk !== undefined) request.walk.full = answer.length >= request.limit;
-    return answer.map(({ line }) => claimedOf(line)).sort(inOrder);
+    const look = walk.look();
+    const began = performance.now();
+    let ranges: Range[] = look.ranges === undefined ? [] : JSON.parse(look.ranges);
+    let again = false;
+    if (look.slice !== undefined) {
+      // Nothing but slices ends before the last message.
+      const isSlice = ({ until }: Range) => until === look.slice?.until;
+      const { places } = partsOf(ranges.filter(isSlice));
+      const [seen] = await query(db, LOOK_SLICE, { agent, types, ...places });
+      again = Boolean(seen?.found);
+      if (!again) ranges = ranges.filter((range) => !isSlice(range));
+    }
+    const walkedMs = performance.now() - began;
+
+    const { parts, places } = ranges.length === 0 ? NO_PARTS : partsOf(ranges);
+    const end = walk.toCount();
+    const bound = { agent, types, ...places };
+    const [seen] = await (end === undefined
+      ? query(db, (walk.full || again ? LOOK_DUE : LOOK)(parts), bound)
+      : query(db, LOOK_COUNT(parts), {
+          ...bound,
+          ...{ end_rank: end.rank, end_seq: end.seq, most: end.most },
+        }));
+    if (seen?.due) await query(db, PROMOTE_DUE, { agent });
+    // What fell due has its place from when it was sent.
+    const whole = ranges.length === 0 || Boolean(seen?.due);
+    let claimed: ClaimedRow[] = [];
+    if (seen?.ready || seen?.due) {
+      const answer = await query<{ line: string }>(db, CLAIM(whole ? ALL : parts), {
+        ...bound,
+        ...{ limit, lease: request.leaseMs, worker: request.workerId },
+      });
+      claimed = answer.map(({ line }) => claimedOf(line)).sort(inOrder);
+    }
+    const far = ranges.length > 0 || (end !== undefined && int(seen?.passed) >= end.most);
+    walk.foundFar(whole ? {} : look, claimed, far, walkedMs, limit);
+    if (claimed.length > 0 || whole) return claimed;
+    // Who finds nothing has the time to look at all of it.
+    walk.startOver();
+    return claim(db, { ...request, walk });
+  };
+}
+
+/** How many parts of the index a statement looks at: none means all of it. */
+interface Parts {
+  readonly ranks: number;
+  readonly gaps: number;
+}
+
+const ALL: Parts = { ranks: 0, gaps: 0 };
+const NO_PARTS = { parts: ALL, places: {} };
+
+/** Names of parts: letters, because those of bindings have no digits. */
+const NTH = [..."abcdefghijklmnopqrstuvwxyz"];
+
+/** Ranges as parts of a rank each, and the gaps between these. */
+function partsOf(ranges: readonly Range[]): { parts: Parts; places: Bindings } {
+  const places: Bindings = {};
+  const parts = { ranks: 0, gaps: 0 };
+  for (const { first, after, last, until } of ranges) {
+    // No message has the least of all ranks.
+    if (first > Number.MIN_SAFE_INTEGER) {
+      const rank = NTH[parts.ranks++];
+      places[`rank_${rank}`] = first;
+      places[`after_${rank}`] = after;
+      places[`until_${rank}`] = until;
+    }
+    if (last === first) continue;
+    const gap = NTH[parts.gaps++];
+    places[`above_${gap}`] = first;
+    places[`last_${gap}`] = last;
+  }
+  return { parts, places };
+}
+
+/** Constant texts, each made when it is asked for first. */
+function constants(make: (parts: Parts) => string): (parts: Parts) => string {
+  const made = new Map<number, string>();
+  return (parts) => {
+    const key = parts.ranks * NTH.length + parts.gaps;
+    const known = made.get(key) ?? make(parts);
+    made.set(key, known);
+    return known;
   };
 }
 

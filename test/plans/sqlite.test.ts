@@ -1,5 +1,6 @@
 import type { Knex } from "knex";
 import { expect, it } from "vitest";
+import { ClaimWalk } from "../../lib/store/claim-walk.ts";
 import { sqlite } from "../../lib/store/sqlite.ts";
 import { eachDatabase, type TestDatabase } from "../support/databases.ts";
 import { analyze, planOf, statementsOf } from "../support/plans.ts";
@@ -54,6 +55,34 @@ async function lookAt(knex: Knex, queue: Parameters<typeof calls>[1], state: str
   return [...new Set(found)].join("\n\n");
 }
 
+/** Parts of the ready index that a claim behind what is leased looks at. */
+const PART =
+  /outbox_messages_ready \(to_agent=\? AND lane=\? AND (rank=\? AND seq>\? AND seq<\?|rank>\? AND rank<\?)\)/;
+
+/** Claims of a mailbox in which thousands are leased: how many of their steps seek a part of the index. */
+async function claimPastLeased(knex: Knex): Promise<number> {
+  const walk = new ClaimWalk();
+  let parts = 0;
+  for (let n = 0; n < 4; n++) {
+    const statements = await statementsOf(knex, () =>
+      sqlite("outbox_").claim(knex, {
+        ...{ agentId: "leased", limit: 20, leaseMs: 60_000, workerId: "w", messageTypes: null },
+        walk,
+      }),
+    );
+    // The third is the first that begins behind what was claimed.
+    if (n < 2) continue;
+    for (const statement of statements) {
+      const plan = await planOf(knex, "sqlite", statement);
+      expect(faults(plan), plan).toEqual([]);
+      const looks = plan.split("\n").filter((step) => step.includes("outbox_messages_ready"));
+      for (const step of looks) expect(step).toMatch(PART);
+      parts += looks.length;
+    }
+  }
+  return parts;
+}
+
 eachDatabase("plans", (database) => {
   // SQLite plans by the indexes alone, and by what somebody's ANALYZE found at the time.
   const onSqlite = it.skipIf(database.dialect !== "sqlite");
@@ -79,6 +108,26 @@ eachDatabase("plans", (database) => {
       await analyze(knex, "sqlite");
       await filling.step(LARGE);
       expect(await lookAt(knex, queue, "old statistics")).toBe("");
+    },
+    120_000,
+  );
+
+  onSqlite(
+    "seek the places behind what is leased",
+    async () => {
+      const { knex, filling } = await stage(database);
+      const { now } = sqlite("outbox_");
+      const alike = { priority: "20", rank: "80" };
+      await filling.step(SMALL_ENOUGH);
+      const lease = { visible_at: `${now} + 3600000`, worker_id: "'other'", receipt: "1" };
+      await filling.messages("leased", 5_000, { ...alike, ...lease });
+      await filling.messages("leased", 1_000, alike, 5_000);
+      // Of one rank: its part, what goes before it and what comes after it.
+      expect(await claimPastLeased(knex)).toBe(6);
+      await analyze(knex, "sqlite");
+      expect(await claimPastLeased(knex)).toBe(6);
+      await filling.step(LARGE);
+      expect(await claimPastLeased(knex)).toBe(6);
     },
     120_000,
   );
