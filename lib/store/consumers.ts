@@ -31,23 +31,55 @@ export class ConsumerStore {
     this.#table = `${prefix}consumers`;
   }
 
-  /** Notes that a consumer is there. One statement; two where the guess whether it is `known` was wrong. */
-  async note({ agentId, workerId, messageTypes }: ConsumerKey, known: boolean): Promise<void> {
-    const key = { agent_id: agentId, worker_id: workerId };
-    const values = {
+  /**
+   * Notes that consumers are there. Those of one id and the same types are one statement; two and more where the
+   * guess whether all are `known` was wrong.
+   */
+  async note(consumers: readonly ConsumerKey[], known: boolean): Promise<void> {
+    await translated(this.#dialect, async () => {
+      for (const group of alike(consumers)) {
+        if (known ? (await this.#update(group)) === group.length : await this.#insert(group))
+          continue;
+        for (const one of group) {
+          if ((await this.#update([one])) > 0 || (await this.#insert([one]))) continue;
+          await this.#update([one]);
+        }
+      }
+    });
+  }
+
+  #values(messageTypes: ConsumerKey["messageTypes"]) {
+    return {
       message_types: messageTypes === null ? null : JSON.stringify(messageTypes),
       seen_at: this.#knex.raw(this.#dialect.now),
     };
-    const update = () => this.#knex(this.#table).where(key).update(values);
-    await translated(this.#dialect, async () => {
-      if (known && (await update()) > 0) return;
-      try {
-        await this.#knex(this.#table).insert({ ...key, ...values });
-      } catch (error) {
-        if (this.#dialect.classify(error) !== "unique") throw error;
-        await update();
-      }
-    });
+  }
+
+  #update(group: readonly ConsumerKey[]): Promise<number> {
+    const [{ workerId, messageTypes }] = group as [ConsumerKey];
+    return this.#knex(this.#table)
+      .where({ worker_id: workerId })
+      .whereIn(
+        "agent_id",
+        group.map(({ agentId }) => agentId),
+      )
+      .update(this.#values(messageTypes));
+  }
+
+  /** Whether none of them was there. */
+  async #insert(group: readonly ConsumerKey[]): Promise<boolean> {
+    try {
+      await this.#knex(this.#table).insert(
+        group.map(({ agentId, workerId, messageTypes }) => ({
+          ...{ agent_id: agentId, worker_id: workerId },
+          ...this.#values(messageTypes),
+        })),
+      );
+      return true;
+    } catch (error) {
+      if (this.#dialect.classify(error) !== "unique") throw error;
+      return false;
+    }
   }
 
   async remove(consumers: readonly Pick<ConsumerKey, "agentId" | "workerId">[]): Promise<void> {
@@ -76,4 +108,16 @@ export class ConsumerStore {
       }));
     });
   }
+}
+
+/** Consumers of the same id and types, together. */
+function alike(consumers: readonly ConsumerKey[]): ConsumerKey[][] {
+  const groups = new Map<string, ConsumerKey[]>();
+  for (const consumer of consumers) {
+    const key = JSON.stringify([consumer.workerId, consumer.messageTypes]);
+    const group = groups.get(key);
+    if (group === undefined) groups.set(key, [consumer]);
+    else group.push(consumer);
+  }
+  return [...groups.values()];
 }

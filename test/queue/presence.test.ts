@@ -68,6 +68,7 @@ eachDatabase("consumers", (database) => {
     const { queue } = watched(knex);
     const asked = counted(knex);
     for (let n = 0; n < 30; n++) await queue.getMessages("a", { messageTypes: ["T"] });
+    await until(async () => (await queue.consumers()).length === 1);
     await queue.getMessages("b");
     await until(async () => (await queue.consumers()).length === 2);
     expect(asked).toHaveLength(2);
@@ -78,6 +79,29 @@ eachDatabase("consumers", (database) => {
     await until(async () => (await queue.consumers("a"))[0]?.messageTypes === null);
     await queue.getMessages("a", { messageTypes: ["V"] });
     expect(asked).toHaveLength(4);
+  });
+
+  it("callers of many mailboxes are noted together, whoever noted some of them before", async () => {
+    const { knex } = await database.fresh();
+    const { queue } = watched(knex);
+    const { queue: other } = watched(knex);
+    const asked = counted(knex);
+    const mailboxes = Array.from({ length: 12 }, (_, n) => `box-${n}`);
+    const calls = (by: MessageQueueManager, of: readonly string[], messageTypes?: string[]) =>
+      Promise.all(of.map((to) => by.getMessages(to, { workerId: "w", messageTypes })));
+    await calls(queue, mailboxes.slice(0, 10));
+    await until(async () => (await queue.consumers()).length === 10);
+    expect(asked.length).toBeLessThan(5);
+    // It cannot know that some are there.
+    await calls(other, mailboxes, ["T"]);
+    await calls(other, mailboxes.slice(0, 1), ["U"]);
+    const typed = async () =>
+      (await queue.consumers()).filter(({ messageTypes }) => messageTypes !== null).length;
+    await until(async () => (await typed()) === 12);
+    expect((await queue.consumers("box-0"))[0]?.messageTypes).toEqual(["T", "U"]);
+    expect(new Set((await queue.consumers()).map(({ agentId }) => agentId))).toEqual(
+      new Set(mailboxes),
+    );
   });
 
   it("a caller with an id of its own for each call does not fill the list", async () => {

@@ -13,6 +13,9 @@ const LONGEST_REMOVE_MS = 1_000;
 /** Callers of one mailbox, each with an id of its own, that one process notes. */
 const MOST_CALLERS = 10;
 const MOST_LISTED = 1_000;
+/** Callers that were seen within so long are noted together, so many at most by one statement. */
+const TOGETHER_MS = 50;
+const MOST_TOGETHER = 100;
 
 /** Who claims from a mailbox. */
 export interface Consumer {
@@ -51,7 +54,7 @@ export function attend(core: QueueCore, consumer: ConsumerKey): () => Promise<vo
   const note = async () => {
     try {
       await core.db();
-      await store.note(consumer, known);
+      await store.note([consumer], known);
       known = true;
     } catch {
       // The next time tries again.
@@ -78,10 +81,16 @@ interface Caller {
   readonly consumer: ConsumerKey;
 }
 
-/** Notes who calls `getMessages`: beside the claim, seldom, and at no cost to it. */
+/**
+ * Notes who calls `getMessages`: beside the claim, seldom, and at little cost to it: whoever goes from mailbox to
+ * mailbox would pay half a claim in each for a statement of its own.
+ */
 export class Callers {
   readonly #core: QueueCore;
   readonly #mailboxes = new Map<string, Map<string, Caller>>();
+  /** To be noted, each once, and whether it was before. */
+  #waiting = new Map<string, { readonly consumer: ConsumerKey; readonly known: boolean }>();
+  #timer: NodeJS.Timeout | undefined;
   #noting: Promise<unknown> = Promise.resolve();
   #lastPruned = performance.now();
 
@@ -103,13 +112,31 @@ export class Callers {
     const consumer = { agentId, workerId, messageTypes: types };
     const others = callers ?? new Map<string, Caller>();
     this.#mailboxes.set(agentId, others.set(workerId, { notedAt: now, consumer }));
-    const note = () => storeOf(this.#core).note(consumer, caller !== undefined);
-    // One after the other, so that they never take more than one connection of the pool.
-    this.#noting = this.#noting.then(note).catch(() => undefined);
+    const name = JSON.stringify([agentId, workerId]);
+    const known = this.#waiting.get(name)?.known ?? caller !== undefined;
+    this.#waiting.set(name, { consumer, known });
+    this.#timer ??= setTimeout(() => this.#note(), TOGETHER_MS).unref();
+  }
+
+  #note(): void {
+    this.#timer = undefined;
+    const waiting = [...this.#waiting.values()];
+    this.#waiting.clear();
+    for (const known of [true, false]) {
+      const consumers = waiting.filter((one) => one.known === known);
+      for (let from = 0; from < consumers.length; from += MOST_TOGETHER) {
+        const some = consumers.slice(from, from + MOST_TOGETHER).map(({ consumer }) => consumer);
+        const note = () => storeOf(this.#core).note(some, known);
+        // One after the other, so that they never take more than one connection of the pool.
+        this.#noting = this.#noting.then(note).catch(() => undefined);
+      }
+    }
   }
 
   /** Takes the callers off the list. */
   async close(): Promise<void> {
+    clearTimeout(this.#timer);
+    this.#waiting.clear();
     const callers = [...this.#mailboxes.values()].flatMap((each) => [...each.values()]);
     this.#mailboxes.clear();
     if (callers.length === 0) return;
