@@ -34,7 +34,7 @@ import { failedRun, fingerprint, storedError } from "./retries/failure.ts";
 import { Retries } from "./retries/retries.ts";
 import { send } from "./sends.ts";
 import { type Push, pushOf, type Ride } from "./wake/notify.ts";
-import { hubOf, type WakeHub } from "./wake/wake.ts";
+import { hubOf, type Listener, type WakeHub } from "./wake/wake.ts";
 
 /** After this long a content that could not be fetched is tried again. */
 const FETCH_AGAIN_MS = 10_000;
@@ -144,7 +144,7 @@ export class QueueCore {
   }
 
   /** Calls when the mailbox may have got something, from here or another process, until the returned call. */
-  listen(agentId: string, call: (certain: boolean) => void): () => void {
+  listen(agentId: string, call: Listener): () => void {
     const unsubscribe = this.wakeHub.subscribe(agentId, call);
     const unattend = this.#channel === undefined ? undefined : this.#push.attend(this.#channel);
     return () => {

@@ -9,7 +9,7 @@ import { hubOf, type WakeHub } from "./wake.ts";
 /** Messages that come apart are told of one by one; in this time there is one wake-up per mailbox. */
 const WINDOW_MS = 5;
 /** Where more come than that, one in this time is enough: whoever it wakes drains the mailbox. */
-const BUSY_WINDOW_MS = 50;
+export const BUSY_WINDOW_MS = 50;
 /** The most payloads of one statement. */
 const MOST_AT_ONCE = 500;
 /** A listener outlives its last user by this much, so that short waits do not open one connection each. */
@@ -29,6 +29,9 @@ interface Told {
   /** What came within its window. */
   more: number;
 }
+
+/** Says in a payload that the window of the wake-up is a long one. */
+const MORE = "+";
 
 /** Tells this process's own wake-ups from those of others: its own consumers were woken directly. */
 const SENDER = randomUUID().slice(0, 8);
@@ -87,7 +90,7 @@ export class Push {
     const quiet = this.#sending === undefined && this.#pending.size === 0;
     const rides =
       mayRide && quiet && now >= this.#silentUntil && this.#dueAt(agentId) <= now
-        ? channel.carried(`${agentId} ${SENDER}`)
+        ? channel.carried(this.#payload(agentId))
         : undefined;
     return { agentId, since: now, wakeUp: rides };
   }
@@ -105,8 +108,17 @@ export class Push {
   }
 
   #told(agentId: string, now: number): void {
-    const busy = (this.#sent.get(agentId)?.more ?? 0) > 0;
-    this.#sent.set(agentId, { at: now, windowMs: busy ? BUSY_WINDOW_MS : WINDOW_MS, more: 0 });
+    const windowMs = this.#busy(agentId) ? BUSY_WINDOW_MS : WINDOW_MS;
+    this.#sent.set(agentId, { at: now, windowMs, more: 0 });
+  }
+
+  /** Whether messages came in the window of the last wake-up: then the next window is a long one. */
+  #busy(agentId: string): boolean {
+    return (this.#sent.get(agentId)?.more ?? 0) > 0;
+  }
+
+  #payload(agentId: string): string {
+    return `${agentId} ${SENDER}${this.#busy(agentId) ? ` ${MORE}` : ""}`;
   }
 
   #forget(now: number): void {
@@ -127,9 +139,9 @@ export class Push {
     clearTimeout(this.#linger);
     this.#ear ??= new Ear(() => [...this.#attending][0]?.channel ?? channel, {
       heard: (payload) => {
-        const [agentId = "", sender] = payload.split(" ", 2);
+        const [agentId = "", sender, more] = payload.split(" ", 3);
         if (agentId === "") this.#hub.wakeAll();
-        else if (sender !== SENDER) this.#hub.wake([agentId]);
+        else if (sender !== SENDER) this.#hub.wake([agentId], true, more === MORE);
       },
       missed: () => this.#hub.wakeAll(),
     });
@@ -176,12 +188,13 @@ export class Push {
       const channel = this.#channel;
       if (channel === undefined) this.#pending.clear();
       if (due.length === 0 || channel === undefined) break;
+      const payloads = due.map((agentId) => this.#payload(agentId));
       for (const agentId of due) {
         this.#pending.delete(agentId);
         this.#told(agentId, now);
       }
       try {
-        await channel.send(due.map((agentId) => `${agentId} ${SENDER}`));
+        await channel.send(payloads);
         this.#failures = 0;
         this.#rides.told(true);
       } catch {

@@ -1,5 +1,8 @@
-/** `certain`: the news is about this mailbox. Otherwise it is only that something somewhere may have changed. */
-type Listener = (certain: boolean) => void;
+/**
+ * `certain`: the news is about this mailbox. Otherwise it is only that something somewhere may have changed. `more`:
+ * messages come so quickly that there is no news of each one.
+ */
+export type Listener = (certain: boolean, more: boolean) => void;
 
 /**
  * Tells sleeping consumers of this process that a mailbox got something. Only an accelerator: a consumer that
@@ -23,9 +26,9 @@ export class WakeHub {
     };
   }
 
-  wake(agentIds: Iterable<string>, certain = true): void {
+  wake(agentIds: Iterable<string>, certain = true, more = false): void {
     for (const agentId of agentIds) {
-      for (const listener of [...(this.#listeners.get(agentId) ?? [])]) listener(certain);
+      for (const listener of [...(this.#listeners.get(agentId) ?? [])]) listener(certain, more);
     }
   }
 

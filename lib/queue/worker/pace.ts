@@ -95,7 +95,13 @@ export class Signal {
   }
 }
 
-/** When to look into the mailbox next: at once while there is work, less and less often while there is none. */
+/** How long there may be messages that nobody told of, once there were some. */
+const UNTOLD_MS = 10_000;
+
+/**
+ * When to look into the mailbox next: at once while there is work, less and less often while there is none. Where every
+ * message is told of there is no use in looking again and again after one: it is idle at once.
+ */
 export class Pace {
   readonly #min: number;
   readonly #max: number;
@@ -103,6 +109,10 @@ export class Pace {
   #nextAt = 0;
   #expectedAt = Number.POSITIVE_INFINITY;
   #woken = false;
+  /** Whether what the look under way finds was to be expected. */
+  #told = false;
+  /** Until then there may be messages that nobody tells of. */
+  #untoldUntil = 0;
   failures = 0;
 
   constructor({ min, max }: { min: number; max: number }) {
@@ -129,15 +139,30 @@ export class Pace {
     this.#expectedAt = Math.min(this.#expectedAt, at);
   }
 
+  /** Further messages may come within this time that nobody tells of. */
+  untold(now: number, ms = UNTOLD_MS): void {
+    this.#untoldUntil = Math.max(this.#untoldUntil, now + ms);
+  }
+
   looking(now: number): void {
+    if (this.#woken || this.#expectedAt <= now) this.#told = true;
     this.#woken = false;
     if (this.#expectedAt <= now) this.#expectedAt = Number.POSITIVE_INFINITY;
   }
 
-  found(now: number, full: boolean): void {
+  /** `hears`: whether news of other processes arrives now. */
+  found(now: number, full: boolean, hears = false): void {
     this.failures = 0;
-    this.#pause = this.#min;
+    // Its sender tells nobody, or too many came to be told of one by one.
+    if (!this.#told) this.untold(now);
+    // And what this batch had no room for is no surprise.
+    this.#told = full;
+    this.#pause = this.#rests(now, hears) && !full ? this.#max : this.#min;
     this.#nextAt = full || this.#woken ? 0 : now + this.#min;
+  }
+
+  #rests(now: number, hears: boolean): boolean {
+    return hears && now >= this.#untoldUntil;
   }
 
   /** So many looks found nothing that one is worth it before the next claim. Not after news, which is quicker so. */
@@ -148,14 +173,17 @@ export class Pace {
   /** A look said that nothing is there. */
   rest(now: number, ms: number): void {
     this.failures = 0;
+    this.#told = false;
     this.#nextAt = this.#woken ? 0 : now + ms * (1 + Math.random() / 4);
   }
 
-  empty(now: number): void {
+  /** As `found`, but there was nothing. */
+  empty(now: number, hears = false): void {
     this.failures = 0;
+    this.#told = false;
     if (this.#woken) this.#pause = this.#min;
     this.#nextAt = this.#woken ? 0 : now + Math.max(this.#min, Math.random() * this.#pause);
-    this.#pause = Math.min(this.#pause * 2, this.#max);
+    this.#pause = this.#rests(now, hears) ? this.#max : Math.min(this.#pause * 2, this.#max);
   }
 
   failed(now: number): void {
