@@ -3,10 +3,12 @@ import type { ClaimedRow } from "../../store/dialect.ts";
 import { nothingForMs } from "../../store/idle.ts";
 import type { Settler } from "../claimed.ts";
 import type { QueueCore } from "../core.ts";
+import { bytesOf, ClaimSizes, sum } from "./claim-sizes.ts";
 import type { Crew } from "./crew.ts";
 import { Bell, Pace, within } from "./pace.ts";
 import type { Reports } from "./reports.ts";
 import { type Extender, Run } from "./run.ts";
+import type { Runs } from "./runs.ts";
 
 /** What can start within this many milliseconds may be claimed ahead. */
 const SOON_MS = 100;
@@ -23,12 +25,16 @@ export interface IntakeOptions {
   readonly settings: WorkSettings;
   readonly crew: Crew;
   readonly leases: Extender;
+  /** Those in the worker's hands, until their ends are written down. */
+  readonly runs: Runs;
   readonly reports: Reports;
 }
 
 interface Begun {
   readonly sentAt: number;
   readonly rows: Promise<ClaimedRow[]>;
+  /** How many would be started soon, and how many of these were asked for. */
+  readonly wanted: number;
   readonly asked: number;
 }
 
@@ -36,6 +42,7 @@ interface Begun {
 export class Intake {
   readonly #options: IntakeOptions;
   readonly #pace: Pace;
+  readonly #sizes: ClaimSizes;
   readonly #bell = new Bell();
   #aheadSince = 0;
   /** A claim that is under way while handlers of the last one are called. */
@@ -44,8 +51,10 @@ export class Intake {
   #done: Promise<void> = Promise.resolve();
 
   constructor(options: IntakeOptions) {
+    const { core, settings } = options;
     this.#options = options;
-    this.#pace = new Pace(options.settings.pollMs);
+    this.#pace = new Pace(settings.pollMs);
+    this.#sizes = new ClaimSizes(settings.maxClaimedBytes, core.options.maxMessageBytes);
   }
 
   start(): void {
@@ -76,13 +85,14 @@ export class Intake {
   }
 
   async #work(): Promise<void> {
-    const { crew } = this.#options;
+    const { crew, runs } = this.#options;
     while (!this.#stopped) {
-      const room = this.#begun?.asked ?? this.#room();
+      const wanted = this.#begun?.wanted ?? this.#wanted();
+      const room = this.#begun?.asked ?? this.#sizes.room(wanted, runs.bytes);
       const dueInMs = room > 0 ? this.#pace.dueInMs(performance.now()) : Number.POSITIVE_INFINITY;
       try {
-        if (this.#begun !== undefined) await this.#claim(room);
-        else if (dueInMs === 0) await this.#look(room);
+        if (this.#begun !== undefined) await this.#claim(wanted);
+        else if (dueInMs === 0) await this.#look(wanted);
         else await this.#bell.wait(Math.min(dueInMs, this.#patienceMs()));
         if (this.#patienceMs() === 0) await crew.giveBackWaiting(LONGEST_AHEAD_MS);
       } catch (error) {
@@ -102,9 +112,9 @@ export class Intake {
     if ((failures & (failures - 1)) === 0) this.#options.reports.tell(error, "claim");
   }
 
-  /** How many messages to claim now. */
-  #room(): number {
-    const { crew, settings } = this.#options;
+  /** How many messages the crew could start soon. */
+  #wanted(): number {
+    const { crew, runs, settings } = this.#options;
     const { concurrency, batchSize } = settings;
     // Handlers that are faster than the database can note their ends are held up here.
     if (crew.settling > concurrency + 2 * batchSize) return 0;
@@ -115,7 +125,7 @@ export class Intake {
         ? 0
         : Math.min(batchSize, Math.floor((concurrency * SOON_MS) / Math.max(averageMs, 0.01)));
     // Ahead only in worthwhile portions: not one claim for each message that starts.
-    if (free <= 0 && crew.waiting > ahead / 2) return 0;
+    if (free <= 0 && (crew.waiting > ahead / 2 || this.#sizes.halfFull(runs.bytes))) return 0;
     return Math.min(batchSize, Math.max(0, free + ahead - crew.waiting));
   }
 
@@ -126,23 +136,23 @@ export class Intake {
   }
 
   /** Claims, but in a mailbox that was empty for a while only when something is there. */
-  async #look(room: number): Promise<void> {
-    if (!this.#pace.idle) return this.#claim(room);
+  async #look(wanted: number): Promise<void> {
+    if (!this.#pace.idle) return this.#claim(wanted);
     const { core, agentId, settings } = this.#options;
     this.#pace.looking(performance.now());
     await core.db();
     const asked = nothingForMs(core.knex, core.dialect, core.options.prefix, agentId);
     const ms = await within(Math.max(5_000, settings.leaseMs), "a look", asked);
-    if (ms === 0) return this.#claim(room);
+    if (ms === 0) return this.#claim(wanted);
     const now = performance.now();
     if (ms !== null) this.#pace.expect(now + ms);
     this.#pace.rest(now, core.hears ? Math.max(REST_MS, settings.pollMs.max) : settings.pollMs.max);
   }
 
-  async #claim(limit: number): Promise<void> {
-    const { crew } = this.#options;
+  async #claim(wanted: number): Promise<void> {
+    const { crew, runs: held } = this.#options;
     const { leaseMs } = this.#options.settings;
-    const { sentAt, rows: claiming, asked } = this.#begun ?? this.#begin(limit);
+    const { sentAt, rows: claiming, asked } = this.#begun ?? this.#begin(wanted, held.bytes);
     this.#begun = undefined;
     let rows: ClaimedRow[];
     try {
@@ -155,40 +165,57 @@ export class Intake {
     const now = performance.now();
     if (rows.length === 0) return this.#pace.empty(now);
     this.#pace.found(now, rows.length >= asked);
-    if (rows.length >= asked && this.#keepsUp(rows.length)) {
+    const sizes = rows.map(bytesOf);
+    this.#sizes.saw(sizes, now);
+    const kept = this.#sizes.kept(sizes, held.bytes);
+    if (rows.length >= asked && this.#keepsUp(wanted, sizes)) {
       // The database works on the next ones while the handlers of these are called: a turn, and it has been asked.
-      this.#begun = this.#begin(asked);
+      this.#begun = this.#begin(wanted, held.bytes + sum(sizes));
       await new Promise(setImmediate);
     }
-    const runs = this.#runsOf(rows, sentAt);
+    const runs = this.#runsOf(rows, sentAt, sizes);
     // Too late to start: stopped meanwhile, or the answer (or this process) slept longer than the lease.
     if (this.#stopped || now - sentAt >= leaseMs) return crew.giveBack(runs);
     if (crew.waiting === 0) this.#aheadSince = now;
+    const over = runs.splice(kept);
     crew.take(runs);
+    if (over.length > 0) await crew.giveBack(over);
   }
 
-  #begin(asked: number): Begun {
+  #begin(wanted: number, heldBytes: number): Begun {
     const sentAt = performance.now();
+    const asked = this.#sizes.room(wanted, heldBytes, sentAt);
     this.#pace.looking(sentAt);
     const rows = this.#rows(asked);
     // Whoever waits for it hears of it.
     rows.catch(() => undefined);
-    return { sentAt, rows, asked };
+    return { sentAt, rows, wanted, asked };
   }
 
-  /** Whether handlers are so quick that twice as many more could all start soon. */
-  #keepsUp(more: number): boolean {
-    const { crew, settings } = this.#options;
+  /** Whether handlers are so quick that these and as many more could all start soon, and that there is room for them. */
+  #keepsUp(wanted: number, sizes: readonly number[]): boolean {
+    const { crew, runs, settings } = this.#options;
     if (this.#stopped || crew.averageMs === undefined) return false;
+    const more = this.#sizes.room(wanted, runs.bytes + sum(sizes));
     const soon = (settings.concurrency * SOON_MS) / Math.max(crew.averageMs, 0.01);
     return (
-      crew.settling <= settings.concurrency + settings.batchSize && crew.waiting + 2 * more <= soon
+      more >= sizes.length &&
+      crew.settling <= settings.concurrency + settings.batchSize &&
+      crew.waiting + sizes.length + more <= soon
     );
   }
 
-  #runsOf(rows: readonly ClaimedRow[], sentAt: number): Run[] {
+  #runsOf(
+    rows: readonly ClaimedRow[],
+    sentAt: number,
+    sizes: readonly number[] = rows.map(bytesOf),
+  ): Run[] {
     const { core, settler, leases } = this.#options;
-    return rows.map((row) => new Run(core, settler, leases, row, sentAt));
+    return rows.map((row, n) => {
+      const run = new Run(core, settler, leases, row, sentAt);
+      run.bytes = sizes[n] ?? 0;
+      return run;
+    });
   }
 
   /** Resolves when what came too late is given back. */

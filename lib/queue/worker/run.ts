@@ -49,6 +49,8 @@ type RunState = "waiting" | "running" | "settling" | "ended";
 /** One message in a worker's hands, from the claim to the end. */
 export class Run {
   readonly message: ClaimedMessage;
+  /** About what it takes in memory. */
+  bytes = 0;
   /** Where it stands among its worker's runs; below 0: nowhere. */
   place = -1;
   state: RunState = "waiting";

@@ -7,9 +7,16 @@ import type { Run } from "./run.ts";
  */
 export class Runs implements Iterable<Run> {
   readonly #runs: Run[] = [];
+  #bytes = 0;
+
+  /** About what their messages take in memory. */
+  get bytes(): number {
+    return this.#bytes;
+  }
 
   add(run: Run): void {
     run.place = this.#runs.push(run) - 1;
+    this.#bytes += run.bytes;
   }
 
   delete(run: Run): void {
@@ -20,6 +27,7 @@ export class Runs implements Iterable<Run> {
       last.place = run.place;
     }
     run.place = -1;
+    this.#bytes -= run.bytes;
   }
 
   [Symbol.iterator](): Iterator<Run> {

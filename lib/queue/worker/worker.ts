@@ -99,6 +99,7 @@ export class Worker {
       settings,
       crew: this.#crew,
       leases: this.#leases,
+      runs,
       reports,
     });
     this.stopped = new Promise((resolve) => {
