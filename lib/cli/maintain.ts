@@ -27,6 +27,7 @@ const STEPS: readonly (readonly [
   ["turns forgotten", "turnsForgotten", null],
   ["slots freed", "slotsFreed", null],
   ["limits forgotten", "limitsForgotten", null],
+  ["tables vacuumed", "vacuumed", null],
 ];
 
 const counted = (report: UpkeepReport): number =>

@@ -66,6 +66,11 @@ export const queueOptionsSchema = z.strictObject({
    * Default true.
    */
   prepare: z.boolean().default(true),
+  /**
+   * PostgreSQL only: upkeep vacuums the live tables as soon as many of their rows are dead, every few seconds under
+   * load, instead of leaving them to grow until autovacuum comes. Only by an account that may. Default true.
+   */
+  vacuum: z.boolean().default(true),
   /** How senders are kept from sending more than their destinations get done. Default: by `maxDepth` of mailboxes only. */
   flow: flowSchema.optional(),
 });

@@ -7,6 +7,7 @@ import { transaction, translated } from "../../store/sql.ts";
 import { type KeyCursor, type SlotCursor, TidyStore } from "../../store/tidy.ts";
 import type { QueueCore } from "../core.ts";
 import { fireDueSchedules } from "../schedules/fire.ts";
+import { vacuumTables } from "./vacuum.ts";
 
 /** What upkeep does, each by itself. */
 export interface UpkeepCounts {
@@ -36,6 +37,8 @@ export interface UpkeepCounts {
   limitsForgotten: number;
   /** Due times of schedules that were fired. */
   schedulesFired: number;
+  /** Tables in which the place of finished rows was made free again; PostgreSQL only. */
+  vacuumed: number;
 }
 
 export type UpkeepStep =
@@ -50,12 +53,15 @@ export type UpkeepStep =
   | "keys"
   | "slots"
   | "limits"
-  | "schedules";
+  | "schedules"
+  | "vacuum";
 
 export interface StepResult {
   readonly counts: Partial<UpkeepCounts>;
   /** There is more to do, or to look at, now. */
   readonly more: boolean;
+  /** Nothing was to be done, but soon will be. */
+  readonly busy?: boolean;
 }
 
 /** Rows per step and table: small enough to hold no lock for long, also on SQL Server. */
@@ -91,8 +97,10 @@ function cursorsOf(core: QueueCore): Cursors {
 const tidyOf = ({ knex, dialect, options }: QueueCore) =>
   new TidyStore(knex, dialect, options.prefix);
 
-/** Every step, in the order in which they are taken. */
-export const STEPS: Readonly<Record<UpkeepStep, (core: QueueCore) => Promise<StepResult>>> = {
+type Step = (core: QueueCore) => Promise<StepResult | undefined>;
+
+/** Every step, in the order in which they are taken. Undefined: the database was not even asked. */
+export const STEPS: Readonly<Record<UpkeepStep, Step>> = {
   expired: async (core) => full("expired", await core.buryExpired(STEP)),
   due,
   archive: (core) =>
@@ -108,6 +116,11 @@ export const STEPS: Readonly<Record<UpkeepStep, (core: QueueCore) => Promise<Ste
   schedules: async (core) => {
     const { fired, nextInMs } = await fireDueSchedules(core, SCHEDULES);
     return { counts: { schedulesFired: fired }, more: fired > 0 && nextInMs === 0 };
+  },
+  vacuum: async (core) => {
+    const done = await vacuumTables(core);
+    if (done === undefined) return undefined;
+    return { counts: { vacuumed: done.count }, more: false, busy: done.growing };
   },
 };
 

@@ -51,7 +51,7 @@ interface Round {
   readonly report: Steps;
   /** Steps that did as much as they may at once. */
   readonly unfinished: UpkeepStep[];
-  /** Steps that did something, or failed. */
+  /** Steps that did something, soon will, or failed. */
   readonly busy: UpkeepStep[];
   /** What was thrown first, where every step failed. */
   readonly error: unknown;
@@ -77,13 +77,18 @@ export async function upkeepRound(
     if (core.closed || stopped()) break;
     taken += 1;
     try {
-      const { counts, more } = await STEPS[step](core);
+      const result = await STEPS[step](core);
+      if (result === undefined) {
+        taken -= 1;
+        continue;
+      }
+      const { counts, more, busy: soon = false } = result;
       for (const [name, count] of Object.entries(counts)) {
         report[name as keyof UpkeepCounts] += count;
       }
       if (more) report.more = true;
       const did = Object.values(counts).some((count) => count > 0);
-      if (did) busy.push(step);
+      if (did || soon) busy.push(step);
       if (more && did) unfinished.push(step);
       told.get(core)?.delete(step);
     } catch (error) {
@@ -178,4 +183,5 @@ const NOTHING: UpkeepCounts = {
   slotsFreed: 0,
   limitsForgotten: 0,
   schedulesFired: 0,
+  vacuumed: 0,
 };

@@ -8,6 +8,8 @@ import { within } from "./pace.ts";
 const EVERY_MS = 5_000;
 /** A step that finds nothing to do is taken ever more rarely, down to this. */
 const IDLE_MS = 30_000;
+/** A load that begins leaves dead rows from its first second on, and a table that has grown stays so. */
+const IDLE_VACUUM_MS = 15_000;
 /** Of what grows slowly, and of what only an outsider breaks. */
 const SELDOM_MS = 60_000;
 /** A step that did as much as it may at once goes on after this, so that upkeep keeps up with a busy queue. */
@@ -15,7 +17,7 @@ const GO_ON_MS = 250;
 /** A round is bounded; one that takes longer than this has lost its connection. */
 const PATIENCE_MS = 60_000;
 
-const OFTEN: readonly UpkeepStep[] = ["expired", "due", "archive", "dedupe"];
+const OFTEN: readonly UpkeepStep[] = ["expired", "due", "archive", "dedupe", "vacuum"];
 /** Schedules have a timer of their own: they are to fire when they are due, not up to five seconds later. */
 const SELDOM = ALL_STEPS.filter((step) => step !== "schedules" && !OFTEN.includes(step));
 
@@ -93,7 +95,10 @@ export class UpkeepTimer {
         for (const step of often) {
           const idle = !done.busy.includes(step);
           const everyMs = idle
-            ? Math.min(IDLE_MS, 2 * (rounds.turns.get(step)?.everyMs ?? EVERY_MS / 2))
+            ? Math.min(
+                step === "vacuum" ? IDLE_VACUUM_MS : IDLE_MS,
+                2 * (rounds.turns.get(step)?.everyMs ?? EVERY_MS / 2),
+              )
             : EVERY_MS;
           rounds.turns.set(step, { everyMs, at: now + everyMs });
         }
