@@ -70,17 +70,32 @@ export function sqliteInsert(prefix: string, now: string): Dialect["insertMessag
 
 /** All contents, and for each message its place, offset and length in bytes with its id. */
 function packed(rows: readonly NewMessage[], places: readonly number[]) {
-  const contents = Buffer.from(rows.map(({ content }) => content).join(""));
-  // What has as many bytes as characters has one for each.
-  const characters = rows.reduce((sum, { content }) => sum + content.length, 0);
-  const lengthOf =
-    contents.length === characters ? (text: string) => text.length : Buffer.byteLength;
+  const lengths: number[] = [];
+  const contents = inBytes(rows, lengths);
   let offset = 1;
-  const items = rows.map(({ message_id, content }, n) => {
-    const length = lengthOf(content);
+  const items = rows.map(({ message_id }, n) => {
+    const length = lengths[n] as number;
     const key = (PLACES + (places[n] ?? 0)) * OFFSETS + offset;
     offset += length;
     return `"${key}${length}":${JSON.stringify(message_id)}`;
   });
   return { items: `{${items.join()}}`, contents };
+}
+
+/** As long as the longest character: where one finds no room, more bytes than characters were written before. */
+const SLACK = 4;
+
+/** The contents, one after the other, and their lengths; most have a byte for each character. */
+function inBytes(rows: readonly NewMessage[], lengths: number[]): Buffer {
+  const characters = rows.reduce((sum, { content }) => sum + content.length, 0);
+  const contents = Buffer.allocUnsafe(characters + SLACK);
+  let end = 0;
+  for (const { content } of rows) {
+    const length = contents.write(content, end);
+    lengths.push(length);
+    end += length;
+  }
+  if (end === characters) return contents.subarray(0, end);
+  for (const [n, { content }] of rows.entries()) lengths[n] = Buffer.byteLength(content);
+  return Buffer.from(rows.map(({ content }) => content).join(""));
 }

@@ -1,6 +1,7 @@
 type Answer = (this: unknown, error: Error | null, rows?: unknown[]) => void;
 
 interface Statement {
+  bind(bindings: unknown, done: () => void): unknown;
   all(bindings: unknown, done: Answer): unknown;
   finalize(): void;
 }
@@ -17,7 +18,7 @@ export interface SqliteConnection {
 const REPEATABLE = /^\s*(?:with|select|insert|update|delete|begin|commit)\b/i;
 /** Texts that are remembered; every one that came twice has a statement. */
 const MOST = 200;
-/** A statement keeps a copy of what was bound last: this much of it at most, in characters. */
+/** A statement keeps a copy of what was bound last; what is longer, in characters, it is to forget. */
 const MOST_BOUND = 65_536;
 
 /**
@@ -46,13 +47,15 @@ export function keepStatements(connection: SqliteConnection): void {
     statement.all(bindings ?? [], function (error, rows) {
       // One that was refused a lock is under way until it is finalized.
       if (error !== null && kept.get(sql) === statement) forget(sql);
+      // Whatever it was, it is bound to nothing from then on; one that is gone has forgotten it.
+      else if (isLarge(bindings)) statement.bind([null], () => undefined);
       done.call(this, error, rows);
     });
   };
 
   connection.all = (sql, bindings, done) => {
     const known = kept.has(sql);
-    if ((!known && !REPEATABLE.test(sql)) || isLarge(bindings)) return all(sql, bindings, done);
+    if (!known && !REPEATABLE.test(sql)) return all(sql, bindings, done);
     if (!known) {
       note(sql);
       return all(sql, bindings, done);
