@@ -1,6 +1,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import pg from "pg";
 import { describe, expect, it, onTestFinished } from "vitest";
+import { pushOf } from "../../lib/queue/wake/notify.ts";
+import { databaseIdentity } from "../../lib/store/identity.ts";
 import { eachDatabase, type TestDatabase } from "../support/databases.ts";
 import { spawnScript, until } from "../support/processes.ts";
 import { mailbox, note, watched } from "../support/queue.ts";
@@ -153,6 +155,26 @@ eachDatabase("waking a worker", (database) => {
       // In the window of a busy mailbox all but two would wait for more than 40 ms.
       tookMs.sort((a, b) => a - b);
       expect(tookMs[2]).toBeLessThan(30);
+    });
+
+    it("looks once, and not again and again, after a message that it was told of", async () => {
+      const { knex, url } = await database.fresh();
+      const { queue } = watched(knex);
+      const to = mailbox();
+      const send = await sender({ ...database, url: () => url }, to);
+      const worker = queue.work(to, () => undefined);
+      await until(() => pushOf(`${databaseIdentity(knex)}:outbox_`).hears);
+      const looks: string[] = [];
+      knex.on("query", ({ sql }: { sql: string }) => {
+        if (/outbox_messages/.test(sql) && /state = [01]/.test(sql)) looks.push(sql);
+      });
+      for (let n = 1; n <= 8; n++) {
+        await send(1);
+        await until(() => worker.stats.processed === n);
+        await sleep(100);
+      }
+      // The claim and a look behind it, and one in four seconds.
+      expect(looks.length).toBeLessThanOrEqual(8 * 3);
     });
 
     it("says nothing with notify: false, and works", async () => {

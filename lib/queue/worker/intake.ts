@@ -3,6 +3,7 @@ import type { ClaimedRow } from "../../store/dialect.ts";
 import { nothingForMs } from "../../store/idle.ts";
 import type { Settler } from "../claimed.ts";
 import type { QueueCore } from "../core.ts";
+import { BUSY_WINDOW_MS } from "../wake/notify.ts";
 import { bytesOf, ClaimSizes, sum } from "./claim-sizes.ts";
 import type { Crew } from "./crew.ts";
 import { Bell, Pace, within } from "./pace.ts";
@@ -68,8 +69,9 @@ export class Intake {
     await this.#done;
   }
 
-  /** The mailbox may have got something. */
-  wake(): void {
+  /** The mailbox may have got something. `more`: and what comes next is not told of at once. */
+  wake(more: boolean): void {
+    if (more) this.#pace.untold(performance.now(), 2 * BUSY_WINDOW_MS);
     this.#pace.wake();
     this.#bell.ring();
   }
@@ -150,7 +152,7 @@ export class Intake {
   }
 
   async #claim(wanted: number): Promise<void> {
-    const { crew, runs: held } = this.#options;
+    const { core, crew, runs: held } = this.#options;
     const { leaseMs } = this.#options.settings;
     const { sentAt, rows: claiming, asked } = this.#begun ?? this.#begin(wanted, held.bytes);
     this.#begun = undefined;
@@ -163,8 +165,8 @@ export class Intake {
       throw error;
     }
     const now = performance.now();
-    if (rows.length === 0) return this.#pace.empty(now);
-    this.#pace.found(now, rows.length >= asked);
+    if (rows.length === 0) return this.#pace.empty(now, core.hears);
+    this.#pace.found(now, rows.length >= asked, core.hears);
     const sizes = rows.map(bytesOf);
     this.#sizes.saw(sizes, now);
     const kept = this.#sizes.kept(sizes, held.bytes);

@@ -105,7 +105,7 @@ export class Worker {
     this.stopped = new Promise((resolve) => {
       this.#ended.signal.addEventListener("abort", () => resolve(), { once: true });
     });
-    this.#unsubscribe = core.listen(agentId, () => this.#intake.wake());
+    this.#unsubscribe = core.listen(agentId, (_certain, more) => this.#intake.wake(more));
     const messageTypes = settings.messageTypes ?? null;
     this.#upkeep = new UpkeepTimer(core, { agentId, workerId, messageTypes });
     this.#intake.start();
