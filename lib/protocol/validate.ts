@@ -200,8 +200,9 @@ export function jsonText(value: unknown, what: string, maxBytes: number, remedy?
   if (text.includes("\\u") && UNSTORABLE.test(text)) {
     refuse(what, "a string in it holds a NUL or a lone surrogate, which SQL cannot store");
   }
-  // Length is a lower bound of the bytes, so most texts need no count.
-  const bytes = text.length > maxBytes ? text.length : Buffer.byteLength(text);
+  // Three bytes at most for each, and one at least, so most texts need no count.
+  const enough = text.length * 3 <= maxBytes;
+  const bytes = enough || text.length > maxBytes ? text.length : Buffer.byteLength(text);
   if (bytes > maxBytes) {
     throw new PayloadTooLarge(`${what}: ${bytes} bytes are more than the limit of ${maxBytes}`, {
       details: { bytes, maxBytes },
