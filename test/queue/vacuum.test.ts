@@ -10,10 +10,11 @@ import { eachDatabase } from "../support/databases.ts";
 import { until } from "../support/processes.ts";
 import { mailbox, note, watched } from "../support/queue.ts";
 
-const MANY = 11_000;
-const EVERY_MS = 3_500;
+/** Enough also where the statistics hear of the deletion first, and take the rows for alive. */
+const MANY = 21_000;
+const EVERY_MS = 1_500;
 /** Vacuums in a row that may free nothing before they become rarer. */
-const PATIENT = 2;
+const PATIENT = 4;
 
 /** Only what these tests do is to be seen in the statistics. */
 async function alone(knex: Knex, table: string): Promise<void> {
@@ -196,7 +197,7 @@ eachDatabase("the vacuum of upkeep", (database) => {
       await report("outbox_messages").first();
       await finish(knex);
       let everyMs = EVERY_MS;
-      for (let n = 0; n < 5; n++) {
+      for (let n = 0; n < PATIENT + 3; n++) {
         if (n > PATIENT) everyMs *= 2;
         expect(await dueAfter(everyMs - 1)).toBe(false);
         expect(await dueAfter(everyMs)).toBe(true);
@@ -249,7 +250,8 @@ it("a table is due when enough is dead by what lives, and some seconds after the
 
 it("a vacuum that was tried, and failed, is not repeated at once", () => {
   const pace = new VacuumPace();
-  const waits = [EVERY_MS, EVERY_MS, 2 * EVERY_MS, 4 * EVERY_MS];
+  const patient = Array.from({ length: PATIENT }, () => EVERY_MS);
+  const waits = [...patient, 2 * EVERY_MS, 4 * EVERY_MS];
   let at = 0;
   for (const ms of waits) {
     expect(pace.due(state(), at)).toBe(true);

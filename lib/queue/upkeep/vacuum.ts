@@ -7,16 +7,16 @@ const ENOUGH = 10_000;
 const OF_LIVE = 0.5;
 /** As long as so many are dead it is looked at with every round. */
 const GROWING = 1_000;
-/** The shortest time between two, by whomever: a little less than between two rounds. */
-const EVERY_MS = 3_500;
+/** The shortest time between two, by whomever: less than until a worker looks again after one. */
+const EVERY_MS = 1_500;
 /** The longest, where they free nothing. */
 const SELDOM_MS = 300_000;
 /** In a row, they may free nothing: autovacuum's own look at a large table holds a snapshot for some seconds. */
-const PATIENT = 2;
+const PATIENT = 4;
 
 /**
  * When a table is to be vacuumed, by how it was found from time to time. Where an open transaction might still see what
- * is dead, no vacuum removes it, however often it comes: from the third on that freed nothing, also of somebody
+ * is dead, no vacuum removes it, however often it comes: from the fifth on that freed nothing, also of somebody
  * else's, each doubles the time until the next.
  */
 export class VacuumPace {

@@ -14,6 +14,8 @@ const IDLE_VACUUM_MS = 15_000;
 const SELDOM_MS = 60_000;
 /** A step that did as much as it may at once goes on after this, so that upkeep keeps up with a busy queue. */
 const GO_ON_MS = 250;
+/** Tables that had to be vacuumed are looked at again after this: the smaller they stay, the less is written. */
+const VACUUMED_MS = 2_000;
 /** A round is bounded; one that takes longer than this has lost its connection. */
 const PATIENCE_MS = 60_000;
 
@@ -26,6 +28,8 @@ interface Rounds {
   begunAt: number;
   seldomAt: number;
   unfinished: readonly UpkeepStep[];
+  /** The last round vacuumed something. */
+  vacuumed: boolean;
   /** How often each step is taken now, and when next. */
   readonly turns: Map<UpkeepStep, { everyMs: number; at: number }>;
 }
@@ -38,6 +42,7 @@ function roundsOf(core: QueueCore): Rounds {
     // Processes that start together do not look together.
     seldomAt: performance.now() - Math.random() * SELDOM_MS,
     unfinished: [],
+    vacuumed: false,
     turns: new Map(),
   };
   roundsOfQueues.set(core, rounds);
@@ -84,7 +89,9 @@ export class UpkeepTimer {
       rounds.seldomAt = now;
       for (const step of SELDOM) steps.add(step);
     }
+    if (rounds.vacuumed) steps.add("vacuum");
     rounds.unfinished = [];
+    rounds.vacuumed = false;
     if (steps.size > 0) {
       if (due) rounds.begunAt = now;
       const round = upkeepRound(this.#core, {
@@ -92,6 +99,7 @@ export class UpkeepTimer {
         stopped: () => this.#stopped,
       }).then((done) => {
         rounds.unfinished = done.unfinished;
+        rounds.vacuumed = done.report.vacuumed > 0;
         for (const step of often) {
           const idle = !done.busy.includes(step);
           const everyMs = idle
@@ -108,6 +116,7 @@ export class UpkeepTimer {
       // Unlike settledWithin, this keeps no process alive whose database never answers.
       await within(PATIENCE_MS, "a round of upkeep", this.#round).catch(() => undefined);
     }
-    this.#arm(rounds.unfinished.length > 0 ? GO_ON_MS : EVERY_MS);
+    const next = rounds.vacuumed ? VACUUMED_MS : EVERY_MS;
+    this.#arm(rounds.unfinished.length > 0 ? GO_ON_MS : next);
   }
 }
