@@ -52,6 +52,13 @@ it("takes the next messages to be as large as the last ones, at once when these 
   expect(claims(sizes, 5, 200).at(-1)).toBe(500);
 });
 
+it("goes by the average from the first claim on", () => {
+  const sizes = new ClaimSizes(16 * MB, MB);
+  sizes.saw(of(8, MB), 0);
+  sizes.saw([200], 0);
+  expect(sizes.room(500, 0, 0)).toBe(16);
+});
+
 it("goes by the average where large messages lie among small ones", () => {
   const sizes = new ClaimSizes(16 * MB, MB);
   claims(sizes, 10, 200);

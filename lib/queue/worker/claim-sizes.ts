@@ -54,7 +54,7 @@ export class ClaimSizes {
       this.#mostAt = now;
     }
     this.#last = sum(sizes) / count;
-    const old = (1 - 1 / AVERAGED) ** count;
+    const old = this.#average === 0 ? 0 : (1 - 1 / AVERAGED) ** count;
     this.#average = this.#average * old + this.#last * (1 - old);
   }
 
