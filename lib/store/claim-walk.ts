@@ -46,7 +46,7 @@ export interface Range {
 type Place = Pick<ClaimedRow, "rank" | "seq">;
 
 /** Where the last claim ended: with `most` before it, claims walk far. */
-export interface End extends Place {
+interface End extends Place {
   readonly most: number;
 }
 

@@ -21,16 +21,8 @@ interface Statement extends PromiseLike<unknown> {
   client: Client;
   sql: string;
   bindings: readonly unknown[];
-  driverOptions: DriverOptions;
   _debug: boolean | undefined;
 }
-
-/** What the driver is told beside the text: node-postgres prepares a statement that has a name. */
-export interface DriverOptions {
-  readonly name?: string;
-}
-
-const NO_OPTIONS: DriverOptions = {};
 
 /** What is the same for all statements through clients of one kind. */
 class Kind {
@@ -54,17 +46,11 @@ class Kind {
     return constant;
   }
 
-  statement(
-    client: Client,
-    sql: string,
-    bindings: readonly unknown[],
-    options: DriverOptions,
-  ): Statement {
+  statement(client: Client, sql: string, bindings: readonly unknown[]): Statement {
     const statement = Object.create(this.#prototype) as Statement;
     statement.client = client;
     statement.sql = sql;
     statement.bindings = bindings;
-    statement.driverOptions = options;
     statement._debug = client.config?.debug;
     return statement;
   }
@@ -80,13 +66,13 @@ function prototypeOf(db: Db): object {
   return Object.create(Object.getPrototypeOf(db.raw("")) as object, {
     toSQL: {
       value(this: Statement) {
-        const { sql, bindings, driverOptions } = this;
+        const { sql, bindings } = this;
         statements += 1;
         return {
           method: "raw",
           sql,
           bindings,
-          options: driverOptions,
+          options: {},
           __knexQueryUid: `outbox-${statements}`,
         };
       },
@@ -98,19 +84,31 @@ function prototypeOf(db: Db): object {
  * A statement with named bindings that runs as one of `db.raw` does: on its pool, in its transaction, with its events
  * and its errors. But the text is read once and not at each run, which is most of what knex does for a short one.
  */
-export function constantStatement(
-  db: Db,
-  text: string,
-  bindings: Bindings,
-  options = NO_OPTIONS,
-): PromiseLike<unknown> {
+export function constantStatement(db: Db, text: string, bindings: Bindings): PromiseLike<unknown> {
+  const { sql, values } = bound(db, text, bindings);
+  return sql === undefined
+    ? db.raw(text, bindings)
+    : kindOf(db).statement(db.client as Client, sql, values);
+}
+
+function kindOf(db: Db): Kind {
   const client = db.client as Client;
   let kind = kinds.get(client.constructor);
   if (kind === undefined) {
     kind = new Kind(db);
     kinds.set(client.constructor, kind);
   }
-  const { names, sql } = kind.constant(text, client);
+  return kind;
+}
+
+/** A statement as the driver takes it; without its text where that is for knex to make. */
+export function bound(
+  db: Db,
+  text: string,
+  bindings: Bindings,
+): { sql: string | undefined; values: unknown[] } {
+  const client = db.client as Client;
+  const { names, sql } = kindOf(db).constant(text, client);
   const values: unknown[] = [];
   for (const name of names) {
     const value = bindings[name];
@@ -119,8 +117,5 @@ export function constantStatement(
     values.push(value);
   }
   // A trace of where a statement was made is for knex to take.
-  if (sql === undefined || client.config?.asyncStackTraces === true) {
-    return db.raw(text, bindings).options({ ...options });
-  }
-  return kind.statement(client, sql, values, options);
+  return { sql: client.config?.asyncStackTraces === true ? undefined : sql, values };
 }

@@ -1,34 +1,18 @@
 import type { Db, NewMessage } from "./dialect.ts";
 import { HEAD, plainOf } from "./plain-messages.ts";
+import {
+  type Connection,
+  onConnection,
+  type Pool,
+  told,
+  type Wire,
+} from "./postgres-connection.ts";
 
 /** A piece of data that goes to the server at once, in characters. */
 const PIECE = 32_000;
 
 /** What is the same for every message that nobody has claimed; the instants are the columns' defaults. */
 const NEW = { state: 0, receipt: 0, attempt: 0, redriven: 0, lane: "" };
-
-/** What is used of node-postgres' client; others, and pipelines of it, cannot copy. */
-interface Connection {
-  readonly __knexUid?: string;
-  readonly __knexTxId?: string;
-  readonly pipeline?: unknown;
-  readonly connection?: Partial<Wire>;
-  query(submittable: CopyIn): unknown;
-}
-interface Wire {
-  readonly stream?: { cork(): void; uncork(): void };
-  query(text: string): void;
-  sendCopyFromChunk(chunk: Buffer): void;
-  endCopyFrom(): void;
-}
-
-/** What is used of knex's client. */
-interface Client {
-  readonly config: object;
-  acquireConnection(): Promise<Connection>;
-  releaseConnection(connection: Connection): Promise<void>;
-  emit(event: string, ...told: unknown[]): void;
-}
 
 /** A COPY .. FROM STDIN, as node-postgres runs what is not a query of its own. */
 class CopyIn {
@@ -97,31 +81,27 @@ export async function copyMessages(
   table: string,
   rows: readonly NewMessage[],
 ): Promise<boolean> {
-  const client = db.client as Client;
+  const pool = db.client as Pool;
   const { isTransaction, isCompleted } = db as { isTransaction?: boolean; isCompleted?(): boolean };
-  const proved = takes.get(client.config);
+  const proved = takes.get(pool.config);
   if (proved === false || (isTransaction && (!proved || isCompleted?.()))) return false;
-  const connection = await client.acquireConnection();
   try {
-    if (connection.pipeline || connection.connection?.sendCopyFromChunk === undefined) {
-      takes.set(client.config, false);
-      return false;
-    }
-    await copy(client, connection, table, rows);
-    takes.set(client.config, true);
-    return true;
+    const copied = await onConnection(pool, async (connection) => {
+      const able = !connection.pipeline && connection.connection?.sendCopyFromChunk !== undefined;
+      if (able) await copy(pool, connection, table, rows);
+      return able;
+    });
+    takes.set(pool.config, copied);
+    return copied;
   } catch (error) {
     if (proved || !REFUSED.includes((error as { code?: string }).code ?? "")) throw error;
-    takes.set(client.config, false);
+    takes.set(pool.config, false);
     return false;
-  } finally {
-    await client.releaseConnection(connection);
   }
 }
 
-/** With the events that knex's own statements have. */
 async function copy(
-  client: Client,
+  pool: Pool,
   connection: Connection,
   table: string,
   rows: readonly NewMessage[],
@@ -133,22 +113,14 @@ async function copy(
     const values = [100 - head.priority, ...Object.values(NEW), ...columns.map((c) => head[c])];
     return `\t${values.map(written).join("\t")}\n`;
   });
-  const told = {
-    ...{ sql: text, bindings: [], method: "raw" },
-    ...{ __knexUid: connection.__knexUid, __knexTxId: connection.__knexTxId },
-  };
-  client.emit("query", told);
-  try {
+  await told(pool, connection, text, [], async () => {
     await new Promise<void>((resolve, reject) => {
       const copying = new CopyIn(text, pieces(rows, places, tails));
       copying.callback = (error) => (error === null ? resolve() : reject(error));
       connection.query(copying);
     });
-  } catch (error) {
-    client.emit("query-error", error, told);
-    throw error;
-  }
-  client.emit("query-response", { rowCount: rows.length, rows: [] }, told);
+    return { rowCount: rows.length, rows: [] };
+  });
 }
 
 /** https://www.postgresql.org/docs/current/sql-copy.html, "Text Format". */

@@ -1,7 +1,8 @@
 import { createHash } from "node:crypto";
-import type { Bindings } from "./constant.ts";
+import { type Bindings, bound } from "./constant.ts";
 import type { Db } from "./dialect.ts";
-import { isTransaction, query, type Row } from "./sql.ts";
+import { type Connection, onConnection, type Pool, told } from "./postgres-connection.ts";
+import { type Answer, isTransaction, query, type Row, rows } from "./sql.ts";
 
 /**
  * A pooler gave the transaction a server connection on which the statement is not prepared, or has been by another
@@ -35,6 +36,11 @@ class Names {
     this.#refusals += 1;
     this.#names.clear();
   }
+
+  /** Nothing is prepared any more. */
+  leave(): void {
+    this.#refusals = MOST_REFUSALS;
+  }
 }
 
 /** Runs a statement, prepared or not. */
@@ -42,7 +48,7 @@ export type Run = <R = Row>(db: Db, text: string, bindings: Bindings) => Promise
 
 const pools = new WeakMap<object, Names>();
 
-function namesOf(pool: object): Names {
+function namesOf(pool: Pool): Names {
   let names = pools.get(pool);
   if (names === undefined) {
     names = new Names();
@@ -53,21 +59,45 @@ function namesOf(pool: object): Names {
 
 /**
  * As `query`, but PostgreSQL reads the text once for each connection and not at each run, which is half of the work of a
- * statement that touches few rows. In a transaction nothing is prepared: a refusal would end it. Elsewhere a refusal costs
- * one more statement, and a pool where they come again and again (a pooler in transaction mode that knows nothing of
- * prepared statements) is left alone.
+ * statement that touches few rows; and past knex' runner, which is half of what is left of it here. In a transaction
+ * nothing is prepared: a refusal would end it. Elsewhere a refusal costs one more statement, and a pool where they come
+ * again and again (a pooler in transaction mode that knows nothing of prepared statements) is left alone.
  */
 export async function prepared<R = Row>(db: Db, text: string, bindings: Bindings): Promise<R[]> {
-  const names = isTransaction(db) ? undefined : namesOf(db.client as object);
-  const name = names?.of(text);
-  if (name === undefined) return query<R>(db, text, bindings);
+  if (isTransaction(db)) return query<R>(db, text, bindings);
+  const pool = db.client as Pool;
+  const names = namesOf(pool);
+  const name = names.of(text);
+  const { sql, values } = bound(db, text, bindings);
+  if (name === undefined || sql === undefined) return query<R>(db, text, bindings);
   try {
-    return await query<R>(db, text, bindings, { name });
+    const answer = await onConnection(pool, (connection) => {
+      if (connection.pipeline || connection.connection?.parsedStatements === undefined) {
+        return Promise.resolve(undefined);
+      }
+      return told(pool, connection, sql, values, () => answerOf(connection, name, sql, values));
+    });
+    if (answer !== undefined) return rows<R>(answer);
+    names.leave();
   } catch (error) {
     if (!REFUSED.includes((error as { code?: unknown } | null)?.code)) throw error;
-    names?.refused(text, name);
-    return query<R>(db, text, bindings);
+    names.refused(text, name);
   }
+  return query<R>(db, text, bindings);
+}
+
+function answerOf(
+  connection: Connection,
+  name: string,
+  text: string,
+  values: unknown[],
+): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    connection.query({ name, text, values }, (error, answer) => {
+      if (error === null || error === undefined) resolve(answer);
+      else reject(error);
+    });
+  });
 }
 
 /**

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Knex } from "knex";
 import { AgentCommunicationError, PermissionDenied, ServiceUnavailable } from "../errors.ts";
-import { type Bindings, constantStatement, type DriverOptions } from "./constant.ts";
+import { type Bindings, constantStatement } from "./constant.ts";
 import type { Db, Dialect, DriverFault } from "./dialect.ts";
 
 export type { Bindings } from "./constant.ts";
@@ -12,19 +12,19 @@ export type Row = Record<string, unknown>;
  * Runs one constant statement with named bindings and returns its rows, whatever shape the driver gives.
  * Casts are written CAST(x AS type): knex would take the name out of `::type`.
  */
-export async function query<R = Row>(
-  db: Db,
-  text: string,
-  bindings: Bindings = {},
-  options?: DriverOptions,
-): Promise<R[]> {
-  return rows<R>(await constantStatement(db, text, bindings, options));
+export async function query<R = Row>(db: Db, text: string, bindings: Bindings = {}): Promise<R[]> {
+  return rows<R>(await constantStatement(db, text, bindings));
+}
+
+/** As node-postgres answers. */
+export interface Answer {
+  rows?: unknown;
 }
 
 /** node-postgres answers `{ rows }`; sqlite3 and tedious, through knex, an array. */
-function rows<R = Row>(answer: unknown): R[] {
+export function rows<R = Row>(answer: unknown): R[] {
   if (Array.isArray(answer)) return answer as R[];
-  const result = answer as { rows?: unknown } | undefined;
+  const result = answer as Answer | undefined;
   const inner = result?.rows;
   if (!Array.isArray(inner)) return [];
   // The driver keeps its last answer until the next one, and with it all that its rows refer to.
