@@ -15,7 +15,7 @@ const SELDOM_MS = 60_000;
 /** A step that did as much as it may at once goes on after this, so that upkeep keeps up with a busy queue. */
 const GO_ON_MS = 250;
 /** Tables that had to be vacuumed are looked at again after this: the smaller they stay, the less is written. */
-const VACUUMED_MS = 2_000;
+const VACUUMED_MS = 2_500;
 /** A round is bounded; one that takes longer than this has lost its connection. */
 const PATIENCE_MS = 60_000;
 
