@@ -28,9 +28,10 @@ export const workOptionsSchema = z.strictObject({
    * headers and progress; compressed and claim-checked contents as they are once they are there), 1 to 10^12. Of large
    * messages fewer than `concurrency` are handled at once then, but always one. How large a message is shows when it
    * was claimed: a claim may pass this where messages turn out larger than the last ones, and what is over by more than
-   * half is given back at once, without counting a run. Default 16,000,000.
+   * half is given back at once, without counting a run. An eighth of it is for what is claimed before a handler is free.
+   * Default 32,000,000.
    */
-  maxClaimedBytes: positiveInt(1_000_000_000_000).default(16_000_000),
+  maxClaimedBytes: positiveInt(1_000_000_000_000).default(32_000_000),
   /**
    * How long a message stays claimed when this process dies, in milliseconds; 100 to a week. While a handler
    * runs, its lease is made longer every third of this. Default 30,000.

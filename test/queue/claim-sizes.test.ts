@@ -35,6 +35,15 @@ it("claims of large messages what fits beside those that are held", () => {
   expect(sizes.room(0, 0, 0)).toBe(0);
 });
 
+it("lets little of it lie before handlers that are busy", () => {
+  const sizes = new ClaimSizes(16 * MB, MB);
+  expect(sizes.ahead).toBeGreaterThan(1_000_000);
+  sizes.saw(of(100, 10_000), 0);
+  expect(sizes.ahead).toBe(200);
+  sizes.saw(of(16, 3 * MB), 0);
+  expect(sizes.ahead).toBe(0);
+});
+
 it("always has room for one message, however large, when none is held", () => {
   const sizes = new ClaimSizes(1, MB);
   expect(claims(sizes, 3, 100 * MB)).toEqual([1, 1, 1]);

@@ -19,7 +19,7 @@ eachDatabase("a worker's room for bytes", (database) => {
     const to = mailbox();
     const sizes = new Map<string, number>();
     for (let n = 0; n < 60; n++) {
-      const bytes = [200, 1_000, 600, 400, 800][n % 5] as number;
+      const bytes = [360, 440, 400, 380, 420][n % 5] as number;
       // A little less, so that the envelope is below the largest message.
       const { messageId } = await queue.sendMessage(sized(to, n, bytes * 990));
       sizes.set(messageId, bytes * 990);
@@ -39,8 +39,8 @@ eachDatabase("a worker's room for bytes", (database) => {
       ...{ concurrency: 50, batchSize: 500, maxClaimedBytes: 4 * MB },
     });
     await until(() => worker.stats.processed === 60);
-    // Messages of these sizes differ from what was expected of them, by less than half in a claim.
-    expect(most).toBeLessThan(1.5 * 4 * MB);
+    // Messages of these sizes differ by a tenth from what is expected of them.
+    expect(most).toBeLessThan(1.2 * 4 * MB);
     expect(most).toBeGreaterThan(2 * MB);
     expect(held).toBe(0);
   });
@@ -93,7 +93,7 @@ eachDatabase("a worker's room for bytes", (database) => {
     const worker = queue.work(to, () => undefined, { concurrency: 100, batchSize: 500 });
     await until(() => worker.stats.processed === 4_000);
     // It learns their sizes with the first few, and from then on bytes bound nothing.
-    expect(claims.slice(0, 3)).toEqual([16, 64, 256]);
+    expect(claims.slice(0, 3)).toEqual([32, 128, 500]);
     expect(claims.filter((count) => count === 500).length).toBeGreaterThanOrEqual(5);
     expect(worker.stats.released).toBe(0);
   });

@@ -9,6 +9,8 @@ const LATELY_MS = 10_000;
 const AVERAGED = 32;
 /** Messages that turned out larger than the last ones are kept up to so many times the budget. */
 const KEPT = 1.5;
+/** This part of the budget is for what is claimed ahead: more of it makes nothing quicker, and much to collect. */
+const AHEAD = 1 / 8;
 
 /**
  * How many messages a worker may claim, so that what it has in its hands takes about `maxBytes` at most. How large a
@@ -34,16 +36,20 @@ export class ClaimSizes {
   /** How many of so many messages to claim, while others of so many bytes are held. */
   room(wanted: number, heldBytes: number, now = performance.now()): number {
     const left = this.#maxBytes - heldBytes;
-    const fitting = Math.floor(left / Math.max(this.#last, this.#average, 1));
+    const fitting = Math.floor(left / this.#expected);
     const lately = now - this.#mostAt > LATELY_MS ? 0 : this.#most;
     const careful = Math.max(1, GROWTH * lately, Math.floor(left / this.#maxMessageBytes));
     const room = Math.min(wanted, careful, Math.max(0, fitting));
     return heldBytes === 0 ? Math.max(room, Math.min(wanted, 1)) : room;
   }
 
-  /** Whether less than half of the room is left: not worth a claim of what could not start at once. */
-  halfFull(heldBytes: number): boolean {
-    return heldBytes > this.#maxBytes / 2;
+  /** How many messages may be there for which no handler is free. */
+  get ahead(): number {
+    return Math.floor((this.#maxBytes * AHEAD) / this.#expected);
+  }
+
+  get #expected(): number {
+    return Math.max(this.#last, this.#average, 1);
   }
 
   /** A claim has found messages of these sizes. */

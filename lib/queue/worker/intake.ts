@@ -39,6 +39,11 @@ interface Begun {
   readonly asked: number;
 }
 
+/** How many messages so many handlers start soon. */
+function soonOf(concurrency: number, averageMs: number): number {
+  return Math.floor((concurrency * SOON_MS) / Math.max(averageMs, 0.01));
+}
+
 /** Looks into the mailbox, as often as is worth it, and claims what the crew can start soon. */
 export class Intake {
   readonly #options: IntakeOptions;
@@ -116,7 +121,7 @@ export class Intake {
 
   /** How many messages the crew could start soon. */
   #wanted(): number {
-    const { crew, runs, settings } = this.#options;
+    const { crew, settings } = this.#options;
     const { concurrency, batchSize } = settings;
     // Handlers that are faster than the database can note their ends are held up here.
     if (crew.settling > concurrency + 2 * batchSize) return 0;
@@ -125,9 +130,9 @@ export class Intake {
     const ahead =
       averageMs === undefined
         ? 0
-        : Math.min(batchSize, Math.floor((concurrency * SOON_MS) / Math.max(averageMs, 0.01)));
+        : Math.min(batchSize, this.#sizes.ahead, soonOf(concurrency, averageMs));
     // Ahead only in worthwhile portions: not one claim for each message that starts.
-    if (free <= 0 && (crew.waiting > ahead / 2 || this.#sizes.halfFull(runs.bytes))) return 0;
+    if (free <= 0 && crew.waiting > ahead / 2) return 0;
     return Math.min(batchSize, Math.max(0, free + ahead - crew.waiting));
   }
 
@@ -198,11 +203,12 @@ export class Intake {
   #keepsUp(wanted: number, sizes: readonly number[]): boolean {
     const { crew, runs, settings } = this.#options;
     if (this.#stopped || crew.averageMs === undefined) return false;
+    const { concurrency, batchSize } = settings;
     const more = this.#sizes.room(wanted, runs.bytes + sum(sizes));
-    const soon = (settings.concurrency * SOON_MS) / Math.max(crew.averageMs, 0.01);
+    const soon = Math.min(soonOf(concurrency, crew.averageMs), concurrency + this.#sizes.ahead);
     return (
       more >= sizes.length &&
-      crew.settling <= settings.concurrency + settings.batchSize &&
+      crew.settling <= concurrency + batchSize &&
       crew.waiting + sizes.length + more <= soon
     );
   }
