@@ -5,6 +5,10 @@ import { plannedAnew, type Run } from "./prepared.ts";
 import { inOrder, parseText, plainClaimedRow } from "./rows.ts";
 import type { Row } from "./sql.ts";
 
+const PAGE = 8_192;
+/** Tables of at most so many pages (2 MB) are read in about the time that planning a claim takes, whatever its plan. */
+const SMALL = 256;
+
 /** How many due messages one claim moves to the ready ones at most. */
 const PROMOTE = 500;
 
@@ -23,17 +27,22 @@ const ANSWER = `${list(ALWAYS, "m")},
 /**
  * The claim, in two forms. The short one takes what is ready, by its place in the table, and nothing at all where
  * something has fallen due: then the long one claims and promotes, and the next claims begin with it for as long as it
- * finds some. There messages that fell due are candidates beside
+ * finds some. The short one exists twice: while the table is small it has a plan that is kept, and takes nothing when
+ * it has grown. There messages that fell due are candidates beside
  * the ready ones, and those that the limit leaves out become ready. MATERIALIZED keeps the planner from running a LIMIT
  * twice and so locking more than asked; the outer re-check names visible_at and not state, because a state = 0 there
  * would offer the planner the ready index as the outer path, which it takes when its statistics are old.
  */
 export function postgresClaim(prefix: string, now: string, query: Run): Dialect["claim"] {
   const messages = `${prefix}messages`;
+  const anew = plannedAnew(":limit");
+  const sizes = ["messages", "mailboxes"].map(
+    (table) => `pg_relation_size(CAST('${prefix}${table}' AS regclass))`,
+  );
+  const pages = `(${sizes.join(" + ")}) / ${PAGE}`;
   const wanted = `(CAST(:types AS text) IS NULL OR message_type IN (SELECT jsonb_array_elements_text(CAST(:types AS jsonb))))
         AND NOT EXISTS (SELECT 1 FROM ${prefix}mailboxes WHERE ${SHUT})`;
-  const ready = `to_agent = :agent AND lane = '' AND state = 0 AND visible_at <= (SELECT now FROM t) AND ${wanted}
-        AND ${plannedAnew(":limit")}`;
+  const ready = `to_agent = :agent AND lane = '' AND state = 0 AND visible_at <= (SELECT now FROM t) AND ${wanted}`;
 
   const due =
     "to_agent = :agent AND state = 1 AND due_at <= (SELECT now FROM t) AND concurrency_key IS NULL";
@@ -67,7 +76,7 @@ export function postgresClaim(prefix: string, now: string, query: Run): Dialect[
                        ELSE :worker END`;
 
   // Locked rows stay where they are: no index is asked for them again. What another one moved just before is left.
-  const short = (source: typeof all) => `
+  const short = (source: typeof all, when = anew) => `
     ${clock}
     UPDATE ${messages} m SET
       visible_at = (SELECT now FROM t) + :lease,
@@ -75,13 +84,13 @@ export function postgresClaim(prefix: string, now: string, query: Run): Dialect[
       attempt = ${attempt},
       worker_id = CASE ${holder},
       failures = ${postgresRuns.lapsed("m.")}
-    WHERE m.visible_at <= (SELECT now FROM t) AND m.ctid = ANY (ARRAY(
-      ${source("ctid", ` AND (${firstDue}) IS NULL`)}))
+    WHERE ${when} AND m.visible_at <= (SELECT now FROM t) AND m.ctid = ANY (ARRAY(
+      ${source("ctid", ` AND ${when} AND (${firstDue}) IS NULL`)}))
     RETURNING ${ANSWER}, (SELECT ${since}) AS took_ms`;
 
   const long = (source: typeof all) => `
     ${clock},
-    ready AS MATERIALIZED (${source("seq, rank", "")}),
+    ready AS MATERIALIZED (${source("seq, rank", ` AND ${anew}`)}),
     due AS MATERIALIZED (
       SELECT seq, rank, message_type, lane FROM ${messages}
       WHERE ${due}
@@ -108,13 +117,16 @@ export function postgresClaim(prefix: string, now: string, query: Run): Dialect[
     RETURNING c.taken, EXISTS (SELECT 1 FROM due) AS due, ${ANSWER}, (SELECT took_ms FROM walked) AS took_ms`;
   const [SHORT, SHORT_BEYOND] = [short(all), short(beyond)];
   const [LONG, LONG_BEYOND] = [long(all), long(beyond)];
-  const DUE = `${clock} ${firstDue.replace("WHERE", `WHERE ${plannedAnew(":limit")} AND`)}`;
+  const QUICK = short(all, `(SELECT ${pages} <= ${SMALL})`);
+  const STATE = `
+    ${clock} SELECT (${firstDue}) IS NOT NULL AS due, ${pages} > ${SMALL / 2} AS large WHERE ${anew}`;
 
   return async (db: Db, { walk, ...request }: ClaimRequest) => {
     const look = walk?.look() ?? {};
     const { ranges } = look;
-    const run = (text: string) =>
-      query<Answer>(db, text, {
+    const began = performance.now();
+    const run = <R = Answer>(text: string) =>
+      query<R>(db, text, {
         agent: request.agentId,
         limit: request.limit,
         lease: request.leaseMs,
@@ -122,21 +134,32 @@ export function postgresClaim(prefix: string, now: string, query: Run): Dialect[
         types: request.messageTypes === null ? null : JSON.stringify(request.messageTypes),
         ...(ranges === undefined ? {} : { ranges }),
       });
-    const ready = async () => {
-      const rows = await run(ranges === undefined ? SHORT : SHORT_BEYOND);
-      return rows.length > 0 || (await run(DUE)).length === 0 ? rows : undefined;
+    const ready = async (): Promise<Answer[] | undefined> => {
+      const small = ranges === undefined && walk?.tableIsSmall(began) === true;
+      const rows = await run(small ? QUICK : ranges === undefined ? SHORT : SHORT_BEYOND);
+      if (rows.length > 0) return rows;
+      const [state] = await run<State>(STATE);
+      if (small && state?.large) {
+        walk.foundLarge(began);
+        return ready();
+      }
+      return state?.due ? undefined : rows;
     };
     const readyAndDue = async () => {
       const rows = await run(ranges === undefined ? LONG : LONG_BEYOND);
       walk?.foundDue(rows[0]?.due === true);
       return rows.filter(({ taken }) => taken);
     };
-    const began = performance.now();
     const rows = (walk?.mostlyReady === false ? undefined : await ready()) ?? (await readyAndDue());
     const claimed = rows.map((row) => plainClaimedRow(row, row.rest, request.agentId, parseText));
     walk?.found(look, claimed, rows[0]?.took_ms, performance.now() - began);
     return claimed.sort(inOrder);
   };
+}
+
+interface State {
+  readonly due: boolean;
+  readonly large: boolean;
 }
 
 interface Answer extends Row {

@@ -28,6 +28,12 @@ async function prepared(knex: Knex): Promise<Statement[]> {
   return answer.rows;
 }
 
+function plans(statements: readonly Statement[], wanted: RegExp) {
+  return statements
+    .filter(({ statement }) => wanted.test(statement))
+    .map(({ generic, custom }) => ({ generic, custom }));
+}
+
 /** Sends a message and takes it. */
 async function pass(queue: MessageQueueManager, to: string): Promise<void> {
   const { messageId } = await queue.sendMessage(note(to));
@@ -52,13 +58,31 @@ eachDatabase("what runs most often", (database) => {
     for (let n = 0; n < 20; n++) await pass(queue, to);
     expect(await queue.getMessages(to)).toEqual([]);
     const statements = await prepared(knex);
-    const insertions = statements.filter(({ statement }) => /^\s*INSERT/.test(statement));
-    const others = statements.filter((statement) => !insertions.includes(statement));
-    expect(insertions).toHaveLength(1);
-    expect(insertions[0]?.generic).toBeGreaterThan(10);
-    // The claim, what it asks where it finds nothing, and the acknowledgement.
-    expect(others.map(({ generic }) => generic)).toEqual([0, 0, 0]);
-    expect(others.map(({ custom }) => custom).sort()).toEqual([1, 20, 21].sort());
+    expect(statements).toHaveLength(4);
+    // A plan that is kept: of an insertion, which needs none, and of claims while the table is small.
+    expect(plans(statements, /^\s*INSERT/)).toEqual([{ generic: 15, custom: 5 }]);
+    expect(plans(statements, /pg_relation_size.*UPDATE|UPDATE.*pg_relation_size/s)).toEqual([
+      { generic: 16, custom: 5 },
+    ]);
+    expect(plans(statements, /DELETE/)).toEqual([{ generic: 0, custom: 20 }]);
+    expect(plans(statements, /AS large/)).toEqual([{ generic: 0, custom: 1 }]);
+  });
+
+  it("has a plan of its own once the table is large, whatever was planned while it was small", async () => {
+    const { url } = await database.fresh();
+    const knex = lone(url);
+    const queue = new MessageQueueManager(knex, { notify: false });
+    const to = mailbox();
+    for (let n = 0; n < 20; n++) await pass(queue, to);
+    const other = mailbox();
+    const many = Array.from({ length: 1_000 }, (_, n) => note(other, { n, text: "x".repeat(300) }));
+    for (let n = 0; n < 6; n++) await queue.sendMessages(many);
+    for (let n = 0; n < 20; n++) await pass(queue, to);
+    const statements = await prepared(knex);
+    const [kept, own] = [/UPDATE.*pg_relation_size/s, /UPDATE.*generate_series/s];
+    expect(plans(statements, own)).toEqual([{ generic: 0, custom: 20 }]);
+    // One claim found the table large.
+    expect(plans(statements, kept)).toEqual([{ generic: 16, custom: 5 }]);
   });
 
   it("is not prepared where that is not wanted, and never in a transaction", async () => {

@@ -12,6 +12,10 @@ import { translated } from "../../store/sql.ts";
  * claim that does not go through it, so this costs time and never correctness; an idle process asks that often.
  */
 const FRESH_MS = 3_000;
+/** What is older than this is looked for again beside the calls, so that none of them waits for it. */
+const RENEWED_MS = 2_000;
+/** And a little later than the call that found it so old, which is rather to have the processor for itself. */
+const RENEWED_AFTER_MS = 25;
 
 interface Known {
   readonly at: number;
@@ -26,6 +30,9 @@ export class KnownSettings {
   /** The last look, however old. */
   #known: Known | undefined;
   #looking: Promise<Known> | undefined;
+  #renewing: NodeJS.Timeout | undefined;
+  /** Counts what was set here. */
+  #changes = 0;
 
   constructor(store: GateStore, settings: GateSettings) {
     this.#store = store;
@@ -34,22 +41,38 @@ export class KnownSettings {
 
   /** Whether it is known, without a look, that nothing is set anywhere. */
   get nothing(): boolean {
-    const known = this.#known;
-    return (
-      known !== undefined &&
-      known.mailboxes.size === 0 &&
-      known.limits.length === 0 &&
-      performance.now() - known.at < FRESH_MS
-    );
+    const known = this.#fresh();
+    return known !== undefined && known.mailboxes.size === 0 && known.limits.length === 0;
+  }
+
+  #fresh(): Known | undefined {
+    if (this.#known === undefined) return undefined;
+    const age = performance.now() - this.#known.at;
+    if (age >= FRESH_MS) return undefined;
+    if (age >= RENEWED_MS) this.#renew();
+    return this.#known;
+  }
+
+  #renew(): void {
+    if (this.#looking !== undefined) return;
+    this.#renewing ??= setTimeout(() => {
+      this.#renewing = undefined;
+      // Whoever needs it hears of what keeps it from being looked for.
+      this.#lookOnce().catch(() => undefined);
+    }, RENEWED_AFTER_MS).unref();
   }
 
   /** What is set, as of three seconds ago at most. */
   async all(db: Db): Promise<Known> {
-    const known = this.#known;
-    if (known !== undefined && performance.now() - known.at < FRESH_MS) return known;
+    const known = this.#fresh();
+    if (known !== undefined) return known;
     // A transaction looks for itself: on SQLite it has the only connection.
     if (db !== this.#store.knex) return this.#look(db);
-    this.#looking ??= this.#look(db).finally(() => {
+    return this.#lookOnce();
+  }
+
+  #lookOnce(): Promise<Known> {
+    this.#looking ??= this.#look(this.#store.knex).finally(() => {
       this.#looking = undefined;
     });
     return this.#looking;
@@ -57,6 +80,7 @@ export class KnownSettings {
 
   async #look(db: Db): Promise<Known> {
     const at = performance.now();
+    const changes = this.#changes;
     const { mailboxes, limits } = await translated(this.#store.dialect, async () => {
       const configured = await this.#store.configured(db);
       // A limit is about a mailbox that has a gate, or about all.
@@ -64,12 +88,15 @@ export class KnownSettings {
       return { mailboxes: configured, limits: gated ? await this.#store.limits(db) : [] };
     });
     const byId = new Map(mailboxes.map((mailbox) => [mailbox.agentId, mailbox]));
-    this.#known = { at, mailboxes: byId, limits };
+    // What was set meanwhile may be missing.
+    const since = changes === this.#changes ? at : Number.NEGATIVE_INFINITY;
+    this.#known = { at: since, mailboxes: byId, limits };
     return this.#known;
   }
 
   /** Something was set here: the next call looks at the tables. */
   forget(): void {
+    this.#changes += 1;
     if (this.#known !== undefined) this.#known = { ...this.#known, at: Number.NEGATIVE_INFINITY };
   }
 

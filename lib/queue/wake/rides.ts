@@ -1,7 +1,7 @@
 /** Sends that follow closer than this are no lone ones. */
 const APART_MS = 5;
-/** One lone send in so many goes without its wake-up, to know how long that takes. */
-const COMPARED = 16;
+/** One lone send in so many goes without its wake-up, to know how long that takes: each is later by a statement. */
+const COMPARED = 64;
 /** Rides that take longer than this many times as long as sends without, and this much, wait for each other. */
 const SLOW_FACTOR = 1.4;
 const SLOW_MS = 0.8;
