@@ -1,8 +1,25 @@
-import type { Db, Dialect } from "./dialect.ts";
-import { int, intOrNull, type Row, translated } from "./sql.ts";
+import type { Db, Dialect, DialectName } from "./dialect.ts";
+import { int, intOrNull, query, translated } from "./sql.ts";
 
 /** Messages in flight that one look counts. With more the mailbox is not idle, and is looked into as ever. */
 const LOOKED_AT = 100;
+
+/** The first messages that are ready, with literals, so that their index may be used. */
+const READY: Record<DialectName, (messages: string) => string> = {
+  postgres: (messages) => `SELECT visible_at FROM ${inPlace(messages)} LIMIT ${LOOKED_AT}`,
+  sqlite: (messages) => `SELECT visible_at FROM ${inPlace(messages)} LIMIT ${LOOKED_AT}`,
+  mssql: (messages) => `SELECT TOP (${LOOKED_AT}) visible_at FROM ${inPlace(messages)}`,
+};
+
+const inPlace = (messages: string) =>
+  `${messages} WHERE to_agent = :agent AND state = 0 ORDER BY lane, rank, seq`;
+
+function textFor({ name, now }: Dialect, messages: string): string {
+  return `
+    SELECT min(x.visible_at) AS free, count(*) AS found, ${now} AS now,
+           (SELECT min(due_at) FROM ${messages} WHERE to_agent = :agent AND state = 1) AS due
+    FROM (${READY[name](messages)}) x`;
+}
 
 /**
  * Milliseconds until a claim might find something in this mailbox, 0 when it might now: a message falls due, or
@@ -14,28 +31,10 @@ export async function nothingForMs(
   prefix: string,
   agentId: string,
 ): Promise<number | null> {
-  const messages = `${prefix}messages`;
-  const ready = db(messages)
-    .select("visible_at")
-    .where({ to_agent: agentId })
-    // Literals, so that the indexes of the ready and of the scheduled ones may be used.
-    .whereRaw("state = 0")
-    .orderBy(["lane", "rank", "seq"])
-    .limit(LOOKED_AT)
-    .as("x");
-  const due = db(messages)
-    .min("due_at")
-    .where({ to_agent: agentId })
-    .whereRaw("state = 1")
-    .as("due");
-  const row = await translated(dialect, async () => {
-    return (await db
-      .from(ready)
-      .min({ free: "x.visible_at" })
-      .count({ found: "*" })
-      .select(due, db.raw(`${dialect.now} AS now`))
-      .first()) as unknown as Row;
-  });
+  const [row] = await translated(dialect, () =>
+    query(db, textFor(dialect, `${prefix}messages`), { agent: agentId }),
+  );
+  if (row === undefined) return null;
   const now = int(row.now);
   const soon = [intOrNull(row.free), intOrNull(row.due)]
     .filter((at) => at !== null)

@@ -189,7 +189,7 @@ async function idleLook(knex: Knex, queue: MessageQueueManager, mailbox: string)
   let listen: ((query: { sql: string }) => void) | undefined;
   const asked = new Promise<void>((resolve) => {
     listen = ({ sql }) => {
-      if (/^select .*min\(.x.\..visible_at.\)/.test(sql)) resolve();
+      if (/\bmin\(x\.visible_at\)/.test(sql)) resolve();
     };
     knex.on("query", listen);
   });
