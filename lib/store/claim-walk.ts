@@ -11,8 +11,6 @@ const AGAIN_MS = 1_000;
 const SHARE = 10;
 /** Slices of it are made to take about so long. */
 const SLICE_MS = 10;
-/** A table that was found to be large is taken to be so for this long. */
-const LARGE_MS = 60_000;
 const FIRST_SLICE = 10_000;
 
 /** Where nobody measures how long a claim walks: more ready or leased messages before its last one than these. */
@@ -79,17 +77,6 @@ export class ClaimWalk {
   full = false;
   /** Whether most likely nothing has fallen due: a claim that looks at nothing but ready messages is enough. */
   mostlyReady = true;
-
-  #largeUntil = 0;
-
-  /** Whether the table is small, as far as is known: then its claims need no plan of their own. */
-  tableIsSmall(now: number): boolean {
-    return now >= this.#largeUntil;
-  }
-
-  foundLarge(now: number): void {
-    this.#largeUntil = now + LARGE_MS;
-  }
 
   /** A claim has looked at all: whether something had fallen due. */
   foundDue(some: boolean): void {

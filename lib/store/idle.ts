@@ -6,13 +6,18 @@ const LOOKED_AT = 100;
 
 /** The first messages that are ready, with literals, so that their index may be used. */
 const READY: Record<DialectName, (messages: string) => string> = {
-  postgres: (messages) => `SELECT visible_at FROM ${inPlace(messages)} LIMIT ${LOOKED_AT}`,
-  sqlite: (messages) => `SELECT visible_at FROM ${inPlace(messages)} LIMIT ${LOOKED_AT}`,
+  postgres: limited,
+  sqlite: limited,
   mssql: (messages) => `SELECT TOP (${LOOKED_AT}) visible_at FROM ${inPlace(messages)}`,
 };
 
-const inPlace = (messages: string) =>
-  `${messages} WHERE to_agent = :agent AND state = 0 ORDER BY lane, rank, seq`;
+function limited(messages: string): string {
+  return `SELECT visible_at FROM ${inPlace(messages)} LIMIT ${LOOKED_AT}`;
+}
+
+function inPlace(messages: string): string {
+  return `${messages} WHERE to_agent = :agent AND state = 0 ORDER BY lane, rank, seq`;
+}
 
 function textFor({ name, now }: Dialect, messages: string): string {
   return `

@@ -8,6 +8,8 @@ import type { Row } from "./sql.ts";
 const PAGE = 8_192;
 /** Tables of at most so many pages (2 MB) are read in about the time that planning a claim takes, whatever its plan. */
 const SMALL = 256;
+/** What was found to be large is taken to be so for this long. */
+const LARGE_MS = 60_000;
 
 /** How many due messages one claim moves to the ready ones at most. */
 const PROMOTE = 500;
@@ -121,6 +123,9 @@ export function postgresClaim(prefix: string, now: string, query: Run): Dialect[
   const STATE = `
     ${clock} SELECT (${firstDue}) IS NOT NULL AS due, ${pages} > ${SMALL / 2} AS large WHERE ${anew}`;
 
+  /** By pool: until when the tables are taken to be large. */
+  const largeUntil = new WeakMap<object, number>();
+
   return async (db: Db, { walk, ...request }: ClaimRequest) => {
     const look = walk?.look() ?? {};
     const { ranges } = look;
@@ -135,12 +140,12 @@ export function postgresClaim(prefix: string, now: string, query: Run): Dialect[
         ...(ranges === undefined ? {} : { ranges }),
       });
     const ready = async (): Promise<Answer[] | undefined> => {
-      const small = ranges === undefined && walk?.tableIsSmall(began) === true;
+      const small = ranges === undefined && began >= (largeUntil.get(db.client) ?? 0);
       const rows = await run(small ? QUICK : ranges === undefined ? SHORT : SHORT_BEYOND);
       if (rows.length > 0) return rows;
       const [state] = await run<State>(STATE);
       if (small && state?.large) {
-        walk.foundLarge(began);
+        largeUntil.set(db.client, began + LARGE_MS);
         return ready();
       }
       return state?.due ? undefined : rows;

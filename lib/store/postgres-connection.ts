@@ -49,6 +49,11 @@ export async function onConnection<T>(
   }
 }
 
+/** What takes what is not a plain query; undefined over other drivers, and where other statements may be under way. */
+export function wireOf({ pipeline, connection }: Connection): Partial<Wire> | undefined {
+  return pipeline ? undefined : connection;
+}
+
 /** What runs past knex' runner, with the events that knex' own statements have. */
 export async function told<T extends Answer>(
   pool: Pool,

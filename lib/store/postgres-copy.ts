@@ -6,6 +6,7 @@ import {
   type Pool,
   told,
   type Wire,
+  wireOf,
 } from "./postgres-connection.ts";
 
 /** A piece of data that goes to the server at once, in characters. */
@@ -87,7 +88,7 @@ export async function copyMessages(
   if (proved === false || (isTransaction && (!proved || isCompleted?.()))) return false;
   try {
     const copied = await onConnection(pool, async (connection) => {
-      const able = !connection.pipeline && connection.connection?.sendCopyFromChunk !== undefined;
+      const able = wireOf(connection)?.sendCopyFromChunk !== undefined;
       if (able) await copy(pool, connection, table, rows);
       return able;
     });

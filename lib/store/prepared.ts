@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { type Bindings, bound } from "./constant.ts";
 import type { Db } from "./dialect.ts";
-import { type Connection, onConnection, type Pool, told } from "./postgres-connection.ts";
+import { type Connection, onConnection, type Pool, told, wireOf } from "./postgres-connection.ts";
 import { type Answer, isTransaction, query, type Row, rows } from "./sql.ts";
 
 /**
@@ -68,13 +68,12 @@ export async function prepared<R = Row>(db: Db, text: string, bindings: Bindings
   const pool = db.client as Pool;
   const names = namesOf(pool);
   const name = names.of(text);
+  if (name === undefined) return query<R>(db, text, bindings);
   const { sql, values } = bound(db, text, bindings);
-  if (name === undefined || sql === undefined) return query<R>(db, text, bindings);
+  if (sql === undefined) return query<R>(db, text, bindings);
   try {
     const answer = await onConnection(pool, (connection) => {
-      if (connection.pipeline || connection.connection?.parsedStatements === undefined) {
-        return Promise.resolve(undefined);
-      }
+      if (wireOf(connection)?.parsedStatements === undefined) return Promise.resolve(undefined);
       return told(pool, connection, sql, values, () => answerOf(connection, name, sql, values));
     });
     if (answer !== undefined) return rows<R>(answer);
