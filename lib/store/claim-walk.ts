@@ -83,6 +83,11 @@ export class ClaimWalk {
     this.mostlyReady = !some;
   }
 
+  /** Whether whoever reads this mailbox from its beginning walks far before there is anything. */
+  get far(): boolean {
+    return this.#dear;
+  }
+
   look(now = performance.now()): Look {
     if (!this.#dear) return {};
     const ranks = [...this.#passed.keys()].sort((a, b) => a - b);

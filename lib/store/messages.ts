@@ -68,6 +68,11 @@ export class MessageStore {
     );
   }
 
+  /** Whether claims of a mailbox begin behind what was claimed, because it is far from the first entry to there. */
+  walksFar(agentId: string, messageTypes: readonly string[] | null): boolean {
+    return this.#walks.of(agentId, messageTypes).far;
+  }
+
   /** Ends claims as processed; `also` is told in the same transaction which of them were valid. */
   async complete(
     db: Db,

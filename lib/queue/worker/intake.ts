@@ -15,6 +15,8 @@ import type { Runs } from "./runs.ts";
 const SOON_MS = 100;
 /** What was claimed ahead and has not started after this is given back for others. */
 const LONGEST_AHEAD_MS = 1_000;
+/** Looks that find nothing take no more than this part of the time: other claims know where to begin, a look does not. */
+const LOOKS_SHARE = 10;
 /** How often an idle worker looks that hears of what is sent: what it does not hear of is lost wake-ups. */
 const REST_MS = 4_000;
 
@@ -51,6 +53,8 @@ export class Intake {
   readonly #sizes: ClaimSizes;
   readonly #bell = new Bell();
   #aheadSince = 0;
+  /** Until then a claim is cheaper than a look. */
+  #claimUntil = 0;
   /** A claim that is under way while handlers of the last one are called. */
   #begun: Begun | undefined;
   #stopped = false;
@@ -144,14 +148,18 @@ export class Intake {
 
   /** Claims, but in a mailbox that was empty for a while only when something is there. */
   async #look(wanted: number): Promise<void> {
-    if (!this.#pace.idle) return this.#claim(wanted);
+    const began = performance.now();
+    if (!this.#pace.idle || began < this.#claimUntil) return this.#claim(wanted);
     const { core, agentId, settings } = this.#options;
-    this.#pace.looking(performance.now());
+    // Under a transaction that is held open a look reads the entries of all that has ended since.
+    if (core.store.walksFar(agentId, settings.messageTypes ?? null)) return this.#claim(wanted);
+    this.#pace.looking(began);
     await core.db();
     const asked = nothingForMs(core.knex, core.dialect, core.options.prefix, agentId);
     const ms = await within(Math.max(5_000, settings.leaseMs), "a look", asked);
-    if (ms === 0) return this.#claim(wanted);
     const now = performance.now();
+    this.#claimUntil = now + LOOKS_SHARE * (now - began);
+    if (ms === 0) return this.#claim(wanted);
     if (ms !== null) this.#pace.expect(now + ms);
     this.#pace.rest(now, core.hears ? Math.max(REST_MS, settings.pollMs.max) : settings.pollMs.max);
   }
