@@ -7,6 +7,11 @@ const pool = new Uint8Array(1_024 * BYTES);
 let used = pool.length;
 const made = Buffer.alloc(BYTES);
 
+/** The digits of an id, with its dashes, and where those of each byte begin. */
+const text = Buffer.alloc(36, "-");
+const DIGITS = Buffer.from("0123456789abcdef");
+const PLACES = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+
 function random(): Uint8Array {
   if (used === pool.length) {
     crypto.getRandomValues(pool);
@@ -30,7 +35,12 @@ export function newId(): string {
   }
   counter++;
   v7({ rng: random, msecs: lastMs, seq: counter }, made);
-  // Written by the runtime and cut: byte by byte would take four times as long and make a kilobyte of garbage.
-  const hex = made.toString("hex");
-  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
+  // Into bytes, and one text at the end: put together from pieces it would take twice as long, and be read as often.
+  for (let n = 0; n < BYTES; n++) {
+    const byte = made[n] as number;
+    const place = PLACES[n] as number;
+    text[place] = DIGITS[byte >> 4] as number;
+    text[place + 1] = DIGITS[byte & 15] as number;
+  }
+  return text.toString("latin1");
 }

@@ -154,13 +154,18 @@ const IDS: ReadonlySet<string> = new Set([
   ...["replyTo", "contextId", "taskId"],
 ]);
 
+/** Whether what it has is its own. */
+export function isBare(given: object): boolean {
+  const prototype: unknown = Object.getPrototypeOf(given);
+  return prototype === Object.prototype || prototype === null;
+}
+
 /**
  * What `messageSchema` makes of a message that says little more than where it goes, at a fifth of the cost;
  * undefined for any other one, and for one that is wrong, whose error the schema words.
  */
 export function plainFields(given: object): Fields | undefined {
-  const prototype: unknown = Object.getPrototypeOf(given);
-  if (prototype !== Object.prototype && prototype !== null) return undefined;
+  if (!isBare(given)) return undefined;
   const { toAgent, messageType, priority } = given as Record<string, unknown>;
   if (!isId(toAgent) || !isId(messageType)) return undefined;
   for (const key of Object.keys(given)) {

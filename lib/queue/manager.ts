@@ -1,7 +1,7 @@
 import type { Knex } from "knex";
 import { ValidationFailed } from "../errors.ts";
 import type { AgentMessage } from "../protocol/agent-message.ts";
-import { encode } from "../protocol/envelope.ts";
+import { encode, LastHead } from "../protocol/envelope.ts";
 import { Observers } from "../protocol/events.ts";
 import {
   type BatcherOptions,
@@ -90,6 +90,7 @@ export class MessageQueueManager {
   readonly #workerId = newWorkerId();
   readonly #settler: Settler;
   readonly #callers: Callers;
+  readonly #lastHead = new LastHead();
   /** Sends of this process that are under way at the same time. */
   readonly #group = new SendGroup(async (messages) =>
     this.#core.send(await this.#core.db(), messages),
@@ -435,6 +436,7 @@ export class MessageQueueManager {
       retryPolicies,
       maxMessageBytes,
       maxContentBytes: claimCheck?.maxBytes,
+      lastHead: this.#lastHead,
     };
   }
 }

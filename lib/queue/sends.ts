@@ -1,5 +1,6 @@
 import { QueueFull } from "../errors.ts";
-import type { EncodedMessage } from "../protocol/envelope.ts";
+import { type EncodedMessage, type Head, headsOf } from "../protocol/envelope.ts";
+import type { MessageEvent, MessageEventName } from "../protocol/events.ts";
 import { type Flow, flowOf } from "../protocol/flow.ts";
 import { afterCommit, told } from "../store/after-commit.ts";
 import type { Db } from "../store/dialect.ts";
@@ -23,7 +24,7 @@ export async function send(
   flow?: Flow,
 ): Promise<Sent[]> {
   const { known } = core.gates;
-  const plain = known.nothing && flow === undefined && given.every(isPlain);
+  const plain = known.nothing && flow === undefined && headsOf(given).every(isPlain);
   const routed = plain ? given : await route(core, db, given);
   for (const agentId of plain ? [] : await known.refusing(db, routed)) {
     await core.breakers.refuse(db, agentId);
@@ -45,49 +46,58 @@ export async function send(
     throw error;
   });
   const told = ride !== undefined && core.rode(ride);
-  const stored = messages.filter((_, n) => sent[n]?.duplicate === false);
-  if (packs && stored.length < messages.length) {
+  const some = sent.some(({ duplicate }) => duplicate);
+  const stored = some ? messages.filter((_, n) => sent[n]?.duplicate === false) : messages;
+  if (packs && some) {
     const twice = messages.filter((_, n) => sent[n]?.duplicate === true);
     core.payloads.discard(twice.flatMap(keyOfContent));
   }
   if (stored.length > 0) {
     afterCommit(db, () => {
       // What falls due late is found by looking; idle consumers look too rarely for what does so soon.
-      const due = stored.filter(({ delayMs = 0 }) => delayMs <= SOON_MS);
-      const stopped = messages.flatMap((message, n) => {
-        const reason = sent[n]?.deadLettered;
-        return reason === undefined ? [] : [{ message, reason }];
-      });
+      const due = headsOf(stored).filter(({ delayMs = 0 }) => delayMs <= SOON_MS);
       core.signal(new Set(due.flatMap(({ toAgent }) => toAgent)), told);
       if (!core.observers.active) return;
       const at = Date.now();
+      core.observers.emit(stored.flatMap((message) => eventsOf("sent", message, { at })));
       core.observers.emit(
-        stored.flatMap((message) =>
-          message.toAgent.map((toAgent) => messageEvent("sent", { ...message, toAgent }, { at })),
-        ),
-      );
-      core.observers.emit(
-        stopped.flatMap(({ message, reason }) =>
-          message.toAgent.map((toAgent) =>
-            messageEvent("dead_lettered", { ...message, toAgent }, { at, reason }),
-          ),
-        ),
+        messages.flatMap((message, n) => {
+          const reason = sent[n]?.deadLettered;
+          return reason === undefined ? [] : eventsOf("dead_lettered", message, { at, reason });
+        }),
       );
     });
   }
   return sent;
 }
 
-/** Whether a message needs no look at settings, as long as none are known. */
-function isPlain({ toAgent, concurrencyKey }: EncodedMessage): boolean {
+/** One for each recipient. */
+function eventsOf(
+  event: MessageEventName,
+  { head, messageId }: EncodedMessage,
+  extra: Pick<MessageEvent, "at" | "reason">,
+): MessageEvent[] {
+  const { fromAgent, messageType, correlationId, taskId } = head;
+  return head.toAgent.map((toAgent) =>
+    messageEvent(
+      event,
+      { messageId, fromAgent, toAgent, messageType, correlationId, taskId },
+      extra,
+    ),
+  );
+}
+
+/** Whether messages need no look at settings, as long as none are known. */
+function isPlain({ toAgent, concurrencyKey }: Head): boolean {
   return concurrencyKey === undefined && !toAgent.some((to) => to.includes(":"));
 }
 
 /** The mailbox of a message that is alone, and that one statement stores. */
 function onlyMailbox(messages: readonly EncodedMessage[]): string | undefined {
   const [message] = messages;
-  if (messages.length !== 1 || message === undefined || message.toAgent.length !== 1) return;
-  return message.ownId || !mayShare(message) ? undefined : message.toAgent[0];
+  if (messages.length !== 1 || message === undefined) return;
+  const { toAgent } = message.head;
+  return toAgent.length !== 1 || message.ownId || !mayShare(message) ? undefined : toAgent[0];
 }
 
 /** Messages that one statement takes, and that are in memory at once of a long array. */

@@ -41,7 +41,7 @@ export class DedupeKeys {
     const heldKeys = await this.#hold(
       trx,
       byKey,
-      ({ dedupeWindowMs }) => dedupeWindowMs ?? DEDUPE_WINDOW_MS,
+      ({ head }) => head.dedupeWindowMs ?? DEDUPE_WINDOW_MS,
     );
     const notStored: string[] = [];
     for (const message of fresh) {
@@ -89,13 +89,13 @@ export class DedupeKeys {
     return held;
   }
 
-  #idKey({ ownId, fromAgent, messageId }: EncodedMessage): string | undefined {
+  #idKey({ ownId, head: { fromAgent }, messageId }: EncodedMessage): string | undefined {
     // The length tells where the sender ends: both may hold colons.
     return ownId ? `id:${fromAgent.length}:${fromAgent}:${messageId}` : undefined;
   }
 }
 
-function keyOf({ dedupeKey, toAgent, addressedTo }: EncodedMessage): string | undefined {
+function keyOf({ head: { dedupeKey, toAgent, addressedTo } }: EncodedMessage): string | undefined {
   if (dedupeKey === undefined) return undefined;
   const [only = "", ...others] = [...(addressedTo ?? toAgent)].sort();
   if (others.length === 0) return `key:${only.length}:${only}:${dedupeKey}`;

@@ -3,6 +3,7 @@ import type { Maintenance } from "../protocol/system.ts";
 import type { ClaimWalk } from "./claim-walk.ts";
 import type { ConversationStatements } from "./conversations.ts";
 import type { InboxStatements } from "./inbox.ts";
+import type { PlainMessages } from "./plain-messages.ts";
 
 export type DialectName = "postgres" | "mssql" | "sqlite";
 
@@ -51,6 +52,9 @@ export interface NewMessage {
   readonly ttl_ms: number | null;
   readonly expires_at: number | null;
 }
+
+/** What messages may share. */
+export type NewHead = Omit<NewMessage, "message_id" | "content" | "content_encoding">;
 
 /** What tells other processes of a message, and may go with the statement that stores it. */
 export interface WakeUp {
@@ -246,11 +250,13 @@ export interface Dialect {
   /** SQL for a text field of a JSON column. */
   jsonText(column: string, field: string): string;
 
+  /** Stores messages in the order given. Keys were held before (`holdKeys`). */
+  insertMessages(db: Db, messages: readonly NewMessage[]): Promise<void>;
   /**
-   * Stores messages in the order given. Keys were held before (`holdKeys`). A lone one may take its wake-up along,
-   * where the database has such a thing; it says whether it did.
+   * The same for messages that say nothing but themselves, at least one. A lone one may take its wake-up along, where
+   * the database has such a thing; it says whether it did.
    */
-  insertMessages(db: Db, messages: readonly NewMessage[], wakeUp?: WakeUp): Promise<void>;
+  insertPlain(db: Db, messages: PlainMessages, wakeUp?: WakeUp): Promise<void>;
   /** Takes dedupe keys; returns those already held, with the message that holds each. */
   holdKeys(db: Db, keys: readonly DedupeKey[]): Promise<{ key: string; message_id: string }[]>;
   /** Leases up to `limit` messages of a mailbox: highest priority first, then order of arrival. */

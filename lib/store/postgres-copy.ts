@@ -1,5 +1,5 @@
-import type { Db, NewMessage } from "./dialect.ts";
-import { HEAD, plainOf } from "./plain-messages.ts";
+import type { Db } from "./dialect.ts";
+import { HEAD, type PlainMessages } from "./plain-messages.ts";
 import {
   type Connection,
   onConnection,
@@ -80,7 +80,7 @@ const REFUSED = ["0A000", "42501", "42601"];
 export async function copyMessages(
   db: Db,
   table: string,
-  rows: readonly NewMessage[],
+  messages: PlainMessages,
 ): Promise<boolean> {
   const pool = db.client as Pool;
   const { isTransaction, isCompleted } = db as { isTransaction?: boolean; isCompleted?(): boolean };
@@ -89,7 +89,7 @@ export async function copyMessages(
   try {
     const copied = await onConnection(pool, async (connection) => {
       const able = wireOf(connection)?.sendCopyFromChunk !== undefined;
-      if (able) await copy(pool, connection, table, rows);
+      if (able) await copy(pool, connection, table, messages);
       return able;
     });
     takes.set(pool.config, copied);
@@ -105,9 +105,9 @@ async function copy(
   pool: Pool,
   connection: Connection,
   table: string,
-  rows: readonly NewMessage[],
+  messages: PlainMessages,
 ): Promise<void> {
-  const { heads, places } = plainOf(rows);
+  const { heads } = messages;
   const columns = HEAD.filter((column) => heads.some((head) => head[column] !== null));
   const text = `COPY ${table} (message_id, content, rank, ${Object.keys(NEW)}, ${columns}) FROM STDIN`;
   const tails = heads.map((head) => {
@@ -116,28 +116,32 @@ async function copy(
   });
   await told(pool, connection, text, [], async () => {
     await new Promise<void>((resolve, reject) => {
-      const copying = new CopyIn(text, pieces(rows, places, tails));
+      const copying = new CopyIn(text, pieces(messages, tails));
       copying.callback = (error) => (error === null ? resolve() : reject(error));
       connection.query(copying);
     });
-    return { rowCount: rows.length, rows: [] };
+    return { rowCount: messages.count, rows: [] };
   });
 }
 
 /** https://www.postgresql.org/docs/current/sql-copy.html, "Text Format". */
 function* pieces(
-  rows: readonly NewMessage[],
-  places: readonly number[],
+  { ids, contents, places }: PlainMessages,
   tails: readonly string[],
 ): Iterable<string> {
   let piece = "";
-  for (const [n, { message_id, content }] of rows.entries()) {
-    piece += `${written(message_id)}\t${written(content)}${tails[places[n] ?? 0]}`;
+  for (let n = 0; n < ids.length; n++) {
+    piece += `${onOneLine(ids[n] as string)}\t${onOneLine(contents[n] as string)}${tails[places[n] as number]}`;
     if (piece.length < PIECE) continue;
     yield piece;
     piece = "";
   }
   if (piece !== "") yield piece;
+}
+
+/** Ids and JSON texts have neither tabs nor ends of lines. */
+function onOneLine(text: string): string {
+  return text.includes("\\") ? text.replaceAll("\\", "\\\\") : text;
 }
 
 const ESCAPED: Record<string, string> = { "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t" };

@@ -15,7 +15,7 @@ import { envelopeWith, postgresRuns } from "./failed-runs.ts";
 import { faultOfPostgres } from "./faults.ts";
 import { holdKeys } from "./hold-keys.ts";
 import { postgresInbox } from "./inbox.ts";
-import { HEAD, headsAsJson, insertOne, isPlain, plainOf } from "./plain-messages.ts";
+import { HEAD, headsAsJson, insertOne, type PlainMessages } from "./plain-messages.ts";
 import { postgresClaim } from "./postgres-claim.ts";
 import { copyMessages } from "./postgres-copy.ts";
 import { postgresGates } from "./postgres-gates.ts";
@@ -180,14 +180,13 @@ export function postgres(prefix: string, prepare = true): Dialect {
     conversations: postgresConversations(prefix, NOW),
     jsonText: (column, field) => `(${column} ->> '${field}')`,
 
-    async insertMessages(db: Db, rows: readonly NewMessage[], wakeUp?: WakeUp) {
-      if (!rows.every(isPlain)) {
-        await query(db, INSERT, { items: rowsAsJson(rows, DOCUMENTS) });
-        return;
-      }
-      const [lone] = rows;
-      if (lone !== undefined && rows.length === 1) {
-        const { text, bindings } = wakeUp === undefined ? one(lone) : oneAndWakeUp(lone);
+    async insertMessages(db: Db, rows: readonly NewMessage[]) {
+      await query(db, INSERT, { items: rowsAsJson(rows, DOCUMENTS) });
+    },
+
+    async insertPlain(db: Db, plain: PlainMessages, wakeUp?: WakeUp) {
+      if (plain.count === 1) {
+        const { text, bindings } = wakeUp === undefined ? one(plain) : oneAndWakeUp(plain);
         if (wakeUp !== undefined) {
           bindings.wake_channel = wakeUp.channel;
           bindings.wake_payload = wakeUp.payload;
@@ -196,13 +195,12 @@ export function postgres(prefix: string, prepare = true): Dialect {
         if (wakeUp !== undefined) wakeUp.outcome = "carried";
         return;
       }
-      if (await copyMessages(db, messages, rows)) return;
-      const { heads, places } = plainOf(rows);
+      if (await copyMessages(db, messages, plain)) return;
       await query(db, PLAIN, {
-        ids: JSON.stringify(rows.map(({ message_id }) => message_id)),
-        contents: `[${rows.map(({ content }) => content).join()}]`,
-        heads_of: `{${places.join()}}`,
-        heads: headsAsJson(heads, true),
+        ids: JSON.stringify(plain.ids),
+        contents: `[${plain.contents.join()}]`,
+        heads_of: `{${plain.places.join()}}`,
+        heads: headsAsJson(plain.heads, true),
       });
     },
 

@@ -1,8 +1,9 @@
-import type { EncodedMessage } from "../protocol/envelope.ts";
+import { type EncodedMessage, type Head, headsOf } from "../protocol/envelope.ts";
 import type { BrakeReason } from "../protocol/loops.ts";
 import { DedupeKeys } from "./dedupe.ts";
-import type { Db, Dialect, KeyRef, NewMessage, WakeUp } from "./dialect.ts";
+import type { Db, Dialect, KeyRef, NewHead, NewMessage, WakeUp } from "./dialect.ts";
 import { distinct, keyOfRow } from "./keys.ts";
+import { isPlain, PlainMessages, plainOf } from "./plain-messages.ts";
 import { isTransaction, retried, transaction, translated } from "./sql.ts";
 import { type Brakes, type Stop, storeStopped } from "./stopped.ts";
 import { Turns, turnKey } from "./turns.ts";
@@ -67,18 +68,13 @@ export class Sending {
     brakes?: Brakes,
     wakeUp?: WakeUp,
   ): Promise<Sent[]> {
-    const plain = messages.every(
-      (message) =>
-        admission === undefined &&
-        brakes === undefined &&
-        !message.ownId &&
-        message.dedupeKey === undefined &&
-        message.orderingKey === undefined &&
-        message.concurrencyKey === undefined &&
-        (placing === undefined || !message.toAgent.some((agent) => placing.fair(agent))),
-    );
-    if (plain) {
-      await translated(this.#dialect, () => this.#plain(db, messages, placing, wakeUp));
+    const free =
+      admission === undefined &&
+      brakes === undefined &&
+      messages.every(({ ownId }) => !ownId) &&
+      headsOf(messages).every((head) => waitsForNothing(head, placing));
+    if (free) {
+      await translated(this.#dialect, () => this.#free(db, messages, placing, wakeUp));
       return messages.map(({ messageId }) => ({ messageId, duplicate: false }));
     }
     return translated(this.#dialect, () =>
@@ -131,35 +127,33 @@ export class Sending {
   }
 
   /** Messages that wait for nothing and are counted nowhere: never more rows in memory than one statement takes. */
-  async #plain(
+  async #free(
     db: Db,
     messages: readonly EncodedMessage[],
     placing?: Placing,
     wakeUp?: WakeUp,
   ): Promise<void> {
-    const count = messages.reduce((rows, { toAgent }) => rows + toAgent.length, 0);
-    if (count <= BATCH) {
-      const rows = rowsOf(messages, placing);
-      if (wakeUp !== undefined && (await this.#withWakeUp(db, rows, wakeUp))) return;
-      return retriedUnlessIn(this.#dialect, db, () => this.#insert(db, rows));
+    const ends = portions(messages);
+    if (ends.length === 1) {
+      const plain = inColumns(messages, placing);
+      if (plain === undefined) {
+        const rows = rowsOf(messages, placing);
+        return retriedUnlessIn(this.#dialect, db, () => this.#dialect.insertMessages(db, rows));
+      }
+      if (wakeUp !== undefined && (await this.#withWakeUp(db, plain, wakeUp))) return;
+      return retriedUnlessIn(this.#dialect, db, () => this.#dialect.insertPlain(db, plain));
     }
     await transaction(this.#dialect, db, async (trx) => {
-      let rows: NewMessage[] = [];
-      for (const message of messages) {
-        rows.push(...rowsOf([message], placing));
-        while (rows.length >= BATCH) {
-          await this.#insert(trx, rows.slice(0, BATCH));
-          rows = rows.slice(BATCH);
-        }
+      for (const [n, end] of ends.entries()) {
+        await this.#free(trx, messages.slice(ends[n - 1] ?? 0, end), placing);
       }
-      await this.#insert(trx, rows);
     });
   }
 
   /** False where the server refused: then nothing was stored, and a wake-up must not keep a message from being so. */
-  async #withWakeUp(db: Db, rows: readonly NewMessage[], wakeUp: WakeUp): Promise<boolean> {
+  async #withWakeUp(db: Db, plain: PlainMessages, wakeUp: WakeUp): Promise<boolean> {
     try {
-      await this.#dialect.insertMessages(db, rows, wakeUp);
+      await this.#dialect.insertPlain(db, plain, wakeUp);
       return true;
     } catch (error) {
       if (this.#dialect.classify(error) === "connection") throw error;
@@ -169,7 +163,10 @@ export class Sending {
   }
 
   async #insert(db: Db, rows: readonly NewMessage[]): Promise<void> {
-    if (rows.length > 0) await this.#dialect.insertMessages(db, rows);
+    const plain = plainOf(rows);
+    await (plain === undefined
+      ? this.#dialect.insertMessages(db, rows)
+      : this.#dialect.insertPlain(db, plain));
   }
 }
 
@@ -193,42 +190,94 @@ const NONE_STOPPED: ReadonlyMap<EncodedMessage, Stop> = new Map();
 const isNotIn = (stopped: ReadonlyMap<EncodedMessage, Stop>) => (message: EncodedMessage) =>
   !stopped.has(message);
 
+/** Whether messages under a head need no lock of anybody's. */
+function waitsForNothing(head: Head, placing: Placing | undefined): boolean {
+  return (
+    head.dedupeKey === undefined &&
+    head.orderingKey === undefined &&
+    head.concurrencyKey === undefined &&
+    (placing === undefined || !head.toAgent.some((agent) => placing.fair(agent)))
+  );
+}
+
+/** Where each statement's messages end, so that none takes more rows than it may; one portion at least. */
+function portions(messages: readonly EncodedMessage[]): number[] {
+  const ends: number[] = [];
+  let rows = 0;
+  for (const [n, { head }] of messages.entries()) {
+    if (rows + head.toAgent.length > BATCH) {
+      ends.push(n);
+      rows = 0;
+    }
+    rows += head.toAgent.length;
+  }
+  ends.push(messages.length);
+  return ends;
+}
+
+/** Messages in columns, one for each recipient, if all of them are plain. */
+function inColumns(
+  messages: readonly EncodedMessage[],
+  placing: Placing | undefined,
+): PlainMessages | undefined {
+  const plain = new PlainMessages();
+  let last: Head | undefined;
+  let heads: NewHead[] = [];
+  for (const { head, messageId, contentText, contentEncoding } of messages) {
+    if (contentEncoding !== undefined) return undefined;
+    if (head !== last) {
+      last = head;
+      heads = headsFor(head, placing);
+      if (!heads.every(isPlain)) return undefined;
+    }
+    for (const own of heads) plain.add(own, messageId, contentText);
+  }
+  return plain;
+}
+
 /** One row per message and recipient. */
 function rowsOf(messages: readonly EncodedMessage[], placing: Placing | undefined): NewMessage[] {
-  return messages.flatMap((message) =>
-    message.toAgent.map((to_agent) => ({
-      message_id: message.messageId,
-      from_agent: message.fromAgent,
-      to_agent,
-      message_type: message.messageType,
-      original_type: message.originalType,
-      kind: message.kind,
-      priority: message.priority,
-      content: message.contentText,
-      headers: message.headersText,
-      correlation_id: message.correlationId ?? null,
-      causation_id: message.causationId ?? null,
-      reply_to: message.replyTo ?? null,
-      context_id: message.contextId ?? null,
-      task_id: message.taskId ?? null,
-      subject: message.subject ?? null,
-      ordering_key: message.orderingKey ?? null,
-      concurrency_key: message.concurrencyKey ?? null,
-      dedupe_key: message.dedupeKey ?? null,
-      cost: message.cost ?? null,
-      delivery: message.delivery ?? null,
-      retry: message.retryText,
-      hops: message.hops ?? null,
-      trail: message.trail === undefined ? null : JSON.stringify(message.trail),
-      content_encoding: message.contentEncoding ?? null,
-      lane: placing?.laneOf(message.messageType, to_agent) || null,
-      rank: null,
-      aging_ms: placing?.agingMs(to_agent) ?? null,
-      max_attempts: message.maxAttempts,
-      delay_ms: message.delayMs ?? null,
-      available_at: message.availableAt ?? null,
-      ttl_ms: message.ttlMs ?? null,
-      expires_at: message.expiresAt ?? null,
+  return messages.flatMap(({ head, messageId, contentText, contentEncoding }) =>
+    headsFor(head, placing).map((own) => ({
+      ...own,
+      message_id: messageId,
+      content: contentText,
+      content_encoding: contentEncoding ?? null,
     })),
   );
+}
+
+/** One for each recipient. */
+function headsFor(head: Head, placing: Placing | undefined): NewHead[] {
+  return head.toAgent.map((to_agent) => ({
+    from_agent: head.fromAgent,
+    to_agent,
+    message_type: head.messageType,
+    original_type: head.originalType,
+    kind: head.kind,
+    priority: head.priority,
+    headers: head.headersText,
+    correlation_id: head.correlationId ?? null,
+    causation_id: head.causationId ?? null,
+    reply_to: head.replyTo ?? null,
+    context_id: head.contextId ?? null,
+    task_id: head.taskId ?? null,
+    subject: head.subject ?? null,
+    ordering_key: head.orderingKey ?? null,
+    concurrency_key: head.concurrencyKey ?? null,
+    dedupe_key: head.dedupeKey ?? null,
+    cost: head.cost ?? null,
+    delivery: head.delivery ?? null,
+    retry: head.retryText,
+    hops: head.hops ?? null,
+    trail: head.trail === undefined ? null : JSON.stringify(head.trail),
+    lane: placing?.laneOf(head.messageType, to_agent) || null,
+    rank: null,
+    aging_ms: placing?.agingMs(to_agent) ?? null,
+    max_attempts: head.maxAttempts,
+    delay_ms: head.delayMs ?? null,
+    available_at: head.availableAt ?? null,
+    ttl_ms: head.ttlMs ?? null,
+    expires_at: head.expiresAt ?? null,
+  }));
 }

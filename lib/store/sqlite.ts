@@ -94,7 +94,7 @@ export function sqlite(prefix: string): Dialect {
     conversations: sqliteConversations(prefix, NOW),
     jsonText: (column, field) => `(${column} ->> '$.${field}')`,
 
-    insertMessages: sqliteInsert(prefix, NOW),
+    ...sqliteInsert(prefix, NOW),
 
     async holdKeys(db: Db, keys: readonly DedupeKey[]) {
       return holdKeys(db, HOLD, HELD, keys);

@@ -12,7 +12,7 @@ import {
   taskResponse,
   ValidationFailed,
 } from "../../lib/index.ts";
-import { encode } from "../../lib/protocol/envelope.ts";
+import { type EncodedMessage, encode, headsOf, LastHead } from "../../lib/protocol/envelope.ts";
 import { kindOf, normalType, priorityName, priorityValue } from "../../lib/protocol/types.ts";
 
 const defaults = { fromAgent: "system", maxAttempts: 3, maxMessageBytes: 1_000_000 };
@@ -145,6 +145,82 @@ describe("AgentMessage", () => {
   });
 });
 
+describe("heads", () => {
+  it("are one for messages that share all but the content, and are not looked for twice", () => {
+    const lastHead = new LastHead();
+    const send = (fields: object) =>
+      encode({ toAgent: "b", messageType: "t", content: {}, ...fields }, { ...defaults, lastHead });
+    const first = send({ content: { n: 1 } });
+    const second = send({ content: { n: 2 } });
+    expect(second.head).toBe(first.head);
+    expect(second.contentText).toBe('{"n":2}');
+    expect(second.messageId).not.toBe(first.messageId);
+    expect(headsOf([first, second, send({ taskId: "t1" }), send({})])).toHaveLength(3);
+  });
+
+  const field = <T>(...values: T[]) => fc.constantFrom<T | undefined>(undefined, ...values);
+  const input = fc.record(
+    {
+      toAgent: fc.constantFrom<unknown>("b", "c", ["b"], ["b", "c"], "no id", undefined),
+      messageType: fc.constantFrom("t", "task_request"),
+      content: fc.constantFrom<unknown>({ a: 1 }, { a: 2 }, "no object", undefined),
+      fromAgent: field("a", "system"),
+      messageId: field("m1", "m2"),
+      priority: field<unknown>("HIGH", 30, "no priority"),
+      taskId: field("t1"),
+      correlationId: field("c1"),
+      delayMs: field(5),
+      headers: field({ h: 1 }),
+      unheardOf: fc.constantFrom(undefined, 1),
+    },
+    { requiredKeys: ["toAgent", "messageType", "content"] },
+  );
+  const cause = (messageId: string) => ({
+    ...{ messageId, fromAgent: "x", contextId: null, hops: 1, trail: [] },
+  });
+  const causes = [undefined, cause("m8"), cause("m9")];
+
+  it("are what they would be, whatever was sent before", () => {
+    const result = (run: () => EncodedMessage) => {
+      try {
+        const { head, ownId, messageId, contentText } = run();
+        return { head, ownId, messageId: ownId ? messageId : "new", contentText };
+      } catch (error) {
+        return String(error);
+      }
+    };
+    // Most of the time what was sent before comes again, maybe with one field more or less.
+    const sequence = fc.array(
+      fc.record({
+        input,
+        again: fc.integer({ min: 0, max: 3 }),
+        by: fc.integer({ min: 0, max: 2 }),
+      }),
+      { maxLength: 30 },
+    );
+    fc.assert(
+      fc.property(sequence, (steps) => {
+        const lastHead = new LastHead();
+        let given: object = {};
+        for (const step of steps) {
+          given = step.again === 0 ? step.input : { ...given, ...pick(step.input, step.again) };
+          const own = { ...defaults, cause: causes[step.by] };
+          expect(result(() => encode(given, { ...own, lastHead }))).toEqual(
+            result(() => encode(given, own)),
+          );
+        }
+      }),
+    );
+  });
+
+  /** One field of an input, or none. */
+  function pick(from: object, n: number): object {
+    const keys = Object.keys(from);
+    const key = keys[n % (keys.length + 2)];
+    return key === undefined ? {} : { [key]: (from as Record<string, unknown>)[key] };
+  }
+});
+
 describe("builders", () => {
   const to = { toAgent: "b", fromAgent: "a" };
 
@@ -157,7 +233,8 @@ describe("builders", () => {
       heartbeat(to, {}),
       coordination(to, { instructions: "all hold" }),
     ].map((message) => encode(message, defaults));
-    expect(built.map(({ messageType, kind, taskId }) => [messageType, kind, taskId])).toEqual([
+    const heads = built.map(({ head }) => head);
+    expect(heads.map(({ messageType, kind, taskId }) => [messageType, kind, taskId])).toEqual([
       ["TASK_ASSIGNMENT", "task", "t1"],
       ["TASK_RESPONSE", "response", "t1"],
       ["ERROR_REPORT", "notification", "t1"],

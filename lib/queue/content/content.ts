@@ -101,7 +101,7 @@ export class Contents {
       sha256: sha256(body),
       ...(helps ? { encoding: "gzip" } : {}),
     };
-    return { ...message, contentText: JSON.stringify(ref), contentEncoding: "ref" };
+    return message.packed(JSON.stringify(ref), "ref");
   }
 
   async #put(key: string, body: Uint8Array, about: ClaimCheckAbout): Promise<void> {
@@ -223,7 +223,7 @@ async function compressed(message: EncodedMessage, bytes: number): Promise<Encod
   const body = await zip(message.contentText);
   const text = JSON.stringify({ gzip: body.toString("base64"), bytes });
   if (text.length > bytes * WORTHWHILE) return message;
-  return { ...message, contentText: text, contentEncoding: "gzip" };
+  return message.packed(text, "gzip");
 }
 
 export function contentRef(stored: unknown): ContentRef | null {

@@ -1,4 +1,4 @@
-import type { EncodedMessage } from "../../protocol/envelope.ts";
+import { type EncodedMessage, type Head, headsOf } from "../../protocol/envelope.ts";
 import { type Brake, brakeOn, conversationBrake, type LoopLimits } from "../../protocol/loops.ts";
 import type { Db, Dialect } from "../../store/dialect.ts";
 import type { Brakes, Stop } from "../../store/stopped.ts";
@@ -14,21 +14,22 @@ export function brakesFor(
   options: BrakeOptions,
   messages: readonly EncodedMessage[],
 ): Brakes | undefined {
-  const stopped = new Map<EncodedMessage, Brake>();
-  for (const message of messages) {
-    if ((message.hops ?? 0) === 0) continue;
-    const brake = brakeOn(message, options);
-    if (brake !== undefined) stopped.set(message, brake);
+  const heads = headsOf(messages);
+  const stopped = new Map<Head, Brake>();
+  for (const head of heads) {
+    if ((head.hops ?? 0) === 0) continue;
+    const brake = brakeOn(head, options);
+    if (brake !== undefined) stopped.set(head, brake);
   }
   const { maxConversationMessages: most } = options;
-  const counted = most > 0 && messages.some(({ contextId }) => contextId !== undefined);
+  const counted = most > 0 && heads.some(({ contextId }) => contextId !== undefined);
   if (stopped.size === 0 && !counted) return undefined;
   return {
     async stop(trx, fresh) {
       const late = counted ? await overConversations(dialect, trx, fresh, most) : new Map();
       return new Map(
         fresh.flatMap((message) => {
-          const brake: Brake | undefined = stopped.get(message) ?? late.get(message);
+          const brake: Brake | undefined = stopped.get(message.head) ?? late.get(message);
           return brake === undefined ? [] : [[message, stopOf(message, brake)] as const];
         }),
       );
@@ -44,7 +45,7 @@ async function overConversations(
   most: number,
 ): Promise<Map<EncodedMessage, Brake>> {
   const more = new Map<string, number>();
-  for (const { contextId } of messages) {
+  for (const { contextId } of messages.map(({ head }) => head)) {
     if (contextId !== undefined) more.set(contextId, (more.get(contextId) ?? 0) + 1);
   }
   const stopped = new Map<EncodedMessage, Brake>();
@@ -55,7 +56,7 @@ async function overConversations(
     items.map(({ context_id, n }) => [context_id, (counts.get(context_id) ?? n) - n]),
   );
   for (const message of messages) {
-    const { contextId } = message;
+    const { contextId } = message.head;
     if (contextId === undefined) continue;
     const count = (at.get(contextId) ?? 0) + 1;
     at.set(contextId, count);
@@ -65,9 +66,9 @@ async function overConversations(
   return stopped;
 }
 
-function stopOf(message: EncodedMessage, { reason, message: text }: Brake): Stop {
+function stopOf({ head }: EncodedMessage, { reason, message: text }: Brake): Stop {
   // Dead letters of one loop have one fingerprint, whichever of its agents sent them.
-  const agents = [...new Set([...(message.trail ?? []), message.fromAgent])].sort().join(" ");
+  const agents = [...new Set([...(head.trail ?? []), head.fromAgent])].sort().join(" ");
   return {
     reason,
     error: storedError({ code: reason, message: text }),

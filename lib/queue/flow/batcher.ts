@@ -152,7 +152,7 @@ export class Batcher {
 
   /** Whether it goes behind others that wait for room in one of its mailboxes. */
   #joins(member: Member): boolean {
-    const { toAgent } = member.message;
+    const { toAgent } = member.message.head;
     const line = toAgent.map((agentId) => this.#lines.get(agentId)).find(Boolean);
     if (line === undefined) return false;
     this.#enter(line, member);
@@ -168,7 +168,7 @@ export class Batcher {
   #enter(line: Line, member: Member): void {
     this.#held += 1;
     line.members.push(member);
-    for (const agentId of member.message.toAgent) {
+    for (const agentId of member.message.head.toAgent) {
       if (this.#lines.has(agentId)) continue;
       this.#lines.set(agentId, line);
       line.agents.add(agentId);
@@ -188,13 +188,11 @@ export class Batcher {
 
   #messages(batch: readonly Member[]): EncodedMessage[] {
     if (!this.#settings.headers) return batch.map(({ message }) => message);
-    return batch.map(({ message }) => ({
-      ...message,
-      headersText: JSON.stringify({
-        ...(JSON.parse(message.headersText ?? "{}") as object),
-        "batch-size": batch.length,
-      }),
-    }));
+    return batch.map(({ message }) => {
+      const headers = JSON.parse(message.head.headersText ?? "{}") as object;
+      const headersText = JSON.stringify({ ...headers, "batch-size": batch.length });
+      return message.under({ ...message.head, headersText });
+    });
   }
 }
 

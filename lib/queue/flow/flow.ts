@@ -1,5 +1,5 @@
 import { AgentCommunicationError, QueueFull } from "../../errors.ts";
-import type { EncodedMessage } from "../../protocol/envelope.ts";
+import { type EncodedMessage, headsOf } from "../../protocol/envelope.ts";
 import type { Flow } from "../../protocol/flow.ts";
 import { afterCommit } from "../../store/after-commit.ts";
 import type { Db, KeyRef, NewMessage } from "../../store/dialect.ts";
@@ -42,7 +42,7 @@ export class FlowControl {
     const { mailboxes } = await this.#core.gates.known.all(db);
     const depths = new Map<string, number>();
     if (mailboxes.size > 0) {
-      for (const agentId of messages.flatMap(({ toAgent }) => toAgent)) {
+      for (const agentId of headsOf(messages).flatMap(({ toAgent }) => toAgent)) {
         const maxDepth = mailboxes.get(agentId)?.maxDepth ?? null;
         if (maxDepth !== null) depths.set(agentId, maxDepth);
       }
@@ -133,7 +133,7 @@ export class FlowAdmission implements Admission {
 
   /** What these may have to wait for. */
   rooms(messages: readonly EncodedMessage[]): string[] {
-    const rooms = messages.flatMap(({ toAgent, fromAgent }) =>
+    const rooms = headsOf(messages).flatMap(({ toAgent, fromAgent }) =>
       toAgent.flatMap((agentId) => [
         ...(this.#depths.has(agentId) ? [roomOf(agentId, "")] : []),
         ...(this.flow.window === false ? [] : [roomOf(agentId, fromAgent)]),

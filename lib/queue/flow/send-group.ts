@@ -126,10 +126,10 @@ export class SendGroup {
  * Whether a message may share a statement with others: it waits for no key that somebody may hold for long, and
  * is counted nowhere.
  */
-export function mayShare(message: EncodedMessage): boolean {
+export function mayShare({ head }: EncodedMessage): boolean {
   return (
-    message.orderingKey === undefined &&
-    message.concurrencyKey === undefined &&
-    message.dedupeKey === undefined
+    head.orderingKey === undefined &&
+    head.concurrencyKey === undefined &&
+    head.dedupeKey === undefined
   );
 }

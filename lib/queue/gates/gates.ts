@@ -1,4 +1,4 @@
-import type { EncodedMessage } from "../../protocol/envelope.ts";
+import type { Head } from "../../protocol/envelope.ts";
 import type { Maintenance } from "../../protocol/system.ts";
 import type { Candidate, ClaimedRow, ClaimRequest, Db, KeyRef } from "../../store/dialect.ts";
 import type { Breaker, Limit } from "../../store/gate-rows.ts";
@@ -221,7 +221,7 @@ export class Gates {
 /** Whether a limit is about a message. */
 export function concerns(
   limit: Limit,
-  { toAgent, messageType }: Pick<EncodedMessage, "messageType"> & { toAgent: string },
+  { toAgent, messageType }: Pick<Head, "messageType"> & { toAgent: string },
 ): boolean {
   return (
     (limit.agentId === undefined || limit.agentId === toAgent) &&

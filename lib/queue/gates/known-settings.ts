@@ -1,4 +1,4 @@
-import type { EncodedMessage } from "../../protocol/envelope.ts";
+import { type EncodedMessage, type Head, headsOf } from "../../protocol/envelope.ts";
 import type { TopologySettings } from "../../protocol/topology.ts";
 import type { Db } from "../../store/dialect.ts";
 import type { Limit, Mailbox } from "../../store/gate-rows.ts";
@@ -125,7 +125,7 @@ export class KnownSettings {
   async refusing(db: Db, messages: readonly EncodedMessage[]): Promise<string[]> {
     const { mailboxes } = await this.all(db);
     if (mailboxes.size === 0) return [];
-    const agents = new Set(messages.flatMap(({ toAgent }) => toAgent));
+    const agents = new Set(headsOf(messages).flatMap(({ toAgent }) => toAgent));
     return [...agents].filter((agent) => mailboxes.get(agent)?.breaker?.whenOpen === "fail");
   }
 
@@ -133,9 +133,10 @@ export class KnownSettings {
   async placing(db: Db, messages: readonly EncodedMessage[]): Promise<Placing | undefined> {
     const known = await this.all(db);
     const { mailboxes } = known;
-    const shares = messages.some(({ concurrencyKey }) => concurrencyKey !== undefined);
+    const heads = headsOf(messages);
+    const shares = heads.some(({ concurrencyKey }) => concurrencyKey !== undefined);
     if (mailboxes.size === 0 && known.limits.length === 0 && !shares) return undefined;
-    if (shares) await this.#promoting(db, messages, mailboxes);
+    if (shares) await this.#promoting(db, heads, mailboxes);
     return {
       laneOf: (messageType, toAgent) => laneOf(known.limits, messageType, toAgent),
       agingMs: (toAgent) => mailboxes.get(toAgent)?.agingMs ?? null,
@@ -146,10 +147,10 @@ export class KnownSettings {
   /** Notes, once per mailbox, that due messages of its concurrency keys are to be promoted. */
   async #promoting(
     db: Db,
-    messages: readonly EncodedMessage[],
+    heads: readonly Head[],
     mailboxes: ReadonlyMap<string, Mailbox>,
   ): Promise<void> {
-    const agents = messages.flatMap(({ concurrencyKey, toAgent }) =>
+    const agents = heads.flatMap(({ concurrencyKey, toAgent }) =>
       concurrencyKey === undefined ? [] : toAgent,
     );
     for (const agentId of [...new Set(agents)].sort()) {

@@ -1,6 +1,6 @@
 import { AgentCommunicationError, UnknownRecipient } from "../../errors.ts";
 import { addressOf, type GroupAddress } from "../../protocol/addresses.ts";
-import type { EncodedMessage } from "../../protocol/envelope.ts";
+import { type EncodedMessage, type Head, headsOf } from "../../protocol/envelope.ts";
 import { routeOf, type TopologySettings } from "../../protocol/topology.ts";
 import type { Db } from "../../store/dialect.ts";
 import { present } from "../../store/recipients.ts";
@@ -16,17 +16,21 @@ export async function route(
   db: Db,
   messages: readonly EncodedMessage[],
 ): Promise<readonly EncodedMessage[]> {
-  const addressed = messages.some(({ toAgent }) => toAgent.some((to) => to.includes(":")));
-  const resolved = addressed ? await resolve(core, db, messages) : messages;
+  const heads = new Map(headsOf(messages).map((head) => [head, head]));
+  const isAddressed = ({ toAgent }: Head) => toAgent.some((to) => to.includes(":"));
+  if ([...heads.keys()].some(isAddressed)) await resolve(core, db, heads);
   const topology = await core.gates.known.topology(db);
-  return topology === null ? resolved : resolved.map((message) => guided(message, topology));
+  if (topology !== null) {
+    for (const [given, head] of heads) heads.set(given, guided(head, topology));
+  }
+  return messages.map((message) => {
+    const head = heads.get(message.head) ?? message.head;
+    return head === message.head ? message : message.under(head);
+  });
 }
 
-async function resolve(
-  core: QueueCore,
-  db: Db,
-  messages: readonly EncodedMessage[],
-): Promise<EncodedMessage[]> {
+/** Puts in the place of each head one whose recipients are mailboxes. */
+async function resolve(core: QueueCore, db: Db, heads: Map<Head, Head>): Promise<void> {
   const members = new Map<string, readonly string[]>();
   const of = async ({ kind, name }: GroupAddress): Promise<readonly string[]> => {
     const key = `${kind}:${name}`;
@@ -36,28 +40,26 @@ async function resolve(
     members.set(key, known);
     return known;
   };
-  const routed: EncodedMessage[] = [];
-  for (const message of messages) {
+  for (const head of heads.keys()) {
     const to = new Set<string>();
-    for (const recipient of message.toAgent) {
+    for (const recipient of head.toAgent) {
       const address = addressOf(recipient);
       if (typeof address === "string") to.add(address);
       // Nobody shouts at himself.
-      else for (const id of await of(address)) if (id !== message.fromAgent) to.add(id);
+      else for (const id of await of(address)) if (id !== head.fromAgent) to.add(id);
     }
     if (to.size === 0) {
-      throw new UnknownRecipient(`nobody is there for ${message.toAgent.join(", ")}`, {
-        details: { toAgent: message.toAgent },
+      throw new UnknownRecipient(`nobody is there for ${head.toAgent.join(", ")}`, {
+        details: { toAgent: head.toAgent },
       });
     }
     // A repetition is recognised by the address as it was written, whoever is there by then.
-    routed.push({ ...message, toAgent: [...to], addressedTo: message.toAgent });
+    heads.set(head, { ...head, toAgent: [...to], addressedTo: head.toAgent });
   }
-  return routed;
 }
 
-function guided(message: EncodedMessage, topology: TopologySettings): EncodedMessage {
-  const { fromAgent, toAgent, messageType } = message;
+function guided(head: Head, topology: TopologySettings): Head {
+  const { fromAgent, toAgent, messageType } = head;
   const routes = toAgent.map((to) => routeOf(topology, fromAgent, to, messageType));
   const denied = toAgent.filter((_, n) => routes[n] === "deny");
   if (denied.length > 0) {
@@ -68,13 +70,13 @@ function guided(message: EncodedMessage, topology: TopologySettings): EncodedMes
     );
   }
   const { hub } = topology;
-  if (hub === undefined || !routes.includes("relay")) return message;
-  const headers = JSON.parse(message.headersText ?? "{}") as object;
+  if (hub === undefined || !routes.includes("relay")) return head;
+  const headers = JSON.parse(head.headersText ?? "{}") as object;
   return {
-    ...message,
+    ...head,
     // As one message, also where some of its recipients could be reached directly: the hub sees it whole.
     toAgent: [hub],
-    addressedTo: message.addressedTo ?? toAgent,
+    addressedTo: head.addressedTo ?? toAgent,
     headersText: JSON.stringify({
       ...headers,
       [RELAY_TO]: JSON.stringify(toAgent),
