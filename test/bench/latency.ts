@@ -25,8 +25,8 @@ interface Pause {
   readonly turns: number;
 }
 const PAUSES: readonly Pause[] = [
-  { title: "pauses of 5 to 50 ms", ms: [5, 50], turns: 8 },
-  { title: "pauses of 150 to 250 ms", ms: [150, 250], turns: 4 },
+  { title: "pauses of 5 to 50 ms", ms: [5, 50], turns: 20 },
+  { title: "pauses of 150 to 250 ms", ms: [150, 250], turns: 8 },
 ];
 
 type Order = { work: true } | { send: number; pauseMs: readonly [number, number] };

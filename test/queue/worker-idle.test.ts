@@ -20,6 +20,36 @@ eachDatabase("an idle worker", (database) => {
     await until(() => worker.stats.processed === 1, { timeoutMs: 8_000 });
   });
 
+  // On SQLite the look has the only connection.
+  it.skipIf(database.dialect === "sqlite")(
+    "does not wait for its look when it hears of a message meanwhile",
+    async () => {
+      const { knex } = await database.fresh();
+      const { queue } = watched(knex);
+      const to = mailbox();
+      let answer: () => void = () => undefined;
+      const held = new Promise<void>((resolve) => {
+        answer = resolve;
+      });
+      const looked = new Promise<void>((resolve) => {
+        const client = knex.client as { _query(connection: object, query: object): unknown };
+        const run = client._query;
+        client._query = async function slow(this: object, connection, query) {
+          if (/\bmin\(x\.visible_at\)/.test((query as { sql: string }).sql)) {
+            resolve();
+            await held;
+          }
+          return run.call(this, connection, query);
+        };
+      });
+      const worker = queue.work(to, () => undefined, { pollMs: { min: 1, max: 2 } });
+      await looked;
+      await queue.sendMessage(note(to));
+      await until(() => worker.stats.processed === 1);
+      answer();
+    },
+  );
+
   it.skipIf(database.dialect !== "postgres")(
     "does not read again and again what a transaction held open keeps of finished messages",
     async () => {

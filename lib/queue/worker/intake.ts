@@ -55,6 +55,8 @@ export class Intake {
   #aheadSince = 0;
   /** Until then a claim is cheaper than a look. */
   #claimUntil = 0;
+  /** Told of news while a look is under way. */
+  #onNews: (() => void) | undefined;
   /** A claim that is under way while handlers of the last one are called. */
   #begun: Begun | undefined;
   #stopped = false;
@@ -82,6 +84,7 @@ export class Intake {
   wake(more: boolean): void {
     if (more) this.#pace.untold(performance.now(), 2 * BUSY_WINDOW_MS);
     this.#pace.wake();
+    this.#onNews?.();
     this.#bell.ring();
   }
 
@@ -153,15 +156,28 @@ export class Intake {
     const { core, agentId, settings } = this.#options;
     // Under a transaction that is held open a look reads the entries of all that has ended since.
     if (core.store.walksFar(agentId, settings.messageTypes ?? null)) return this.#claim(wanted);
-    this.#pace.looking(began);
     await core.db();
+    this.#pace.looking(began);
     const asked = nothingForMs(core.knex, core.dialect, core.options.prefix, agentId);
-    const ms = await within(Math.max(5_000, settings.leaseMs), "a look", asked);
+    const ms = await this.#orNews(within(Math.max(5_000, settings.leaseMs), "a look", asked));
     const now = performance.now();
     this.#claimUntil = now + LOOKS_SHARE * (now - began);
     if (ms === 0) return this.#claim(wanted);
     if (ms !== null) this.#pace.expect(now + ms);
     this.#pace.rest(now, core.hears ? Math.max(REST_MS, settings.pollMs.max) : settings.pollMs.max);
+  }
+
+  /** What a look says; as soon as there are news, that there may be something: nobody waits for the look then. */
+  async #orNews(look: Promise<number | null>): Promise<number | null> {
+    const news = new Promise<number>((resolve) => {
+      this.#onNews = () => resolve(0);
+    });
+    look.catch(() => undefined);
+    try {
+      return await Promise.race([look, news]);
+    } finally {
+      this.#onNews = undefined;
+    }
   }
 
   async #claim(wanted: number): Promise<void> {
