@@ -1,7 +1,7 @@
 import type { Knex } from "knex";
 import { ValidationFailed } from "../errors.ts";
 import type { AgentMessage } from "../protocol/agent-message.ts";
-import { encode, LastHead } from "../protocol/envelope.ts";
+import { type EncodedMessage, encode, LastHead } from "../protocol/envelope.ts";
 import { Observers } from "../protocol/events.ts";
 import {
   type BatcherOptions,
@@ -54,7 +54,7 @@ import { OrderingKeys } from "./gates/ordering-keys.ts";
 import { findMessage, heldRow } from "./look-up.ts";
 import { Topology } from "./routing/topology.ts";
 import { Schedules } from "./schedules/schedules.ts";
-import { PORTION, sendPortions } from "./sends.ts";
+import { portionOf, sendPortions } from "./sends.ts";
 import { settlerOf, txOf } from "./settler.ts";
 import type { StoredMessage } from "./stored.ts";
 import { Callers, type Consumer, consumersOf } from "./upkeep/presence.ts";
@@ -173,17 +173,17 @@ export class MessageQueueManager {
     const list = parse(messageListSchema, messages, "messages");
     const { tx, flow, causedBy } = this.#sendOptions(options);
     const defaults = this.#defaults(causedBy);
-    const encodeSome = (first: number, end: number) =>
-      list
-        .slice(first, end)
-        .map((message, n) => encode(message, defaults, `messages.${first + n}`));
+    const encoded = (n: number) => encode(list[n], defaults, `messages.${n}`);
     const plain = given(options).flow === undefined && this.#core.options.flow === undefined;
-    if (list.length > PORTION && tx === undefined && plain) {
-      return sendPortions(this.#core, list.length, encodeSome);
+    let all: EncodedMessage[];
+    if (tx === undefined && plain) {
+      all = portionOf(list.length, 0, encoded);
+      if (all.length < list.length) return sendPortions(this.#core, list.length, all, encoded);
+    } else {
+      all = list.map((_, n) => encoded(n));
     }
-    const encoded = encodeSome(0, list.length);
     const db = await this.#core.db(tx);
-    return encoded.length === 0 ? [] : this.#core.send(db, encoded, flow);
+    return all.length === 0 ? [] : this.#core.send(db, all, flow);
   }
 
   /**

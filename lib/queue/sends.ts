@@ -5,7 +5,7 @@ import { type Flow, flowOf } from "../protocol/flow.ts";
 import { afterCommit, told } from "../store/after-commit.ts";
 import type { Db } from "../store/dialect.ts";
 import { refOf } from "../store/payloads.ts";
-import type { Sent } from "../store/sending.ts";
+import { BATCH_CHARACTERS, type Sent } from "../store/sending.ts";
 import { isTransaction, transaction, translated } from "../store/sql.ts";
 import type { QueueCore } from "./core.ts";
 import { brakesFor } from "./delivery/brakes.ts";
@@ -100,8 +100,25 @@ function onlyMailbox(messages: readonly EncodedMessage[]): string | undefined {
   return toAgent.length !== 1 || message.ownId || !mayShare(message) ? undefined : toAgent[0];
 }
 
-/** Messages that one statement takes, and that are in memory at once of a long array. */
-export const PORTION = 1_000;
+/** Messages of a long array that are in memory at once, by their number. */
+const PORTION = 1_000;
+
+/** What one statement takes of many messages that are made one by one, from the `first` of them on. */
+export function portionOf(
+  count: number,
+  first: number,
+  encoded: (n: number) => EncodedMessage,
+): EncodedMessage[] {
+  const portion: EncodedMessage[] = [];
+  let characters = 0;
+  for (let n = first; n < count && portion.length < PORTION; n++) {
+    const message = encoded(n);
+    portion.push(message);
+    characters += message.contentText.length;
+    if (characters >= BATCH_CHARACTERS) break;
+  }
+  return portion;
+}
 
 /**
  * Stores many messages, all or none, that are made a portion at a time: a hundred thousand of them would be several
@@ -110,14 +127,15 @@ export const PORTION = 1_000;
 export async function sendPortions(
   core: QueueCore,
   count: number,
-  encoded: (first: number, end: number) => readonly EncodedMessage[],
+  begun: readonly EncodedMessage[],
+  encoded: (n: number) => EncodedMessage,
 ): Promise<Sent[]> {
   const db = await core.db();
   const all = await translated(core.dialect, () =>
     transaction(core.dialect, db, async (trx) => {
-      const sent: Sent[] = [];
-      for (let n = 0; n < count; n += PORTION) {
-        sent.push(...(await core.send(trx, encoded(n, n + PORTION))));
+      const sent = [...(await core.send(trx, begun))];
+      while (sent.length < count) {
+        sent.push(...(await core.send(trx, portionOf(count, sent.length, encoded))));
       }
       return sent;
     }),

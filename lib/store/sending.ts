@@ -44,6 +44,8 @@ export interface Admitted {
 
 /** One statement takes at most this many messages; the rest follow in the same transaction. */
 const BATCH = 1_000;
+/** And no more characters of contents than these, but one message: SQLite takes a billion bytes, and memory is dear. */
+export const BATCH_CHARACTERS = 16_000_000;
 
 /** Stores messages, each in its place, behind whatever it waits for. */
 export class Sending {
@@ -200,16 +202,19 @@ function waitsForNothing(head: Head, placing: Placing | undefined): boolean {
   );
 }
 
-/** Where each statement's messages end, so that none takes more rows than it may; one portion at least. */
+/** Where each statement's messages end, so that none takes more than it may; one portion at least. */
 function portions(messages: readonly EncodedMessage[]): number[] {
   const ends: number[] = [];
-  let rows = 0;
-  for (const [n, { head }] of messages.entries()) {
-    if (rows + head.toAgent.length > BATCH) {
+  let [rows, characters] = [0, 0];
+  for (const [n, { head, contentText }] of messages.entries()) {
+    const recipients = head.toAgent.length;
+    const size = recipients * contentText.length;
+    if (rows > 0 && (rows + recipients > BATCH || characters + size > BATCH_CHARACTERS)) {
       ends.push(n);
-      rows = 0;
+      [rows, characters] = [0, 0];
     }
-    rows += head.toAgent.length;
+    rows += recipients;
+    characters += size;
   }
   ends.push(messages.length);
   return ends;
