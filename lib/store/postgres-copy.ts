@@ -1,13 +1,7 @@
+import { type Pool, told } from "./connection.ts";
 import type { Db } from "./dialect.ts";
 import { HEAD, type PlainMessages } from "./plain-messages.ts";
-import {
-  type Connection,
-  onConnection,
-  type Pool,
-  told,
-  type Wire,
-  wireOf,
-} from "./postgres-connection.ts";
+import { type Connection, onPostgres, type Wire, wireOf } from "./postgres-connection.ts";
 
 /** A piece of data that goes to the server at once, in characters. */
 const PIECE = 32_000;
@@ -87,7 +81,7 @@ export async function copyMessages(
   const proved = takes.get(pool.config);
   if (proved === false || (isTransaction && (!proved || isCompleted?.()))) return false;
   try {
-    const copied = await onConnection(pool, async (connection) => {
+    const copied = await onPostgres(pool, async (connection) => {
       const able = wireOf(connection)?.sendCopyFromChunk !== undefined;
       if (able) await copy(pool, connection, table, messages);
       return able;

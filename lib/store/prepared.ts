@@ -1,7 +1,8 @@
 import { createHash } from "node:crypto";
+import { type Pool, told } from "./connection.ts";
 import { type Bindings, bound } from "./constant.ts";
 import type { Db } from "./dialect.ts";
-import { type Connection, onConnection, type Pool, told, wireOf } from "./postgres-connection.ts";
+import { type Connection, onPostgres, wireOf } from "./postgres-connection.ts";
 import { type Answer, isTransaction, query, type Row, rows } from "./sql.ts";
 
 /**
@@ -72,7 +73,7 @@ export async function prepared<R = Row>(db: Db, text: string, bindings: Bindings
   const { sql, values } = bound(db, text, bindings);
   if (sql === undefined) return query<R>(db, text, bindings);
   try {
-    const answer = await onConnection(pool, (connection) => {
+    const answer = await onPostgres(pool, (connection) => {
       if (wireOf(connection)?.parsedStatements === undefined) return Promise.resolve(undefined);
       return told(pool, connection, sql, values, () => answerOf(connection, name, sql, values));
     });

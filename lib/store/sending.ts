@@ -1,9 +1,10 @@
 import { type EncodedMessage, type Head, headsOf } from "../protocol/envelope.ts";
 import type { BrakeReason } from "../protocol/loops.ts";
 import { DedupeKeys } from "./dedupe.ts";
-import type { Db, Dialect, KeyRef, NewHead, NewMessage, WakeUp } from "./dialect.ts";
+import type { Db, Dialect, KeyRef, NewMessage, WakeUp } from "./dialect.ts";
 import { distinct, keyOfRow } from "./keys.ts";
-import { isPlain, PlainMessages, plainOf } from "./plain-messages.ts";
+import { inColumns, type Placing, rowsOf } from "./message-rows.ts";
+import { type PlainMessages, plainOf } from "./plain-messages.ts";
 import { isTransaction, retried, transaction, translated } from "./sql.ts";
 import { type Brakes, type Stop, storeStopped } from "./stopped.ts";
 import { Turns, turnKey } from "./turns.ts";
@@ -16,14 +17,6 @@ export interface Sent {
   readonly spilled?: true;
   /** Why it was not delivered but stored as a dead letter: what it is part of does not end by itself. */
   readonly deadLettered?: BrakeReason;
-}
-
-/** Where messages go within their mailboxes, as far as the mailboxes' settings say. */
-export interface Placing {
-  laneOf(messageType: string, toAgent: string): string;
-  agingMs(toAgent: string): number | null;
-  /** Whether contexts take turns there. */
-  fair(toAgent: string): boolean;
 }
 
 /** Whether there is room for messages, decided under the locks of what they are counted in. */
@@ -135,11 +128,12 @@ export class Sending {
     placing?: Placing,
     wakeUp?: WakeUp,
   ): Promise<void> {
-    const ends = portions(messages);
+    const fitting = messages.every(fits) ? messages : messages.flatMap(divided);
+    const ends = portions(fitting);
     if (ends.length === 1) {
-      const plain = inColumns(messages, placing);
+      const plain = inColumns(fitting, placing);
       if (plain === undefined) {
-        const rows = rowsOf(messages, placing);
+        const rows = rowsOf(fitting, placing);
         return retriedUnlessIn(this.#dialect, db, () => this.#dialect.insertMessages(db, rows));
       }
       if (wakeUp !== undefined && (await this.#withWakeUp(db, plain, wakeUp))) return;
@@ -147,7 +141,7 @@ export class Sending {
     }
     await transaction(this.#dialect, db, async (trx) => {
       for (const [n, end] of ends.entries()) {
-        await this.#free(trx, messages.slice(ends[n - 1] ?? 0, end), placing);
+        await this.#free(trx, fitting.slice(ends[n - 1] ?? 0, end), placing);
       }
     });
   }
@@ -202,6 +196,26 @@ function waitsForNothing(head: Head, placing: Placing | undefined): boolean {
   );
 }
 
+/** Recipients of this message that one statement takes. */
+function mostRecipients({ contentText }: EncodedMessage): number {
+  return Math.max(1, Math.min(BATCH, Math.floor(BATCH_CHARACTERS / contentText.length)));
+}
+
+function fits(message: EncodedMessage): boolean {
+  return message.head.toAgent.length <= mostRecipients(message);
+}
+
+/** A message as several to fewer recipients each. */
+function divided(message: EncodedMessage): EncodedMessage[] {
+  const { head } = message;
+  const most = mostRecipients(message);
+  const parts: EncodedMessage[] = [];
+  for (let n = 0; n < head.toAgent.length; n += most) {
+    parts.push(message.under({ ...head, toAgent: head.toAgent.slice(n, n + most) }));
+  }
+  return parts;
+}
+
 /** Where each statement's messages end, so that none takes more than it may; one portion at least. */
 function portions(messages: readonly EncodedMessage[]): number[] {
   const ends: number[] = [];
@@ -218,71 +232,4 @@ function portions(messages: readonly EncodedMessage[]): number[] {
   }
   ends.push(messages.length);
   return ends;
-}
-
-/** Messages in columns, one for each recipient, if all of them are plain. */
-function inColumns(
-  messages: readonly EncodedMessage[],
-  placing: Placing | undefined,
-): PlainMessages | undefined {
-  const plain = new PlainMessages();
-  let last: Head | undefined;
-  let heads: NewHead[] = [];
-  for (const { head, messageId, contentText, contentEncoding } of messages) {
-    if (contentEncoding !== undefined) return undefined;
-    if (head !== last) {
-      last = head;
-      heads = headsFor(head, placing);
-      if (!heads.every(isPlain)) return undefined;
-    }
-    for (const own of heads) plain.add(own, messageId, contentText);
-  }
-  return plain;
-}
-
-/** One row per message and recipient. */
-function rowsOf(messages: readonly EncodedMessage[], placing: Placing | undefined): NewMessage[] {
-  return messages.flatMap(({ head, messageId, contentText, contentEncoding }) =>
-    headsFor(head, placing).map((own) => ({
-      ...own,
-      message_id: messageId,
-      content: contentText,
-      content_encoding: contentEncoding ?? null,
-    })),
-  );
-}
-
-/** One for each recipient. */
-function headsFor(head: Head, placing: Placing | undefined): NewHead[] {
-  return head.toAgent.map((to_agent) => ({
-    from_agent: head.fromAgent,
-    to_agent,
-    message_type: head.messageType,
-    original_type: head.originalType,
-    kind: head.kind,
-    priority: head.priority,
-    headers: head.headersText,
-    correlation_id: head.correlationId ?? null,
-    causation_id: head.causationId ?? null,
-    reply_to: head.replyTo ?? null,
-    context_id: head.contextId ?? null,
-    task_id: head.taskId ?? null,
-    subject: head.subject ?? null,
-    ordering_key: head.orderingKey ?? null,
-    concurrency_key: head.concurrencyKey ?? null,
-    dedupe_key: head.dedupeKey ?? null,
-    cost: head.cost ?? null,
-    delivery: head.delivery ?? null,
-    retry: head.retryText,
-    hops: head.hops ?? null,
-    trail: head.trail === undefined ? null : JSON.stringify(head.trail),
-    lane: placing?.laneOf(head.messageType, to_agent) || null,
-    rank: null,
-    aging_ms: placing?.agingMs(to_agent) ?? null,
-    max_attempts: head.maxAttempts,
-    delay_ms: head.delayMs ?? null,
-    available_at: head.availableAt ?? null,
-    ttl_ms: head.ttlMs ?? null,
-    expires_at: head.expiresAt ?? null,
-  }));
 }

@@ -2,7 +2,8 @@ import { ClaimWalk, type Range } from "./claim-walk.ts";
 import type { ClaimedRow, ClaimRequest, Db, Dialect } from "./dialect.ts";
 import { doomOf, list, SHUT } from "./envelope-columns.ts";
 import { inOrder, parseText } from "./rows.ts";
-import { type Bindings, int, query } from "./sql.ts";
+import { type Bindings, int } from "./sql.ts";
+import { direct } from "./sqlite-direct.ts";
 import { sqliteLeased } from "./sqlite-gates.ts";
 
 /** How many due messages one claim moves to the ready ones at most. */
@@ -108,7 +109,7 @@ export function sqliteClaim(prefix: string, now: string): Dialect["claim"] {
       // Nothing but slices ends before the last message.
       const isSlice = ({ until }: Range) => until === look.slice?.until;
       const { places } = partsOf(ranges.filter(isSlice));
-      const [seen] = await query(db, LOOK_SLICE, { agent, types, ...places });
+      const [seen] = await direct(db, LOOK_SLICE, { agent, types, ...places });
       again = Boolean(seen?.found);
       if (!again) ranges = ranges.filter((range) => !isSlice(range));
     }
@@ -118,17 +119,17 @@ export function sqliteClaim(prefix: string, now: string): Dialect["claim"] {
     const end = walk.toCount();
     const bound = { agent, types, ...places };
     const [seen] = await (end === undefined
-      ? query(db, (walk.full || again ? LOOK_DUE : LOOK)(parts), bound)
-      : query(db, LOOK_COUNT(parts), {
+      ? direct(db, (walk.full || again ? LOOK_DUE : LOOK)(parts), bound)
+      : direct(db, LOOK_COUNT(parts), {
           ...bound,
           ...{ end_rank: end.rank, end_seq: end.seq, most: end.most },
         }));
-    if (seen?.due) await query(db, PROMOTE_DUE, { agent });
+    if (seen?.due) await direct(db, PROMOTE_DUE, { agent });
     // What fell due has its place from when it was sent.
     const whole = ranges.length === 0 || Boolean(seen?.due);
     let claimed: ClaimedRow[] = [];
     if (seen?.ready || seen?.due) {
-      const answer = await query<{ line: string }>(db, CLAIM(whole ? ALL : parts), {
+      const answer = await direct<{ line: string }>(db, CLAIM(whole ? ALL : parts), {
         ...bound,
         ...{ limit, lease: request.leaseMs, worker: request.workerId },
       });

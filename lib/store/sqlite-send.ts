@@ -3,6 +3,7 @@ import { GIVEN, list } from "./envelope-columns.ts";
 import { HEAD, headBound, headsAsJson, insertOne, type PlainMessages } from "./plain-messages.ts";
 import { rowsAsJson } from "./rows.ts";
 import { query } from "./sql.ts";
+import { direct } from "./sqlite-direct.ts";
 
 /**
  * What comes before the length in an item's key: five digits of a place, and a one with nine of an offset, since SQLite
@@ -59,15 +60,15 @@ export function sqliteInsert(
     async insertPlain(db: Db, messages: PlainMessages) {
       if (messages.count === 1) {
         const { text, bindings } = one(messages);
-        await query(db, text, bindings);
+        await direct(db, text, bindings);
         return;
       }
       const { heads } = messages;
       const bound = packed(messages);
       if (heads.length === 1) {
-        await query(db, SHARED, { ...headBound(heads[0] as NewHead), ...bound });
+        await direct(db, SHARED, { ...headBound(heads[0] as NewHead), ...bound });
       } else {
-        await query(db, PLAIN, { ...bound, heads: headsAsJson(heads, false) });
+        await direct(db, PLAIN, { ...bound, heads: headsAsJson(heads, false) });
       }
     },
   };

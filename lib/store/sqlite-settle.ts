@@ -2,7 +2,8 @@ import type { ClaimKey, Db, Dialect } from "./dialect.ts";
 import { ENVELOPE, list } from "./envelope-columns.ts";
 import { seqs } from "./rows.ts";
 import { query, retried, transaction } from "./sql.ts";
-import { isOwn, ownTransaction } from "./sqlite-begin.ts";
+import { isOwn } from "./sqlite-begin.ts";
+import { direct, ownTransaction, type RunWithin } from "./sqlite-direct.ts";
 
 /** Sequence and receipt of each claim as one JSON document, whose keys and values need no second look. */
 const receiptsAsJson = (claims: readonly ClaimKey[]): string =>
@@ -31,14 +32,14 @@ export function sqliteComplete(
 
   return async (db: Db, claims: readonly ClaimKey[], keep: boolean) => {
     const receipts = receiptsAsJson(claims);
-    if (!keep) return seqs(await query(db, COMPLETE, { receipts }));
-    const move = async (trx: Db): Promise<number[]> => {
-      const done = seqs(await query(trx, ARCHIVE, { receipts }));
-      await query(trx, DELETE_SEQS, { seqs: JSON.stringify(done) });
+    if (!keep) return seqs(await direct(db, COMPLETE, { receipts }));
+    const move = async (run: RunWithin): Promise<number[]> => {
+      const done = seqs(await run(ARCHIVE, { receipts }));
+      await run(DELETE_SEQS, { seqs: JSON.stringify(done) });
       return done;
     };
     return isOwn(db)
       ? retried(dialect(), () => ownTransaction(db, move))
-      : transaction(dialect(), db, move);
+      : transaction(dialect(), db, (trx) => move((text, bindings) => query(trx, text, bindings)));
   };
 }

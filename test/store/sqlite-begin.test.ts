@@ -6,7 +6,8 @@ import { expect, it, onTestFinished } from "vitest";
 import { migrate } from "../../lib/index.ts";
 import { connect, knexConfig } from "../../lib/store/connect.ts";
 import { query } from "../../lib/store/sql.ts";
-import { isOwn, ownTransaction } from "../../lib/store/sqlite-begin.ts";
+import { isOwn } from "../../lib/store/sqlite-begin.ts";
+import { ownTransaction, type RunWithin } from "../../lib/store/sqlite-direct.ts";
 import { allStatementsOf } from "../support/plans.ts";
 import { failure, note, watched } from "../support/queue.ts";
 
@@ -22,7 +23,9 @@ function stage() {
   return { ours, theirs: () => close(knexFactory(knexConfig(url))) };
 }
 
-const insert = (db: Knex, a: number) => query(db, "INSERT INTO t VALUES (:a) RETURNING a", { a });
+const INSERT = "INSERT INTO t VALUES (:a) RETURNING a";
+const insert = (db: Knex, a: number) => query(db, INSERT, { a });
+const within = (run: RunWithin, a: number) => run(INSERT, { a });
 const all = async (db: Knex) =>
   (await query(db, "SELECT a FROM t ORDER BY a")).map((row) => row.a as number);
 
@@ -31,21 +34,21 @@ it("a transaction of our own holds the write lock, and is all or nothing", async
   const [knex, other] = [ours(), ours()];
   await knex.raw("CREATE TABLE t (a UNIQUE)");
   await other.raw("PRAGMA busy_timeout = 1");
-  const answer = await ownTransaction(knex, async (trx) => {
-    await insert(trx, 1);
+  const answer = await ownTransaction(knex, async (run) => {
+    await within(run, 1);
     expect(await all(other)).toEqual([]);
     await expect(insert(other, 2)).rejects.toMatchObject({ code: "SQLITE_BUSY" });
-    await insert(trx, 3);
+    await within(run, 3);
     return "done";
   });
   expect(answer).toBe("done");
   expect(await all(other)).toEqual([1, 3]);
   for (let n = 0; n < 5; n++) {
-    const run = ownTransaction(knex, async (trx) => {
-      await insert(trx, 4);
-      await insert(trx, 3);
+    const transaction = ownTransaction(knex, async (run) => {
+      await within(run, 4);
+      await within(run, 3);
     });
-    await expect(run).rejects.toMatchObject({ code: "SQLITE_CONSTRAINT" });
+    await expect(transaction).rejects.toMatchObject({ code: "SQLITE_CONSTRAINT" });
   }
   expect(await all(other)).toEqual([1, 3]);
   await insert(other, 5);
@@ -55,13 +58,13 @@ it("where SQLite rolled back by itself, the next transaction begins as ever", as
   const { ours } = stage();
   const knex = ours();
   await knex.raw("CREATE TABLE t (a)");
-  const run = ownTransaction(knex, async (trx) => {
-    await insert(trx, 1);
-    await query(trx, "ROLLBACK");
+  const transaction = ownTransaction(knex, async (run) => {
+    await within(run, 1);
+    await run("ROLLBACK");
     throw new Error("the disk is full");
   });
-  await expect(run).rejects.toThrow("the disk is full");
-  await ownTransaction(knex, (trx) => insert(trx, 2));
+  await expect(transaction).rejects.toThrow("the disk is full");
+  await ownTransaction(knex, (run) => within(run, 2));
   expect(await all(knex)).toEqual([2]);
 });
 
@@ -70,12 +73,12 @@ it("a lock that is not to be had is told, and leaves the connection free", async
   const [knex, other] = [ours(), ours()];
   await knex.raw("CREATE TABLE t (a)");
   await other.raw("PRAGMA busy_timeout = 1");
-  await ownTransaction(knex, async (trx) => {
-    await insert(trx, 1);
-    const refused = ownTransaction(other, (inner) => insert(inner, 2));
+  await ownTransaction(knex, async (run) => {
+    await within(run, 1);
+    const refused = ownTransaction(other, (inner) => within(inner, 2));
     await expect(refused).rejects.toMatchObject({ code: "SQLITE_BUSY" });
   });
-  await ownTransaction(other, (trx) => insert(trx, 3));
+  await ownTransaction(other, (run) => within(run, 3));
   expect(await all(other)).toEqual([1, 3]);
 });
 

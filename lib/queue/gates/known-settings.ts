@@ -4,7 +4,7 @@ import type { Db } from "../../store/dialect.ts";
 import type { Limit, Mailbox } from "../../store/gate-rows.ts";
 import type { GateSettings } from "../../store/gate-settings.ts";
 import { EVERY_MAILBOX, type GateStore } from "../../store/gates.ts";
-import type { Placing } from "../../store/sending.ts";
+import type { Placing } from "../../store/message-rows.ts";
 import { translated } from "../../store/sql.ts";
 
 /**
