@@ -33,7 +33,7 @@ interface KeptConnection {
 
 /**
  * Connections of a pool that we used a moment ago. To ask the pool for one takes two timers and a dozen promises, a
- * fifth of the time of a lone send. They go back as soon as anybody else asks the pool for any, so that nobody waits
+ * tenth of the time of a lone send. They go back as soon as anybody else asks the pool for any, so that nobody waits
  * for them.
  */
 class Kept {

@@ -15,7 +15,7 @@ import type { Runs } from "./runs.ts";
 const SOON_MS = 100;
 /** What was claimed ahead and has not started after this is given back for others. */
 const LONGEST_AHEAD_MS = 1_000;
-/** Looks that find nothing take no more than this part of the time: other claims know where to begin, a look does not. */
+/** Looks take no more than a part of the time: a claim knows where to begin, a look does not. */
 const LOOKS_SHARE = 10;
 /** How often an idle worker looks that hears of what is sent: what it does not hear of is lost wake-ups. */
 const REST_MS = 4_000;
