@@ -62,7 +62,8 @@ class Kept {
 
   keep(kept: KeptConnection): void {
     const wanted = this.#closed || this.#tarn.numPendingAcquires() > 0;
-    if (wanted || kept.until <= performance.now()) {
+    const ended = kept.connection.__knex__disposed !== undefined;
+    if (wanted || ended || kept.until <= performance.now()) {
       void this.#pool.releaseConnection(kept.connection);
       return;
     }
