@@ -1,7 +1,7 @@
 import type { Knex } from "knex";
 import { ValidationFailed } from "../errors.ts";
 import type { AgentMessage } from "../protocol/agent-message.ts";
-import { type EncodedMessage, encode, LastHead } from "../protocol/envelope.ts";
+import { encode, LastHead } from "../protocol/envelope.ts";
 import { Observers } from "../protocol/events.ts";
 import {
   type BatcherOptions,
@@ -54,7 +54,7 @@ import { OrderingKeys } from "./gates/ordering-keys.ts";
 import { findMessage, heldRow } from "./look-up.ts";
 import { Topology } from "./routing/topology.ts";
 import { Schedules } from "./schedules/schedules.ts";
-import { portionOf, sendPortions } from "./sends.ts";
+import { sendMany } from "./sends.ts";
 import { settlerOf, txOf } from "./settler.ts";
 import type { StoredMessage } from "./stored.ts";
 import { Callers, type Consumer, consumersOf } from "./upkeep/presence.ts";
@@ -175,15 +175,8 @@ export class MessageQueueManager {
     const defaults = this.#defaults(causedBy);
     const encoded = (n: number) => encode(list[n], defaults, `messages.${n}`);
     const plain = given(options).flow === undefined && this.#core.options.flow === undefined;
-    let all: EncodedMessage[];
-    if (tx === undefined && plain) {
-      all = portionOf(list.length, 0, encoded);
-      if (all.length < list.length) return sendPortions(this.#core, list.length, all, encoded);
-    } else {
-      all = list.map((_, n) => encoded(n));
-    }
-    const db = await this.#core.db(tx);
-    return all.length === 0 ? [] : this.#core.send(db, all, flow);
+    const whole = tx !== undefined || !plain;
+    return sendMany(this.#core, list.length, encoded, { tx, flow, whole });
   }
 
   /**

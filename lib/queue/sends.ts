@@ -5,7 +5,7 @@ import { type Flow, flowOf } from "../protocol/flow.ts";
 import { afterCommit, told } from "../store/after-commit.ts";
 import type { Db } from "../store/dialect.ts";
 import { refOf } from "../store/payloads.ts";
-import { BATCH_CHARACTERS, type Sent } from "../store/sending.ts";
+import { BATCH, type Sent } from "../store/sending.ts";
 import { isTransaction, transaction, translated } from "../store/sql.ts";
 import type { QueueCore } from "./core.ts";
 import { brakesFor } from "./delivery/brakes.ts";
@@ -46,9 +46,9 @@ export async function send(
     throw error;
   });
   const told = ride !== undefined && core.rode(ride);
-  const some = sent.some(({ duplicate }) => duplicate);
-  const stored = some ? messages.filter((_, n) => sent[n]?.duplicate === false) : messages;
-  if (packs && some) {
+  const repeated = sent.some(({ duplicate }) => duplicate);
+  const stored = repeated ? messages.filter((_, n) => sent[n]?.duplicate === false) : messages;
+  if (packs && repeated) {
     const twice = messages.filter((_, n) => sent[n]?.duplicate === true);
     core.payloads.discard(twice.flatMap(keyOfContent));
   }
@@ -100,40 +100,26 @@ function onlyMailbox(messages: readonly EncodedMessage[]): string | undefined {
   return toAgent.length !== 1 || message.ownId || !mayShare(message) ? undefined : toAgent[0];
 }
 
-/** Messages of a long array that are in memory at once, by their number. */
-const PORTION = 1_000;
-
-/** What one statement takes of many messages that are made one by one, from the `first` of them on. */
-export function portionOf(
-  count: number,
-  first: number,
-  encoded: (n: number) => EncodedMessage,
-): EncodedMessage[] {
-  const portion: EncodedMessage[] = [];
-  let characters = 0;
-  for (let n = first; n < count && portion.length < PORTION; n++) {
-    const message = encoded(n);
-    portion.push(message);
-    characters += message.contentText.length;
-    if (characters >= BATCH_CHARACTERS) break;
-  }
-  return portion;
-}
-
 /**
- * Stores many messages, all or none, that are made a portion at a time: a hundred thousand of them would be several
- * times what the caller has in hand.
+ * Stores many messages, all or none, each made by `encoded` from its place. A long array is made a portion at a time:
+ * a hundred thousand messages would be several times what the caller has in hand. Not in a caller's transaction, and
+ * not where they are counted together (`whole`).
  */
-export async function sendPortions(
+export async function sendMany(
   core: QueueCore,
   count: number,
-  begun: readonly EncodedMessage[],
   encoded: (n: number) => EncodedMessage,
+  { tx, flow, whole }: { tx: unknown; flow: Flow; whole: boolean },
 ): Promise<Sent[]> {
-  const db = await core.db();
+  const first = whole
+    ? Array.from({ length: count }, (_, n) => encoded(n))
+    : portionOf(count, 0, encoded);
+  const db = await core.db(tx);
+  if (count === 0) return [];
+  if (first.length === count) return core.send(db, first, flow);
   const all = await translated(core.dialect, () =>
     transaction(core.dialect, db, async (trx) => {
-      const sent = [...(await core.send(trx, begun))];
+      const sent = [...(await core.send(trx, first))];
       while (sent.length < count) {
         sent.push(...(await core.send(trx, portionOf(count, sent.length, encoded))));
       }
@@ -143,6 +129,24 @@ export async function sendPortions(
   // As after a single statement: when the caller goes on, observers and consumers have heard of it.
   await told();
   return all;
+}
+
+/** About what one statement takes, from the message at `begin` on. */
+function portionOf(
+  count: number,
+  begin: number,
+  encoded: (n: number) => EncodedMessage,
+): EncodedMessage[] {
+  const portion: EncodedMessage[] = [];
+  let characters = 0;
+  for (let n = begin; n < count && portion.length < BATCH.rows; n++) {
+    const message = encoded(n);
+    portion.push(message);
+    characters += message.contentText.length;
+    // The next one is mostly as large.
+    if (characters + message.contentText.length > BATCH.characters) break;
+  }
+  return portion;
 }
 
 function keyOfContent({ contentEncoding, contentText }: EncodedMessage): string[] {

@@ -84,7 +84,16 @@ class Kept {
   }
 }
 
-const keptOf = new WeakMap<Tarn, Kept>();
+const kepts = new WeakMap<Tarn, Kept>();
+
+function keptOf(pool: Pool, tarn: Tarn): Kept {
+  let kept = kepts.get(tarn);
+  if (kept === undefined) {
+    kept = new Kept(pool, tarn);
+    kepts.set(tarn, kept);
+  }
+  return kept;
+}
 
 /**
  * Runs on a connection of the pool, or on the transaction's. `ends`: whether a connection has ended with an error.
@@ -103,11 +112,7 @@ export async function onConnection<C extends Marked, T>(
       void pool.releaseConnection(connection);
     }
   }
-  let ours = keptOf.get(tarn);
-  if (ours === undefined) {
-    ours = new Kept(pool, tarn);
-    keptOf.set(tarn, ours);
-  }
+  const ours = keptOf(pool, tarn);
   const kept = ours.take() ?? {
     connection: await pool.acquireConnection(),
     until: performance.now() + KEPT_MS,

@@ -16,15 +16,13 @@ export function inColumns(
   placing: Placing | undefined,
 ): PlainMessages | undefined {
   const plain = new PlainMessages();
-  let last: Head | undefined;
-  let heads: NewHead[] = [];
+  const headsOf = headsWith(placing);
+  let last: NewHead[] | undefined;
   for (const { head, messageId, contentText, contentEncoding } of messages) {
     if (contentEncoding !== undefined) return undefined;
-    if (head !== last) {
-      last = head;
-      heads = headsFor(head, placing);
-      if (!heads.every(isPlain)) return undefined;
-    }
+    const heads = headsOf(head);
+    if (heads !== last && !heads.every(isPlain)) return undefined;
+    last = heads;
     for (const own of heads) plain.add(own, messageId, contentText);
   }
   return plain;
@@ -35,14 +33,26 @@ export function rowsOf(
   messages: readonly EncodedMessage[],
   placing: Placing | undefined,
 ): NewMessage[] {
+  const headsOf = headsWith(placing);
   return messages.flatMap(({ head, messageId, contentText, contentEncoding }) =>
-    headsFor(head, placing).map((own) => ({
+    headsOf(head).map((own) => ({
       ...own,
       message_id: messageId,
       content: contentText,
       content_encoding: contentEncoding ?? null,
     })),
   );
+}
+
+/** The heads of rows, made once for messages that follow each other under one head. */
+function headsWith(placing: Placing | undefined): (head: Head) => NewHead[] {
+  let last: Head | undefined;
+  let made: NewHead[] = [];
+  return (head) => {
+    if (head !== last) made = headsFor(head, placing);
+    last = head;
+    return made;
+  };
 }
 
 /** One for each recipient. */

@@ -27,7 +27,7 @@ import { holdKeys } from "./hold-keys.ts";
 import { mssqlInbox } from "./inbox.ts";
 import { mssqlGates, mssqlLeased } from "./mssql-gates.ts";
 import { stillOpen } from "./mssql-knex.ts";
-import { type PlainMessages, rowsOf } from "./plain-messages.ts";
+import { type PlainMessages, rowsOfPlain } from "./plain-messages.ts";
 import { claimedRow, claimsAsJson, inOrder, parseText, rowsAsJson, seqs } from "./rows.ts";
 import { query } from "./sql.ts";
 
@@ -225,7 +225,7 @@ export function mssql(prefix: string): Dialect {
     },
 
     async insertPlain(db: Db, plain: PlainMessages) {
-      await query(db, INSERT, { items: rowsAsJson(rowsOf(plain), DOCUMENTS) });
+      await query(db, INSERT, { items: rowsAsJson(rowsOfPlain(plain), DOCUMENTS) });
     },
 
     async holdKeys(db: Db, keys: readonly DedupeKey[]) {

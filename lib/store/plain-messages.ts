@@ -82,7 +82,7 @@ export function plainOf(rows: readonly NewMessage[]): PlainMessages | undefined 
 }
 
 /** As rows again, where a database has no better way for them. */
-export function rowsOf({ ids, contents, heads, places }: PlainMessages): NewMessage[] {
+export function rowsOfPlain({ ids, contents, heads, places }: PlainMessages): NewMessage[] {
   return ids.map((message_id, n) => ({
     ...(heads[places[n] as number] as NewHead),
     ...{ message_id, content: contents[n] as string, content_encoding: null },

@@ -29,9 +29,14 @@ export function claimsAsJson(claims: readonly ClaimKey[]): string {
 /** Most texts are ids, which need no escapes. */
 const BARE = /^[\w.:@/ -]*$/;
 
+/** A text as JSON. */
+export function quoted(text: string): string {
+  return BARE.test(text) ? `"${text}"` : JSON.stringify(text);
+}
+
 function scalar(value: unknown): string {
   if (typeof value === "number") return String(value);
-  return typeof value === "string" && BARE.test(value) ? `"${value}"` : JSON.stringify(value);
+  return typeof value === "string" ? quoted(value) : JSON.stringify(value);
 }
 
 /** Text columns come back parsed from PostgreSQL's jsonb and as text from the other two. */

@@ -35,10 +35,11 @@ export interface Admitted {
   stored(trx: Db): Promise<void>;
 }
 
-/** One statement takes at most this many messages; the rest follow in the same transaction. */
-const BATCH = 1_000;
-/** And no more characters of contents than these, but one message: SQLite takes a billion bytes, and memory is dear. */
-export const BATCH_CHARACTERS = 16_000_000;
+/**
+ * What one statement takes at most, but for a row that is more by itself; the rest follow in the same transaction.
+ * SQLite takes a billion bytes, and memory is dear.
+ */
+export const BATCH = { rows: 1_000, characters: 16_000_000 };
 
 /** Stores messages, each in its place, behind whatever it waits for. */
 export class Sending {
@@ -99,8 +100,8 @@ export class Sending {
         const placed = admitted?.rows ?? rows;
         const turns = await this.#turns.give(trx, placed, locked, fair);
         const ranked = placed.map((row, n) => ({ ...row, rank: turns[n] ?? row.rank }));
-        for (let n = 0; n < ranked.length; n += BATCH) {
-          await this.#insert(trx, ranked.slice(n, n + BATCH));
+        for (const some of portions(ranked, ({ content }) => [1, content.length])) {
+          await this.#insert(trx, some);
         }
         await admitted?.stored(trx);
         const waiting = keys.filter(({ kind }) => kind === "order" || kind === "share");
@@ -129,21 +130,26 @@ export class Sending {
     wakeUp?: WakeUp,
   ): Promise<void> {
     const fitting = messages.every(fits) ? messages : messages.flatMap(divided);
-    const ends = portions(fitting);
-    if (ends.length === 1) {
-      const plain = inColumns(fitting, placing);
-      if (plain === undefined) {
-        const rows = rowsOf(fitting, placing);
-        return retriedUnlessIn(this.#dialect, db, () => this.#dialect.insertMessages(db, rows));
-      }
-      if (wakeUp !== undefined && (await this.#withWakeUp(db, plain, wakeUp))) return;
-      return retriedUnlessIn(this.#dialect, db, () => this.#dialect.insertPlain(db, plain));
-    }
+    const [first = [], ...others] = portions(fitting, sizeOf);
+    if (others.length === 0) return this.#portion(db, first, placing, wakeUp);
     await transaction(this.#dialect, db, async (trx) => {
-      for (const [n, end] of ends.entries()) {
-        await this.#free(trx, fitting.slice(ends[n - 1] ?? 0, end), placing);
-      }
+      for (const some of [first, ...others]) await this.#portion(trx, some, placing);
     });
+  }
+
+  async #portion(
+    db: Db,
+    messages: readonly EncodedMessage[],
+    placing?: Placing,
+    wakeUp?: WakeUp,
+  ): Promise<void> {
+    const plain = inColumns(messages, placing);
+    if (plain === undefined) {
+      const rows = rowsOf(messages, placing);
+      return retriedUnlessIn(this.#dialect, db, () => this.#dialect.insertMessages(db, rows));
+    }
+    if (wakeUp !== undefined && (await this.#withWakeUp(db, plain, wakeUp))) return;
+    return retriedUnlessIn(this.#dialect, db, () => this.#dialect.insertPlain(db, plain));
   }
 
   /** False where the server refused: then nothing was stored, and a wake-up must not keep a message from being so. */
@@ -198,7 +204,7 @@ function waitsForNothing(head: Head, placing: Placing | undefined): boolean {
 
 /** Recipients of this message that one statement takes. */
 function mostRecipients({ contentText }: EncodedMessage): number {
-  return Math.max(1, Math.min(BATCH, Math.floor(BATCH_CHARACTERS / contentText.length)));
+  return Math.max(1, Math.min(BATCH.rows, Math.floor(BATCH.characters / contentText.length)));
 }
 
 function fits(message: EncodedMessage): boolean {
@@ -216,20 +222,27 @@ function divided(message: EncodedMessage): EncodedMessage[] {
   return parts;
 }
 
-/** Where each statement's messages end, so that none takes more than it may; one portion at least. */
-function portions(messages: readonly EncodedMessage[]): number[] {
-  const ends: number[] = [];
-  let [rows, characters] = [0, 0];
-  for (const [n, { head, contentText }] of messages.entries()) {
-    const recipients = head.toAgent.length;
-    const size = recipients * contentText.length;
-    if (rows > 0 && (rows + recipients > BATCH || characters + size > BATCH_CHARACTERS)) {
-      ends.push(n);
-      [rows, characters] = [0, 0];
+/** Rows, and the characters of their contents. */
+type Size = readonly [rows: number, characters: number];
+
+function sizeOf({ head, contentText }: EncodedMessage): Size {
+  return [head.toAgent.length, head.toAgent.length * contentText.length];
+}
+
+/** In portions of which one statement takes each. */
+function portions<T>(items: readonly T[], size: (item: T) => Size): (readonly T[])[] {
+  const all: (readonly T[])[] = [];
+  let [begin, rows, characters] = [0, 0, 0];
+  for (const [n, item] of items.entries()) {
+    const [more, further] = size(item);
+    if (n > begin && (rows + more > BATCH.rows || characters + further > BATCH.characters)) {
+      all.push(items.slice(begin, n));
+      [begin, rows, characters] = [n, 0, 0];
     }
-    rows += recipients;
-    characters += size;
+    rows += more;
+    characters += further;
   }
-  ends.push(messages.length);
-  return ends;
+  if (begin === 0) return items.length === 0 ? [] : [items];
+  all.push(items.slice(begin));
+  return all;
 }

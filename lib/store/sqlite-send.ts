@@ -1,7 +1,7 @@
 import type { Db, Dialect, NewHead, NewMessage } from "./dialect.ts";
 import { GIVEN, list } from "./envelope-columns.ts";
 import { HEAD, headBound, headsAsJson, insertOne, type PlainMessages } from "./plain-messages.ts";
-import { rowsAsJson } from "./rows.ts";
+import { quoted, rowsAsJson } from "./rows.ts";
 import { query } from "./sql.ts";
 import { direct } from "./sqlite-direct.ts";
 
@@ -86,11 +86,6 @@ function packed({ ids, contents: texts, places }: PlainMessages) {
     offset += length;
   }
   return { items: `${items}}`, contents };
-}
-
-/** Ids have no control characters. */
-function quoted(id: string): string {
-  return id.includes('"') || id.includes("\\") ? JSON.stringify(id) : `"${id}"`;
 }
 
 /** As long as the longest character: where one finds no room, more bytes than characters were written before. */

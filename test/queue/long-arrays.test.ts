@@ -55,11 +55,20 @@ eachDatabase("a long array of messages", (database) => {
     expect(await insertions(() => send(one))).toBeGreaterThanOrEqual(3);
     const inTransaction = () => database.knex().transaction((tx) => send(other, { tx }));
     expect(await insertions(inTransaction)).toBeGreaterThanOrEqual(3);
+    const named = mailbox();
+    const withIds = () =>
+      queue.sendMessages(
+        Array.from({ length: 40 }, (_, n) => ({
+          ...note(named, { n, text }),
+          messageId: `${named}-${n}`,
+        })),
+      );
+    expect(await insertions(withIds)).toBeGreaterThanOrEqual(3);
     const many = Array.from({ length: 30 }, (_, n) => `${one}-${n}`);
     const toMany = () => queue.sendMessage({ ...note(one, { n: 0, text }), toAgent: many });
     expect(await insertions(toMany)).toBe(2);
     for (const to of many) expect(await queue.getMessages(to)).toHaveLength(1);
-    for (const to of [one, other]) {
+    for (const to of [one, other, named]) {
       const claimed = await queue.getMessages(to, { limit: 100 });
       expect(claimed.map(({ content }) => (content as { n: number }).n)).toEqual(
         Array.from({ length: 40 }, (_, n) => n),

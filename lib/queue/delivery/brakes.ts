@@ -45,7 +45,8 @@ async function overConversations(
   most: number,
 ): Promise<Map<EncodedMessage, Brake>> {
   const more = new Map<string, number>();
-  for (const { contextId } of messages.map(({ head }) => head)) {
+  for (const { head } of messages) {
+    const { contextId } = head;
     if (contextId !== undefined) more.set(contextId, (more.get(contextId) ?? 0) + 1);
   }
   const stopped = new Map<EncodedMessage, Brake>();
