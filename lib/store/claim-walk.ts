@@ -1,14 +1,10 @@
 import type { ClaimedRow } from "./dialect.ts";
+import { AGAIN_MS, DEAR_MS, DueWalk, SHARE } from "./due-walk.ts";
 
-/** A claim that meets nothing but ready messages finds them in a fraction of this. */
-const DEAR_MS = 4;
 /** What commits late, or is given back, is mostly this near to what was claimed. */
 const MARGIN = 1_000;
 /** More ranks than these are places in time (aging, fair turns), not priorities: they are not worth remembering. */
 const MOST_RANKS = 16;
-/** What was passed over is looked at again at most so often, and for no more than a tenth of the time. */
-const AGAIN_MS = 1_000;
-const SHARE = 10;
 /** Slices of it are made to take about so long. */
 const SLICE_MS = 10;
 const FIRST_SLICE = 10_000;
@@ -75,17 +71,12 @@ export class ClaimWalk {
   #short = true;
   /** Whether the last claim got all that it asked for. */
   full = false;
-  /** Whether most likely nothing has fallen due: a claim that looks at nothing but ready messages is enough. */
-  mostlyReady = true;
-
-  /** A claim has looked at all: whether something had fallen due. */
-  foundDue(some: boolean): void {
-    this.mostlyReady = !some;
-  }
+  /** The same for messages that fell due. */
+  readonly due = new DueWalk();
 
   /** Whether whoever reads this mailbox from its beginning walks far before there is anything. */
   get far(): boolean {
-    return this.#dear;
+    return this.#dear || this.due.far;
   }
 
   look(now = performance.now()): Look {

@@ -1,18 +1,16 @@
 import type { ClaimRequest, Db, Dialect } from "./dialect.ts";
+import { DueWalk } from "./due-walk.ts";
 import { CLAIMED, ENVELOPE, list, SHUT } from "./envelope-columns.ts";
 import { postgresRuns } from "./failed-runs.ts";
 import { plannedAnew, type Run } from "./prepared.ts";
 import { inOrder, parseText, plainClaimedRow } from "./rows.ts";
-import type { Row } from "./sql.ts";
+import { intOrNull, type Row } from "./sql.ts";
 
 const PAGE = 8_192;
 /** Tables of at most so many pages (2 MB) are read in about the time that planning a claim takes, whatever its plan. */
 const SMALL = 256;
 /** What was found to be large is taken to be so for this long. */
 const LARGE_MS = 60_000;
-
-/** How many due messages one claim moves to the ready ones at most. */
-const PROMOTE = 500;
 
 /** What every message has; the rest comes as one document where there is any, not as twenty empty columns. */
 const ALWAYS = [
@@ -47,7 +45,7 @@ export function postgresClaim(prefix: string, now: string, query: Run): Dialect[
   const ready = `to_agent = :agent AND lane = '' AND state = 0 AND visible_at <= (SELECT now FROM t) AND ${wanted}`;
 
   const due =
-    "to_agent = :agent AND state = 1 AND due_at <= (SELECT now FROM t) AND concurrency_key IS NULL";
+    "to_agent = :agent AND state = 1 AND due_at > :after AND due_at <= (SELECT now FROM t) AND concurrency_key IS NULL";
 
   // With an order, which has the planner take the index whatever it believes.
   const firstDue = `SELECT due_at FROM ${messages} WHERE ${due} ORDER BY due_at LIMIT 1`;
@@ -94,9 +92,9 @@ export function postgresClaim(prefix: string, now: string, query: Run): Dialect[
     ${clock},
     ready AS MATERIALIZED (${source("seq, rank", ` AND ${anew}`)}),
     due AS MATERIALIZED (
-      SELECT seq, rank, message_type, lane FROM ${messages}
+      SELECT seq, rank, message_type, lane, due_at FROM ${messages}
       WHERE ${due}
-      ORDER BY due_at LIMIT ${PROMOTE} FOR UPDATE SKIP LOCKED),
+      ORDER BY due_at LIMIT :promote FOR UPDATE SKIP LOCKED),
     candidates AS (
       SELECT seq, rank FROM ready
       UNION ALL
@@ -116,12 +114,13 @@ export function postgresClaim(prefix: string, now: string, query: Run): Dialect[
       failures = CASE WHEN c.taken THEN ${postgresRuns.lapsed("m.")} ELSE m.failures END
     FROM touched c
     WHERE m.seq = ANY (ARRAY(SELECT seq FROM touched)) AND m.seq = c.seq AND m.visible_at <= (SELECT now FROM t)
-    RETURNING c.taken, EXISTS (SELECT 1 FROM due) AS due, ${ANSWER}, (SELECT took_ms FROM walked) AS took_ms`;
+    RETURNING c.taken, (SELECT CAST(count(*) AS integer) FROM due) AS due, (SELECT max(due_at) FROM due) AS due_until,
+      ${ANSWER}, (SELECT took_ms FROM walked) AS took_ms`;
   const [SHORT, SHORT_BEYOND] = [short(all), short(beyond)];
   const [LONG, LONG_BEYOND] = [long(all), long(beyond)];
   const QUICK = short(all, `(SELECT ${pages} <= ${SMALL})`);
   const STATE = `
-    ${clock} SELECT (${firstDue}) IS NOT NULL AS due, ${pages} > ${SMALL / 2} AS large WHERE ${anew}`;
+    ${clock} SELECT now, (${firstDue}) IS NOT NULL AS due, ${pages} > ${SMALL / 2} AS large, ${since} AS took_ms FROM t WHERE ${anew}`;
 
   /** By pool: until when the tables are taken to be large. */
   const largeUntil = new WeakMap<object, number>();
@@ -129,6 +128,9 @@ export function postgresClaim(prefix: string, now: string, query: Run): Dialect[
   return async (db: Db, { walk, ...request }: ClaimRequest) => {
     const look = walk?.look() ?? {};
     const { ranges } = look;
+    const due = walk?.due ?? new DueWalk();
+    // Not with a slice: nobody could tell which of the two took long.
+    const dueLook = due.look(look.slice === undefined);
     const began = performance.now();
     const run = <R = Answer>(text: string) =>
       query<R>(db, text, {
@@ -137,39 +139,71 @@ export function postgresClaim(prefix: string, now: string, query: Run): Dialect[
         lease: request.leaseMs,
         worker: request.workerId,
         types: request.messageTypes === null ? null : JSON.stringify(request.messageTypes),
+        after: dueLook.after ?? Number.MIN_SAFE_INTEGER,
+        promote: dueLook.promote,
         ...(ranges === undefined ? {} : { ranges }),
       });
-    const ready = async (): Promise<Answer[] | undefined> => {
+    const ready = async (): Promise<Found | undefined> => {
       const small = ranges === undefined && began >= (largeUntil.get(db.client) ?? 0);
       const rows = await run(small ? QUICK : ranges === undefined ? SHORT : SHORT_BEYOND);
-      if (rows.length > 0) return rows;
+      if (rows.length > 0) return { rows };
       const [state] = await run<State>(STATE);
       if (small && state?.large) {
         largeUntil.set(db.client, began + LARGE_MS);
         return ready();
       }
-      return state?.due ? undefined : rows;
+      return state?.due ? undefined : { rows, looked: state };
     };
-    const readyAndDue = async () => {
+    const readyAndDue = async (): Promise<Found> => {
       const rows = await run(ranges === undefined ? LONG : LONG_BEYOND);
-      walk?.foundDue(rows[0]?.due === true);
-      return rows.filter(({ taken }) => taken);
+      const [first] = rows;
+      return {
+        rows: rows.filter(({ taken }) => taken),
+        due: { count: first?.due ?? 0, last: intOrNull(first?.due_until) },
+      };
     };
-    const rows = (walk?.mostlyReady === false ? undefined : await ready()) ?? (await readyAndDue());
-    const claimed = rows.map((row) => plainClaimedRow(row, row.rest, request.agentId, parseText));
-    walk?.found(look, claimed, rows[0]?.took_ms, performance.now() - began);
+    const found = (due.mostlyReady ? await ready() : undefined) ?? (await readyAndDue());
+    const tookMs = performance.now() - began;
+    const walkedMs = found.rows[0]?.took_ms;
+    const claimed = found.rows.map((row) =>
+      plainClaimedRow(row, row.rest, request.agentId, parseText),
+    );
+    const [first] = claimed;
+    const now =
+      first === undefined ? intOrNull(found.looked?.now) : first.visible_at - request.leaseMs;
+    // A look at all that fell due, where that is known to be far, says nothing about the ready ones.
+    const blamed = due.far && dueLook.after === undefined;
+    due.found(dueLook, {
+      ...(found.due ?? NONE),
+      now,
+      walkedMs: walkedMs ?? found.looked?.took_ms,
+      tookMs,
+    });
+    walk?.found(look, claimed, blamed ? 0 : walkedMs, tookMs);
     return claimed.sort(inOrder);
   };
 }
 
+const NONE = { count: 0, last: null };
+
+/** What a claim found; `looked`: where there was nothing ready. */
+interface Found {
+  readonly rows: readonly Answer[];
+  readonly looked?: State | undefined;
+  readonly due?: { readonly count: number; readonly last: number | null };
+}
+
 interface State {
+  readonly now: unknown;
   readonly due: boolean;
   readonly large: boolean;
+  readonly took_ms: number;
 }
 
 interface Answer extends Row {
   readonly taken?: boolean;
-  readonly due?: boolean;
+  readonly due?: number;
+  readonly due_until?: unknown;
   readonly rest: Row | null;
   readonly took_ms: number;
 }

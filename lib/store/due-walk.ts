@@ -1,0 +1,78 @@
+/** A claim that meets nothing but ready messages finds them in a fraction of this. */
+export const DEAR_MS = 4;
+/** What was passed over is looked at again at most so often, and for no more than a tenth of the time. */
+export const AGAIN_MS = 1_000;
+export const SHARE = 10;
+
+/** What is committed this much later than it falls due is found at once all the same. */
+const MARGIN_MS = 100;
+/** How many due messages one claim makes ready at most, and how many where it is far to the first of them. */
+const PROMOTE = 500;
+const PROMOTE_FAR = 5_000;
+/** Finding and locking one of them takes less than this. */
+const EACH_MS = 0.01;
+
+/** What one claim looks at of the messages that fell due. */
+export interface DueLook {
+  /** Only what fell due after this instant of the server's clock; undefined: all of it. */
+  readonly after?: number | undefined;
+  /** At most so many become ready. */
+  readonly promote: number;
+}
+
+export interface DueFound {
+  /** The server's clock; null where nobody told. */
+  readonly now: number | null;
+  /** Until the first row, by the server; undefined where it told nothing. */
+  readonly walkedMs: number | undefined;
+  /** Until the answer. */
+  readonly tookMs: number;
+  /** How many had fallen due, and the last instant of theirs. */
+  readonly count: number;
+  readonly last: number | null;
+}
+
+/**
+ * Where claims of a mailbox look for messages that fell due: as `ClaimWalk`, for the index of those. PostgreSQL keeps
+ * the entries of all that fell due since a transaction that is still open began. Where a claim was seen to walk for
+ * long, the next ones look only behind the instant up to which nothing was left, with a margin; and at all of it
+ * again within a second or, where that takes long, for a tenth of the time.
+ */
+export class DueWalk {
+  /** Whether most likely nothing has fallen due: a claim that looks at nothing but ready messages is enough. */
+  mostlyReady = true;
+  #far = false;
+  #after: number | undefined;
+  #allAt = 0;
+
+  /** Whether it is far from the first entry to the first message. */
+  get far(): boolean {
+    return this.#far;
+  }
+
+  /** `mayAll`: whether this claim may look at all of it again. */
+  look(mayAll = true, at = performance.now()): DueLook {
+    if (!this.#far) return { promote: PROMOTE };
+    if (!mayAll || at < this.#allAt) return { after: this.#after, promote: PROMOTE_FAR };
+    // One at a time, also where this claim never answers.
+    this.#allAt = at + AGAIN_MS;
+    return { promote: PROMOTE_FAR };
+  }
+
+  found(
+    look: DueLook,
+    { now, walkedMs, tookMs, count, last }: DueFound,
+    at = performance.now(),
+  ): void {
+    this.mostlyReady = count === 0;
+    if (look.after === undefined) {
+      const dearMs = DEAR_MS + count * EACH_MS;
+      this.#far = walkedMs === undefined ? this.#far && tookMs > dearMs : walkedMs > dearMs;
+      this.#allAt = at + Math.max(AGAIN_MS, SHARE * (walkedMs ?? tookMs));
+      this.#after = undefined;
+    }
+    const until = (count < look.promote ? now : null) ?? last;
+    if (until === null) return;
+    this.#after = Math.max(until - MARGIN_MS, this.#after ?? Number.MIN_SAFE_INTEGER);
+  }
+}
