@@ -64,11 +64,13 @@ export function sqliteClaim(prefix: string, now: string): Dialect["claim"] {
       ? `SELECT seq ${all} ORDER BY rank, seq LIMIT :limit`
       : `SELECT seq FROM (${merged(parts)} ORDER BY rank, seq LIMIT :limit) l`;
 
+  // A comparison of (rank, seq) would also read on from the end of the last claim, to the end of its rank.
+  const leased = `SELECT 1 FROM ${messages} WHERE to_agent = :agent AND lane = '' AND state = 0`;
   const before = `
            (SELECT count(*) FROM (
-             SELECT 1 FROM ${messages}
-             WHERE to_agent = :agent AND lane = '' AND state = 0 AND (rank, seq) < (:end_rank, :end_seq)
-             ORDER BY rank, seq LIMIT :most) b)`;
+             ${leased} AND rank < :end_rank
+             UNION ALL ${leased} AND rank = :end_rank AND seq < :end_seq
+             LIMIT :most) b)`;
   const look = (ready: (parts: Parts) => string, more = "") =>
     constants(
       (parts) => `
