@@ -10,6 +10,7 @@ interface KnexTransaction {
 
 /** knex's client, as far as it is used here; it has no types of its own for it. */
 interface Client {
+  readonly driverName?: string;
   readonly config?: { readonly asyncStackTraces?: boolean };
   transaction(...args: unknown[]): KnexTransaction;
 }
@@ -26,8 +27,8 @@ const writing = new WeakSet<object>();
  */
 export function beginImmediate(knex: Knex): void {
   const client = knex.client as Client;
-  // Traces of where a statement was made are knex' own.
-  if (client.config?.asyncStackTraces !== true) own.add(client);
+  // Traces of where a statement was made are knex' own; and `better-sqlite3` is another driver, called in another way.
+  if (client.driverName === "sqlite3" && client.config?.asyncStackTraces !== true) own.add(client);
   const make = client.transaction.bind(client);
   client.transaction = (...args) => {
     const transaction = make(...args);

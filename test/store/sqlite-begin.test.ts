@@ -6,7 +6,7 @@ import { expect, it, onTestFinished } from "vitest";
 import { migrate } from "../../lib/index.ts";
 import { connect, knexConfig } from "../../lib/store/connect.ts";
 import { query } from "../../lib/store/sql.ts";
-import { isOwn } from "../../lib/store/sqlite-begin.ts";
+import { beginImmediate, isOwn } from "../../lib/store/sqlite-begin.ts";
 import { ownTransaction, type RunWithin } from "../../lib/store/sqlite-direct.ts";
 import { allStatementsOf } from "../support/plans.ts";
 import { failure, note, watched } from "../support/queue.ts";
@@ -107,4 +107,16 @@ it("an acknowledgement that fails half way has archived nothing, on whatever con
     expect(await knex("outbox_archive").count({ n: "*" })).toEqual([{ n: 3 }]);
     await knex("outbox_archive").delete();
   }
+});
+
+it("leaves connections of another driver to knex, whose calls are other ones", () => {
+  const knex = knexFactory({ client: "sqlite3", connection: ":memory:", useNullAsDefault: true });
+  const named = (driverName: string) => {
+    const copy = Object.create(knex) as Knex;
+    copy.client = Object.assign(Object.create(knex.client), { driverName });
+    beginImmediate(copy);
+    return copy;
+  };
+  expect(isOwn(named("sqlite3"))).toBe(true);
+  expect(isOwn(named("better-sqlite3"))).toBe(false);
 });
