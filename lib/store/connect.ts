@@ -7,6 +7,7 @@ import { refuseMapped } from "./identity.ts";
 import { tediousConfig } from "./mssql-connection.ts";
 import { separateQueues } from "./mssql-knex.ts";
 import { beginImmediate } from "./sqlite-begin.ts";
+import { writeBack } from "./sqlite-log.ts";
 import { keepStatements, type SqliteConnection } from "./sqlite-statements.ts";
 
 /** Where the tables live: a URL, an ODBC/ADO connection string, a knex configuration, or an open knex. */
@@ -201,6 +202,7 @@ export function connect(input: DatabaseInput, options: ConnectOptions = {}): Con
   if (typeof input === "string") requireDriver(dialect);
   const knex = knexFactory(config);
   if (dialect === "sqlite") beginImmediate(knex);
+  if (dialect === "sqlite" && typeof input === "string") writeBack(knex.client);
   if (dialect === "mssql") separateQueues(knex);
   return { knex, dialect, owned: true };
 }

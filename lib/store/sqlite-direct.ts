@@ -3,7 +3,8 @@ import { type Bindings, bound } from "./constant.ts";
 import type { Db } from "./dialect.ts";
 import { isTransaction, query, type Row, rows } from "./sql.ts";
 import { isOwn } from "./sqlite-begin.ts";
-import type { SqliteConnection } from "./sqlite-statements.ts";
+import { logOf } from "./sqlite-log.ts";
+import { charactersOf, type SqliteConnection } from "./sqlite-statements.ts";
 
 type Connection = SqliteConnection & Marked;
 
@@ -47,6 +48,7 @@ function onOwn<T>(
   work: (run: RunWithin, connection: Connection) => Promise<T>,
 ): Promise<T> {
   const pool = db.client as Pool;
+  const log = logOf(pool);
   return onConnection<Connection, T>(
     pool,
     (connection) => {
@@ -56,6 +58,7 @@ function onOwn<T>(
         const answer = await told(pool, connection, sql, values, () =>
           answerOf(connection, sql, values),
         );
+        await log?.wrote(connection, charactersOf(values), answer.length);
         return rows<R>(answer);
       };
       return work(run, connection);

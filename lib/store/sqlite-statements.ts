@@ -83,10 +83,14 @@ export function keepStatements(connection: SqliteConnection): void {
 }
 
 function isLarge(bindings: unknown): boolean {
-  if (!Array.isArray(bindings)) return false;
+  return Array.isArray(bindings) && charactersOf(bindings) > MOST_BOUND;
+}
+
+/** About how long all values together are. */
+export function charactersOf(values: readonly unknown[]): number {
   let length = 0;
-  for (const value of bindings) {
+  for (const value of values) {
     if (typeof value === "string" || Buffer.isBuffer(value)) length += value.length;
   }
-  return length > MOST_BOUND;
+  return length;
 }
