@@ -14,6 +14,8 @@ const WINDOW_MS = 10;
  * window, nobody listens until it ends.
  */
 const MOST_HEARD = 4;
+/** To begin to listen takes milliseconds in a folder of many files: so many times that nobody listens, then. */
+const DEAF_SHARE = 20;
 
 /**
  * SQLite tells nobody anything, but the file system does: whoever commits writes to the file beside the database
@@ -72,6 +74,7 @@ function listening({ heard, lost, open }: Listening): { close(): void } {
   let windowMs = FIRST_WINDOW_MS;
   let timer: NodeJS.Timeout | undefined;
   let watcher: FSWatcher | undefined;
+  let openMs = 0;
   const deafen = () => {
     if (watcher !== undefined) close(watcher);
     watcher = undefined;
@@ -81,7 +84,9 @@ function listening({ heard, lost, open }: Listening): { close(): void } {
     deafen();
   };
   const listen = () => {
+    const began = performance.now();
     watcher = open(ring);
+    openMs = performance.now() - began;
     watcher.on("error", fail);
   };
   const fail = () => {
@@ -101,12 +106,14 @@ function listening({ heard, lost, open }: Listening): { close(): void } {
     timer = undefined;
     const again = rung > 0;
     rung = 0;
-    windowMs = again ? Math.min(windowMs * 2, WINDOW_MS) : FIRST_WINDOW_MS;
+    const deaf = watcher === undefined;
     try {
-      if (watcher === undefined) listen();
+      if (deaf) listen();
     } catch {
       return fail();
     }
+    const longestMs = deaf ? Math.max(WINDOW_MS, openMs * DEAF_SHARE) : WINDOW_MS;
+    windowMs = again ? Math.min(windowMs * 2, longestMs) : FIRST_WINDOW_MS;
     // After it listens again: what was written meanwhile is found now.
     if (again) call();
   };

@@ -21,7 +21,7 @@ function settlement(ack: Ack) {
 
 const away = () => Promise.reject(new ServiceUnavailable("away"));
 
-it("acknowledges a lone one at once, and in one group what came in meanwhile", async () => {
+it("acknowledges a lone one in the next turn, and in one group what came in meanwhile", async () => {
   const groups: number[][] = [];
   let answer = () => {};
   const { settle } = settlement(async (sequences) => {
@@ -32,8 +32,7 @@ it("acknowledges a lone one at once, and in one group what came in meanwhile", a
     return sequences.map(() => "done");
   });
   const first = settle(1);
-  await undefined;
-  await undefined;
+  await new Promise(setImmediate);
   expect(groups).toEqual([[1]]);
   const others = [settle(2), settle(3)];
   answer();
@@ -42,6 +41,18 @@ it("acknowledges a lone one at once, and in one group what came in meanwhile", a
   answer();
   expect(await Promise.all(others)).toEqual(["done", "done"]);
   expect(groups).toEqual([[1], [2, 3]]);
+});
+
+it("takes those along that return before the next turn", async () => {
+  const groups: number[][] = [];
+  const { settle } = settlement(async (sequences) => {
+    groups.push(sequences);
+    return sequences.map(() => "done");
+  });
+  const first = settle(1);
+  for (let n = 0; n < 100; n++) await undefined;
+  await Promise.all([first, settle(2)]);
+  expect(groups).toEqual([[1, 2]]);
 });
 
 it("goes on until the database answers, and knows its own first try from a loss", async () => {

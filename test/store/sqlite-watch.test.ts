@@ -1,7 +1,8 @@
-import { mkdtempSync, renameSync, rmSync } from "node:fs";
+import fs, { mkdtempSync, renameSync, rmSync } from "node:fs";
+import { syncBuiltinESMExports } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { expect, it, onTestFinished } from "vitest";
+import { expect, it, onTestFinished, vi } from "vitest";
 import { connect } from "../../lib/store/connect.ts";
 import { int, query } from "../../lib/store/sql.ts";
 import { sqliteChannel } from "../../lib/store/sqlite-watch.ts";
@@ -80,4 +81,31 @@ it("who cannot listen again says so, once", async () => {
   for (let n = 0; n < 200; n++) await write(a++);
   renameSync(`${folder}-moved`, folder);
   expect(lost).toEqual(["lost"]);
+});
+
+it("where it takes long to begin to listen, nobody does so for long", async () => {
+  const slowMs = 20;
+  const { watch } = fs;
+  const opened = vi.spyOn(fs, "watch").mockImplementation(((...given: Parameters<typeof watch>) => {
+    const until = performance.now() + slowMs;
+    while (performance.now() < until);
+    return watch(...given);
+  }) as typeof watch);
+  syncBuiltinESMExports();
+  onTestFinished(() => {
+    opened.mockRestore();
+    syncBuiltinESMExports();
+  });
+  let heard = 0;
+  const { write } = await stage(() => void heard++);
+  const since = performance.now();
+  for (let a = 0; performance.now() < since + 1_500; a++) await write(a);
+  const before = opened.mock.calls.length;
+  expect(before).toBeGreaterThan(1);
+  // The windows grow to twenty times as long; by windows of 10 ms there would be fifty.
+  expect(before).toBeLessThan(15);
+  // And what is written while nobody listens is told of in the end.
+  const told = heard;
+  await write(-1);
+  await until(() => heard > told, { timeoutMs: 3_000 });
 });

@@ -133,14 +133,18 @@ export class Intake {
     // Handlers that are faster than the database can note their ends are held up here.
     if (crew.settling > concurrency + 2 * batchSize) return 0;
     const free = concurrency - crew.running;
-    const averageMs = crew.averageMs;
-    const ahead =
-      averageMs === undefined
-        ? 0
-        : Math.min(batchSize, this.#sizes.ahead, soonOf(concurrency, averageMs));
+    const ahead = this.#ahead();
     // Ahead only in worthwhile portions: not one claim for each message that starts.
     if (free <= 0 && crew.waiting > ahead / 2) return 0;
     return Math.min(batchSize, Math.max(0, free + ahead - crew.waiting));
+  }
+
+  /** How many messages may wait for a handler, so that they start soon. */
+  #ahead(): number {
+    const { crew, settings } = this.#options;
+    const { concurrency, batchSize } = settings;
+    if (crew.averageMs === undefined) return 0;
+    return Math.min(batchSize, this.#sizes.ahead, soonOf(concurrency, crew.averageMs));
   }
 
   /** Milliseconds until what was claimed ahead is given back. */
@@ -199,9 +203,10 @@ export class Intake {
     const sizes = rows.map(bytesOf);
     this.#sizes.saw(sizes, now);
     const kept = this.#sizes.kept(sizes, held.bytes);
-    if (rows.length >= asked && this.#keepsUp(wanted, sizes)) {
+    const next = Math.max(wanted, this.#ahead());
+    if (rows.length >= asked && this.#keepsUp(next, sizes)) {
       // The database works on the next ones while the handlers of these are called: a turn, and it has been asked.
-      this.#begun = this.#begin(wanted, held.bytes + sum(sizes));
+      this.#begun = this.#begin(next, held.bytes + sum(sizes));
       await new Promise(setImmediate);
     }
     const runs = this.#runsOf(rows, sentAt, sizes);

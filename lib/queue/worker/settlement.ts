@@ -60,8 +60,9 @@ export class Settlement {
   async #flush(): Promise<void> {
     this.#busy = true;
     try {
-      // One turn of the microtasks: handlers that return together are acknowledged together.
-      await undefined;
+      // Handlers that return together are acknowledged together, and those that start in their places and wait for
+      // nothing but promises with them.
+      await new Promise(setImmediate);
       while (this.#waiting.length > 0) {
         await this.#ackAll(this.#waiting.splice(0, MOST_AT_ONCE));
       }
