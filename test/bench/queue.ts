@@ -98,10 +98,14 @@ class Field {
     const { subject } = one;
     const { quick } = this.#asked;
     const key = `${workload.title} ${subject.name}`;
-    const best = this.#best.get(key) ?? 0;
     const least = quick ? Math.ceil(workload.least / 5) : workload.least;
-    const count = countFor({ ...workload, least }, best, quick ? QUICK_SECONDS : SECONDS);
+    const measured = { ...workload, least };
     try {
+      // How quick it is nobody knows at first; what warms up is to last as long as what is measured.
+      const best =
+        this.#best.get(key) ??
+        (await inTime(workload.run(subject, countFor(measured, 0, 0), one.crew)));
+      const count = countFor(measured, best, quick ? QUICK_SECONDS : SECONDS);
       const rate = await inTime(workload.run(subject, count, one.crew));
       this.#best.set(key, Math.max(best, rate));
       return rate;
