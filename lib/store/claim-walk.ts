@@ -1,5 +1,5 @@
 import type { ClaimedRow } from "./dialect.ts";
-import { AGAIN_MS, DEAR_MS, DueWalk, SHARE } from "./due-walk.ts";
+import { AGAIN_MS, DEAR_MS, DueWalk, isFar, SHARE } from "./due-walk.ts";
 
 /** What commits late, or is given back, is mostly this near to what was claimed. */
 const MARGIN = 1_000;
@@ -108,7 +108,7 @@ export class ClaimWalk {
   ): void {
     if (ranges === undefined) {
       this.#passed.clear();
-      this.#dear = walkedMs === undefined ? this.#dear && tookMs > DEAR_MS : walkedMs > DEAR_MS;
+      this.#dear = isFar(this.#dear, walkedMs, tookMs);
       this.#sliceAt = now + Math.max(AGAIN_MS, SHARE * tookMs);
     }
     if (slice !== undefined) this.#looked(slice, rows, walkedMs ?? tookMs, now);

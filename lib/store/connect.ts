@@ -201,8 +201,11 @@ export function connect(input: DatabaseInput, options: ConnectOptions = {}): Con
   const dialect = dialectOf(config.client) as DialectName;
   if (typeof input === "string") requireDriver(dialect);
   const knex = knexFactory(config);
-  if (dialect === "sqlite") beginImmediate(knex);
-  if (dialect === "sqlite" && typeof input === "string") writeBack(knex.client);
+  if (dialect === "sqlite") {
+    beginImmediate(knex);
+    // Whoever gives a configuration has settings of their own.
+    if (typeof input === "string") writeBack(knex.client);
+  }
   if (dialect === "mssql") separateQueues(knex);
   return { knex, dialect, owned: true };
 }

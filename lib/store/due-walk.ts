@@ -12,6 +12,19 @@ const PROMOTE_FAR = 5_000;
 /** Finding and locking one of them takes less than this. */
 const EACH_MS = 0.01;
 
+/**
+ * Whether it is far to the first message, by what one claim took until its first row; one that found none says only
+ * that it is far no longer.
+ */
+export function isFar(
+  before: boolean,
+  walkedMs: number | undefined,
+  tookMs: number,
+  dearMs = DEAR_MS,
+): boolean {
+  return walkedMs === undefined ? before && tookMs > dearMs : walkedMs > dearMs;
+}
+
 /** What one claim looks at of the messages that fell due. */
 export interface DueLook {
   /** Only what fell due after this instant of the server's clock; undefined: all of it. */
@@ -66,8 +79,7 @@ export class DueWalk {
   ): void {
     this.mostlyReady = count === 0;
     if (look.after === undefined) {
-      const dearMs = DEAR_MS + count * EACH_MS;
-      this.#far = walkedMs === undefined ? this.#far && tookMs > dearMs : walkedMs > dearMs;
+      this.#far = isFar(this.#far, walkedMs, tookMs, DEAR_MS + count * EACH_MS);
       this.#allAt = at + Math.max(AGAIN_MS, SHARE * (walkedMs ?? tookMs));
       this.#after = undefined;
     }

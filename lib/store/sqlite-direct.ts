@@ -4,7 +4,7 @@ import type { Db } from "./dialect.ts";
 import { isTransaction, query, type Row, rows } from "./sql.ts";
 import { isOwn } from "./sqlite-begin.ts";
 import { logOf } from "./sqlite-log.ts";
-import { charactersOf, type SqliteConnection } from "./sqlite-statements.ts";
+import { answerOf, charactersOf, type SqliteConnection } from "./sqlite-statements.ts";
 
 type Connection = SqliteConnection & Marked;
 
@@ -65,17 +65,4 @@ function onOwn<T>(
     },
     () => false,
   );
-}
-
-function answerOf(
-  connection: SqliteConnection,
-  sql: string,
-  values: readonly unknown[],
-): Promise<readonly unknown[]> {
-  return new Promise((resolve, reject) => {
-    connection.all(sql, values, (error, found) => {
-      if (error === null) resolve(found ?? []);
-      else reject(error);
-    });
-  });
 }

@@ -1,5 +1,5 @@
 import { type Marked, onConnection, type Pool } from "./connection.ts";
-import type { SqliteConnection } from "./sqlite-statements.ts";
+import { answerOf, type SqliteConnection } from "./sqlite-statements.ts";
 
 /** So many pages are written back at once, and flushed to the disk: as many as `SQLITE_PRAGMAS` says for others. */
 const PORTION = 2_000;
@@ -61,7 +61,8 @@ export class WriteAheadLog {
     if (this.#written < LOOK_AFTER || this.#closed) return;
     if (this.#tells && !this.#leaving.has(connection)) {
       this.#leaving.add(connection);
-      await ask(connection, `PRAGMA wal_autocheckpoint = ${LAST_RESORT}`).catch(() => undefined);
+      const leave = answerOf(connection, `PRAGMA wal_autocheckpoint = ${LAST_RESORT}`, []);
+      await leave.catch(() => undefined);
     }
     if (this.#busy || performance.now() < this.#pausedUntil) return;
     this.#written = 0;
@@ -123,28 +124,21 @@ async function checkpoint(
   connection: SqliteConnection,
   mode: "PASSIVE" | "NOOP" = "PASSIVE",
 ): Promise<State> {
-  return (await ask<State>(connection, `PRAGMA wal_checkpoint(${mode})`)) as State;
+  const [state] = await answerOf(connection, `PRAGMA wal_checkpoint(${mode})`, []);
+  return state as State;
 }
 
 /** Whether there is a log, and SQLite (from 3.51 on) says how long it is without writing it back. */
 async function canTell(connection: SqliteConnection): Promise<boolean> {
   // A connection that has read nothing knows of no log.
-  const found = await ask<{ version: string }>(
+  const [found] = await answerOf(
     connection,
     "SELECT sqlite_version() AS version, (SELECT count(*) FROM sqlite_master) AS tables",
+    [],
   );
-  const [major = 0, minor = 0] = String(found?.version).split(".").map(Number);
+  const [major = 0, minor = 0] = (found as { version: string }).version.split(".").map(Number);
   if (major < 3 || (major === 3 && minor < 51)) return false;
   return (await checkpoint(connection, "NOOP")).log >= 0;
-}
-
-function ask<R>(connection: SqliteConnection, sql: string): Promise<R | undefined> {
-  return new Promise((resolve, reject) => {
-    connection.all(sql, [], (error, rows) => {
-      if (error === null) resolve(rows?.[0] as R | undefined);
-      else reject(error);
-    });
-  });
 }
 
 const logs = new WeakMap<object, WriteAheadLog>();

@@ -86,6 +86,20 @@ function isLarge(bindings: unknown): boolean {
   return Array.isArray(bindings) && charactersOf(bindings) > MOST_BOUND;
 }
 
+/** What a statement answers on a connection. */
+export function answerOf(
+  connection: SqliteConnection,
+  sql: string,
+  values: readonly unknown[],
+): Promise<readonly unknown[]> {
+  return new Promise((resolve, reject) => {
+    connection.all(sql, values, (error, found) => {
+      if (error === null) resolve(found ?? []);
+      else reject(error);
+    });
+  });
+}
+
 /** About how long all values together are. */
 export function charactersOf(values: readonly unknown[]): number {
   let length = 0;
