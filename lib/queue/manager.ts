@@ -1,7 +1,7 @@
 import type { Knex } from "knex";
 import { ValidationFailed } from "../errors.ts";
 import type { AgentMessage } from "../protocol/agent-message.ts";
-import { encode, LastHead } from "../protocol/envelope.ts";
+import { type EncodedMessage, encode, LastHead } from "../protocol/envelope.ts";
 import { Observers } from "../protocol/events.ts";
 import {
   type BatcherOptions,
@@ -33,6 +33,7 @@ import { connect, type DatabaseInput } from "../store/connect.ts";
 import { dialectFor } from "../store/dialects.ts";
 import { claimedRow } from "../store/rows.ts";
 import type { Sent } from "../store/sending.ts";
+import { Together } from "../store/together.ts";
 import {
   type AckOutcome,
   ClaimedMessage,
@@ -47,7 +48,7 @@ import { DeadLetters } from "./dead-letters/dead-letters.ts";
 import { causeOf } from "./delivery/lineage.ts";
 import { fieldsOf } from "./events.ts";
 import { Batcher } from "./flow/batcher.ts";
-import { mayShare, SendGroup } from "./flow/send-group.ts";
+import { mayShare } from "./flow/may-share.ts";
 import { Limits } from "./gates/limits.ts";
 import { Mailboxes } from "./gates/mailboxes.ts";
 import { OrderingKeys } from "./gates/ordering-keys.ts";
@@ -91,10 +92,12 @@ export class MessageQueueManager {
   readonly #settler: Settler;
   readonly #callers: Callers;
   readonly #lastHead = new LastHead();
-  /** Sends of this process that are under way at the same time. */
-  readonly #group = new SendGroup(async (messages) =>
-    this.#core.send(await this.#core.db(), messages),
-  );
+  /** Single sends of this process that are under way at the same time. */
+  readonly #sends = new Together<EncodedMessage, Sent>({
+    run: async (messages) => this.#core.send(await this.#core.db(), messages),
+    weightOf: ({ contentText }) => contentText.length,
+    mostWeight: 4_000_000,
+  });
   /** The messages that could not be delivered: list, get, redrive, purge. */
   readonly deadLetters: DeadLetters;
   /** What mailboxes are set to: keys, fairness, aging, breakers, depth. */
@@ -159,7 +162,7 @@ export class MessageQueueManager {
     const plain = given(options).flow === undefined && this.#core.options.flow === undefined;
     if (tx === undefined && plain && mayShare(encoded)) {
       await this.#core.db();
-      return this.#group.send(encoded);
+      return this.#sends.add(encoded);
     }
     const [sent] = await this.#core.send(await this.#core.db(tx), [encoded], flow);
     return sent as Sent;
@@ -398,7 +401,7 @@ export class MessageQueueManager {
   async close(): Promise<void> {
     await Promise.all([...this.#workers].map((worker) => worker.stop()));
     await Promise.all([...this.#batchers].map((batcher) => batcher.close()));
-    await this.#group.idle();
+    await Promise.all([this.#sends.idle(), this.#core.store.idle()]);
     await this.#callers.close();
     await told();
     await this.#core.close();

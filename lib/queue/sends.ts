@@ -10,7 +10,7 @@ import { isTransaction, transaction, translated } from "../store/sql.ts";
 import type { QueueCore } from "./core.ts";
 import { brakesFor } from "./delivery/brakes.ts";
 import { messageEvent } from "./events.ts";
-import { mayShare } from "./flow/send-group.ts";
+import { mayShare } from "./flow/may-share.ts";
 import { route } from "./routing/route.ts";
 
 /** Longer than the pauses between two looks of an idle consumer. */

@@ -7,6 +7,7 @@ import { distinct, KeyStore, keyOfRow } from "./keys.ts";
 import { type ParseJson, parseText } from "./rows.ts";
 import { Sending, type Sent } from "./sending.ts";
 import { type Settled, Settling, type Turn } from "./settling.ts";
+import { SharedEnding } from "./shared-ending.ts";
 import { int, type Row, readClock, retried, transaction, translated } from "./sql.ts";
 
 export interface MessageStoreOptions {
@@ -32,6 +33,10 @@ export class MessageStore {
   readonly #options: MessageStoreOptions;
   readonly #sending: Sending;
   readonly #settling: Settling;
+  readonly #completing: SharedEnding<ClaimKey>;
+  readonly #releasing: SharedEnding<Release>;
+  readonly #extending: SharedEnding<Extension>;
+  readonly #burying: SharedEnding<Burial>;
   readonly #walks = new ClaimWalks();
   readonly keys: KeyStore;
 
@@ -42,9 +47,30 @@ export class MessageStore {
     this.#sending = new Sending(dialect, options.prefix, options.ownIdWindowMs);
     this.keys = new KeyStore(knex, dialect, options.prefix);
     this.table = `${options.prefix}messages`;
-    this.#settling = new Settling(dialect, options.prefix, options.opened);
+    const settling = new Settling(dialect, options.prefix, options.opened);
+    this.#settling = settling;
+    this.#completing = new SharedEnding(knex, settling, this.#completion());
+    this.#releasing = new SharedEnding<Release>(
+      knex,
+      settling,
+      { run: (db, valid) => dialect.release(db, valid) },
+      textsOf,
+    );
+    this.#extending = new SharedEnding<Extension>(
+      knex,
+      settling,
+      { run: (db, valid) => dialect.extend(db, valid) },
+      ({ progress }) => progress?.length ?? 0,
+    );
+    this.#burying = new SharedEnding(knex, settling, this.#burial(), textsOf);
     this.archiveTable = `${options.prefix}archive`;
     this.mailboxTable = `${options.prefix}mailboxes`;
+  }
+
+  /** Resolves when every call that shares a statement with others is answered. */
+  async idle(): Promise<void> {
+    const endings = [this.#completing, this.#releasing, this.#extending, this.#burying];
+    await Promise.all(endings.map((ending) => ending.idle()));
   }
 
   get archives(): boolean {
@@ -79,6 +105,7 @@ export class MessageStore {
     claims: readonly Turn<ClaimKey>[],
     also?: AlsoCompleted,
   ): Promise<Settled[]> {
+    if (also === undefined) return this.#completing.settle(db, claims);
     return this.#settling.surely(db, claims, this.#completion(also));
   }
 
@@ -92,7 +119,7 @@ export class MessageStore {
     return this.#settling.settle(db, claims, this.#completion(also), patienceMs);
   }
 
-  #completion(also: AlsoCompleted | undefined) {
+  #completion(also?: AlsoCompleted) {
     const { archive } = this.#options;
     const complete = (db: Db, valid: readonly ClaimKey[]) =>
       this.dialect.complete(db, valid, archive);
@@ -113,19 +140,15 @@ export class MessageStore {
         ? release
         : { ...release, key: undefined },
     );
-    return this.#settling.surely(db, turns, {
-      run: (run, valid) => this.dialect.release(run, valid),
-    });
+    return this.#releasing.settle(db, turns);
   }
 
   async extend(db: Db, extensions: readonly Extension[]): Promise<Settled[]> {
-    return this.#settling.surely(db, extensions, {
-      run: (run, valid) => this.dialect.extend(run, valid),
-    });
+    return this.#extending.settle(db, extensions);
   }
 
   async bury(db: Db, burials: readonly Turn<Burial>[]): Promise<Settled[]> {
-    return this.#settling.surely(db, burials, this.#burial());
+    return this.#burying.settle(db, burials);
   }
 
   /** As `bury`; those whose key a sender holds are `held`, and their leases will pass. */
@@ -237,6 +260,11 @@ export class MessageStore {
   async now(db: Db = this.knex): Promise<number> {
     return translated(this.dialect, () => readClock(db, this.dialect));
   }
+}
+
+/** Characters that an end leaves behind. */
+function textsOf({ error, failure = "" }: Pick<Release, "error" | "failure">): number {
+  return (error?.length ?? 0) + failure.length;
 }
 
 /** JSON columns as text again: knex would write an array as an SQL array. */

@@ -12,7 +12,7 @@ export type Turn<C extends ClaimKey> = C & { readonly key?: KeyRef | undefined }
 /** The statement that settles, whatever else its claims bear; returns the sequences of the claims that were valid. */
 type Statement<C> = (db: Db, claims: readonly C[]) => Promise<number[]>;
 
-interface Ending<C> {
+export interface Ending<C> {
   readonly run: Statement<C>;
   /** What else belongs into the same transaction, for those of keys that were valid. */
   readonly also?: ((trx: Db, done: readonly Turn<C & ClaimKey>[]) => Promise<void>) | undefined;

@@ -4,7 +4,7 @@ import type { EncodedMessage } from "../../protocol/envelope.ts";
 import type { BatcherSettings, Flow } from "../../protocol/flow.ts";
 import type { MessageInput } from "../../protocol/message-input.ts";
 import type { Sent } from "../../store/sending.ts";
-import { isForAll } from "./send-group.ts";
+import { isForAll } from "../../store/together.ts";
 
 interface BatcherParts {
   encode(message: MessageInput | AgentMessage): EncodedMessage;

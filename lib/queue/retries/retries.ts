@@ -7,6 +7,7 @@ import {
 } from "../../protocol/retry-class.ts";
 import type { Db } from "../../store/dialect.ts";
 import { mailboxRetry } from "../../store/mailbox-retry.ts";
+import { isTransaction } from "../../store/sql.ts";
 import type { ClaimedMessage } from "../claimed.ts";
 import type { QueueCore } from "../core.ts";
 
@@ -64,16 +65,21 @@ export function verdictOn(
   };
 }
 
+/** The policy of a mailbox, and when it was asked for. */
+interface Looked {
+  readonly at: number;
+  readonly policy: Promise<RetryChoice | undefined>;
+}
+
+const NOTHING = () => undefined;
+
 const CACHE_MS = 1_000;
 const MOST_CACHED = 1_000;
 
 /** Which policies a claim of this queue is under. */
 export class Retries {
   readonly #core: QueueCore;
-  readonly #mailboxes = new Map<
-    string,
-    { readonly at: number; readonly policy: RetryChoice | undefined }
-  >();
+  readonly #mailboxes = new Map<string, Looked>();
 
   constructor(core: QueueCore) {
     this.#core = core;
@@ -101,14 +107,28 @@ export class Retries {
     return verdictOn(claim, error, levels, delayMs);
   }
 
-  /** Looked up when something failed, and at most once a second. */
-  async #mailbox(db: Db, agentId: string): Promise<RetryChoice | undefined> {
+  /** Looked up when something failed, and at most once a second: many that fail together ask together. */
+  #mailbox(db: Db, agentId: string): Promise<RetryChoice | undefined> {
     const known = this.#mailboxes.get(agentId);
     if (known !== undefined && performance.now() - known.at < CACHE_MS) return known.policy;
-    const { dialect, mailboxTable } = this.#core.store;
-    const { policy } = ownRetry(await mailboxRetry(dialect, db, mailboxTable, agentId));
-    if (this.#mailboxes.size >= MOST_CACHED) this.#mailboxes.clear();
-    this.#mailboxes.set(agentId, { at: performance.now(), policy });
+    const policy = this.#look(db, agentId);
+    // Who waits for an answer through another's transaction may be what that waits for.
+    if (isTransaction(db)) void policy.then(() => this.#note(agentId, policy), NOTHING);
+    else this.#note(agentId, policy);
     return policy;
+  }
+
+  #note(agentId: string, policy: Looked["policy"]): void {
+    if (this.#mailboxes.size >= MOST_CACHED) this.#mailboxes.clear();
+    const looked = { at: performance.now(), policy };
+    this.#mailboxes.set(agentId, looked);
+    policy.catch(() => {
+      if (this.#mailboxes.get(agentId) === looked) this.#mailboxes.delete(agentId);
+    });
+  }
+
+  async #look(db: Db, agentId: string): Promise<RetryChoice | undefined> {
+    const { dialect, mailboxTable } = this.#core.store;
+    return ownRetry(await mailboxRetry(dialect, db, mailboxTable, agentId)).policy;
   }
 }
