@@ -21,8 +21,12 @@ interface Statement extends PromiseLike<unknown> {
   client: Client;
   sql: string;
   bindings: readonly unknown[];
+  options: DriverOptions;
   _debug: boolean | undefined;
 }
+
+/** What the driver is told beside the statement: node-postgres prepares it under a name. */
+type DriverOptions = { readonly name?: string };
 
 /** What is the same for all statements through clients of one kind. */
 class Kind {
@@ -46,11 +50,17 @@ class Kind {
     return constant;
   }
 
-  statement(client: Client, sql: string, bindings: readonly unknown[]): Statement {
+  statement(
+    client: Client,
+    sql: string,
+    bindings: readonly unknown[],
+    options: DriverOptions,
+  ): Statement {
     const statement = Object.create(this.#prototype) as Statement;
     statement.client = client;
     statement.sql = sql;
     statement.bindings = bindings;
+    statement.options = options;
     statement._debug = client.config?.debug;
     return statement;
   }
@@ -66,13 +76,13 @@ function prototypeOf(db: Db): object {
   return Object.create(Object.getPrototypeOf(db.raw("")) as object, {
     toSQL: {
       value(this: Statement) {
-        const { sql, bindings } = this;
+        const { sql, bindings, options } = this;
         statements += 1;
         return {
           method: "raw",
           sql,
           bindings,
-          options: {},
+          options,
           __knexQueryUid: `outbox-${statements}`,
         };
       },
@@ -84,11 +94,16 @@ function prototypeOf(db: Db): object {
  * A statement with named bindings that runs as one of `db.raw` does: on its pool, in its transaction, with its events
  * and its errors. But the text is read once and not at each run, which is most of what knex does for a short one.
  */
-export function constantStatement(db: Db, text: string, bindings: Bindings): PromiseLike<unknown> {
+export function constantStatement(
+  db: Db,
+  text: string,
+  bindings: Bindings,
+  options: DriverOptions = {},
+): PromiseLike<unknown> {
   const { sql, values } = bound(db, text, bindings);
   return sql === undefined
     ? db.raw(text, bindings)
-    : kindOf(db).statement(db.client as Client, sql, values);
+    : kindOf(db).statement(db.client as Client, sql, values, options);
 }
 
 function kindOf(db: Db): Kind {

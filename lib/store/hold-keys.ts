@@ -1,4 +1,5 @@
 import type { Db, DedupeKey } from "./dialect.ts";
+import type { Run } from "./prepared.ts";
 import { query } from "./sql.ts";
 
 /**
@@ -10,8 +11,9 @@ export async function holdKeys(
   hold: string,
   held: string,
   keys: readonly DedupeKey[],
+  often: Run = query,
 ): Promise<{ key: string; message_id: string }[]> {
-  const taken = await query<{ dedupe_key: string }>(db, hold, { items: JSON.stringify(keys) });
+  const taken = await often<{ dedupe_key: string }>(db, hold, { items: JSON.stringify(keys) });
   if (taken.length === keys.length) return [];
   const ours = new Set(taken.map((row) => row.dedupe_key));
   const others = keys.map(({ key }) => key).filter((key) => !ours.has(key));

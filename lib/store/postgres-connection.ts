@@ -7,6 +7,8 @@ export interface Connection extends Marked {
   /** Statements of others may be on their way. */
   readonly pipeline?: unknown;
   readonly connection?: Partial<Wire>;
+  /** Of the server process that greeted it. */
+  readonly processID?: number | null;
   query(submittable: Submittable): unknown;
   query(
     statement: { name: string; text: string; values: unknown[] },

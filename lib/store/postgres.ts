@@ -181,7 +181,7 @@ export function postgres(prefix: string, prepare = true): Dialect {
     jsonText: (column, field) => `(${column} ->> '${field}')`,
 
     async insertMessages(db: Db, rows: readonly NewMessage[]) {
-      await query(db, INSERT, { items: rowsAsJson(rows, DOCUMENTS) });
+      await often(db, INSERT, { items: rowsAsJson(rows, DOCUMENTS) });
     },
 
     async insertPlain(db: Db, plain: PlainMessages, wakeUp?: WakeUp) {
@@ -205,7 +205,7 @@ export function postgres(prefix: string, prepare = true): Dialect {
     },
 
     async holdKeys(db: Db, keys: readonly DedupeKey[]) {
-      return holdKeys(db, HOLD, HELD, keys);
+      return holdKeys(db, HOLD, HELD, keys, often);
     },
 
     claim: postgresClaim(prefix, NOW, often),

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { type Pool, told } from "./connection.ts";
-import { type Bindings, bound } from "./constant.ts";
+import { type Bindings, bound, constantStatement } from "./constant.ts";
 import type { Db } from "./dialect.ts";
 import { type Connection, onPostgres, wireOf } from "./postgres-connection.ts";
 import { type Answer, isTransaction, query, type Row, rows } from "./sql.ts";
@@ -42,6 +42,11 @@ class Names {
   leave(): void {
     this.#refusals = MOST_REFUSALS;
   }
+
+  /** As `of`, in a transaction, which a refusal ends: after one there is no second. */
+  within(text: string): string | undefined {
+    return this.#refusals === 0 ? this.of(text) : undefined;
+  }
 }
 
 /** Runs a statement, prepared or not. */
@@ -49,23 +54,24 @@ export type Run = <R = Row>(db: Db, text: string, bindings: Bindings) => Promise
 
 const pools = new WeakMap<object, Names>();
 
-function namesOf(pool: Pool): Names {
-  let names = pools.get(pool);
+/** Of a pool, and of the transactions on its connections, which share its configuration. */
+function namesOf({ config }: Pool): Names {
+  let names = pools.get(config);
   if (names === undefined) {
     names = new Names();
-    pools.set(pool, names);
+    pools.set(config, names);
   }
   return names;
 }
 
 /**
  * As `query`, but PostgreSQL reads the text once for each connection and not at each run, which is half of the work of a
- * statement that touches few rows; and past knex' runner, which is half of what is left of it here. In a transaction
- * nothing is prepared: a refusal would end it. Elsewhere a refusal costs one more statement, and a pool where they come
- * again and again (a pooler in transaction mode that knows nothing of prepared statements) is left alone.
+ * statement that touches few rows; and past knex' runner, which is half of what is left of it here. A refusal costs one
+ * more statement, and a pool where they come again and again (a pooler in transaction mode that knows nothing of
+ * prepared statements) is left alone. In a transaction a refusal would end it: there only what nobody stands between.
  */
 export async function prepared<R = Row>(db: Db, text: string, bindings: Bindings): Promise<R[]> {
-  if (isTransaction(db)) return query<R>(db, text, bindings);
+  if (isTransaction(db)) return preparedWithin<R>(db, text, bindings);
   const pool = db.client as Pool;
   const names = namesOf(pool);
   const name = names.of(text);
@@ -84,6 +90,39 @@ export async function prepared<R = Row>(db: Db, text: string, bindings: Bindings
     names.refused(text, name);
   }
   return query<R>(db, text, bindings);
+}
+
+async function preparedWithin<R>(db: Db, text: string, bindings: Bindings): Promise<R[]> {
+  const transaction = db.client as Pool;
+  const names = namesOf(transaction);
+  const name = names.within(text);
+  const connection = (await transaction.acquireConnection()) as Connection;
+  if (name === undefined || !(await leadsToServer(db, connection))) {
+    return query<R>(db, text, bindings);
+  }
+  try {
+    return rows<R>(await constantStatement(db, text, bindings, { name }));
+  } catch (error) {
+    if (REFUSED.includes((error as { code?: unknown } | null)?.code)) names.refused(text, name);
+    throw error;
+  }
+}
+
+/** By connection. */
+const direct = new WeakMap<Connection, boolean>();
+
+/**
+ * Whether a connection leads to one server process as long as it lasts: the one that greeted it is the one that answers.
+ * Poolers greet for themselves.
+ */
+async function leadsToServer(db: Db, connection: Connection): Promise<boolean> {
+  if (wireOf(connection)?.parsedStatements === undefined) return false;
+  const known = direct.get(connection);
+  if (known !== undefined) return known;
+  const [row] = await query(db, "SELECT pg_backend_pid() AS pid");
+  const leads = row?.pid === connection.processID;
+  direct.set(connection, leads);
+  return leads;
 }
 
 function answerOf(

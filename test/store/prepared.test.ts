@@ -4,7 +4,7 @@ import { knexConfig, MessageQueueManager } from "../../lib/index.ts";
 import { connect } from "../../lib/store/connect.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { TransactionPooler } from "../support/pooler.ts";
-import { mailbox, note } from "../support/queue.ts";
+import { failure, mailbox, note } from "../support/queue.ts";
 
 interface Statement {
   readonly name: string;
@@ -85,17 +85,49 @@ eachDatabase("what runs most often", (database) => {
     expect(plans(statements, kept)).toEqual([{ generic: 16, custom: 5 }]);
   });
 
-  it("is not prepared where that is not wanted, and never in a transaction", async () => {
+  it("is not prepared where that is not wanted", async () => {
     const knex = lone(database.url());
     const queue = new MessageQueueManager(knex, { notify: false, prepare: false });
-    await pass(queue, mailbox());
-    expect(await prepared(knex)).toEqual([]);
-    const preparing = new MessageQueueManager(knex, { notify: false });
     const to = mailbox();
-    await knex.transaction(async (tx) => {
-      await preparing.sendMessage(note(to), { tx });
-    });
+    await pass(queue, to);
+    await knex.transaction(async (tx) => void (await queue.sendMessage(note(to), { tx })));
     expect(await prepared(knex)).toEqual([]);
+  });
+
+  it("is prepared in transactions, too: once for a connection", async () => {
+    const knex = lone(database.url());
+    const queue = new MessageQueueManager(knex, { notify: false });
+    const to = mailbox();
+    const statements: string[] = [];
+    knex.on("query", ({ sql }: { sql: string }) => statements.push(sql));
+    for (let n = 0; n < 3; n++) {
+      await queue.sendMessage(note(to));
+      const [message] = await queue.getMessages(to);
+      await knex.transaction(async (tx) => {
+        await message?.ack({ tx });
+        await queue.sendMessage(note(to), { tx });
+      });
+    }
+    const found = await prepared(knex);
+    expect(plans(found, /^\s*INSERT/)).toEqual([{ generic: 1, custom: 5 }]);
+    expect(plans(found, /DELETE/)).toEqual([{ generic: 0, custom: 3 }]);
+    expect(statements.filter((sql) => sql.includes("pg_backend_pid"))).toHaveLength(1);
+  });
+
+  it("costs one transaction where somebody threw away what was prepared, and then no other", async () => {
+    const knex = lone(database.url());
+    const queue = new MessageQueueManager(knex, { notify: false });
+    const to = mailbox();
+    const inside = () =>
+      knex.transaction(async (tx) => void (await queue.sendMessage(note(to), { tx })));
+    await inside();
+    await knex.raw("DEALLOCATE ALL");
+    const lost = await failure(inside);
+    expect(lost).toMatchObject({ code: "SERVICE_UNAVAILABLE", retryable: true });
+    await inside();
+    await knex.raw("DEALLOCATE ALL");
+    await inside();
+    expect(await queue.getMessages(to)).toHaveLength(3);
   });
 
   it("runs on after somebody threw away what was prepared", async () => {
@@ -137,6 +169,13 @@ eachDatabase("what runs most often", (database) => {
       for (let sent = 0; sent < count; sent++) await queue.sendMessage(note(to));
       const mine = mailbox();
       for (let passed = 0; passed < count; passed++) await pass(queue, `${mine}-${n}`);
+      for (let sent = 0; sent < count; sent++) {
+        // Nothing is prepared in these: none of them may be refused.
+        await (pools[n] as Knex).transaction(async (tx) => {
+          await queue.sendMessage(note(to), { tx });
+          await queue.sendMessage(note(to), { tx });
+        });
+      }
     });
     await Promise.all(work);
     const handled = await Promise.all(
@@ -152,8 +191,8 @@ eachDatabase("what runs most often", (database) => {
         }
       }),
     );
-    expect(new Set(handled.flat()).size).toBe(queues.length * count);
-    expect(handled.flat()).toHaveLength(queues.length * count);
+    expect(new Set(handled.flat()).size).toBe(queues.length * count * 3);
+    expect(handled.flat()).toHaveLength(queues.length * count * 3);
     expect(Number((await direct("outbox_messages").count({ n: "*" }))[0]?.n)).toBe(0);
     expect(pooler.switched).toBeGreaterThan(50);
     expect(refusals.length).toBeGreaterThan(0);

@@ -6,6 +6,7 @@ const SYNC = 0x53;
 const SIMPLE_QUERY = 0x51;
 const TERMINATE = 0x58;
 const READY = 0x5a;
+const KEY_DATA = 0x4b;
 const IDLE = 0x49;
 
 /** Cuts a stream into messages of PostgreSQL's protocol. The first one of a client has no type. */
@@ -69,6 +70,8 @@ export class TransactionPooler {
   readonly #sockets = new Set<Socket>();
   /** Transactions that got another connection than the one before them. */
   switched = 0;
+  /** Like PgBouncer it names itself, and no process of the server's, as what a client is connected to. */
+  #greeted = 1_000_000_000;
 
   private constructor(target: string) {
     this.#target = new URL(target);
@@ -143,6 +146,7 @@ export class TransactionPooler {
 
   #answered(backend: Backend, message: Buffer): void {
     const { client } = backend;
+    if (message[0] === KEY_DATA) message.writeInt32BE(this.#greeted++, 5);
     client?.socket.write(message);
     if (client === undefined || message[0] !== READY) return;
     client.open -= 1;
