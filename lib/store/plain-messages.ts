@@ -9,7 +9,7 @@ const RARE = [
 ] as const satisfies readonly (keyof NewHead)[];
 
 /** What each message has for itself. */
-const OWN = ["message_id", "content"] as const satisfies readonly (keyof NewMessage)[];
+export const OWN = ["message_id", "content"] as const satisfies readonly (keyof NewMessage)[];
 
 /** What the plain messages of one batch mostly share. */
 export const HEAD = [
@@ -89,11 +89,6 @@ export function rowsOfPlain({ ids, contents, heads, places }: PlainMessages): Ne
   }));
 }
 
-/** What the messages of a batch share, each column by its name. */
-export function headBound(head: NewHead): Bindings {
-  return Object.fromEntries(HEAD.map((column) => [column, head[column]]));
-}
-
 /** What a plain message may have or not. */
 const OPTIONAL = [
   ...["original_type", "headers", "correlation_id", "causation_id", "reply_to", "context_id"],
@@ -136,16 +131,20 @@ export function insertOne(
   };
 }
 
-/** The head of each message as one JSON parameter; `n` is its place. */
-export function headsAsJson(heads: readonly NewHead[], raw: boolean): string {
+/** The head of each message as one JSON parameter, or some fields of it; `n` is its place. */
+export function headsAsJson(
+  heads: readonly NewHead[],
+  raw: boolean,
+  wanted: readonly (keyof NewMessage)[] = HEAD,
+): string {
   const items = heads.map((head, n) => {
-    const fields = HEAD.flatMap((field) => {
-      const value = head[field];
+    const fields = wanted.flatMap((field) => {
+      const value = (head as Partial<NewMessage>)[field];
       if (value === null || value === undefined) return [];
       const written = raw && (DOCUMENTS as readonly string[]).includes(field);
       return [`"${field}":${written ? value : JSON.stringify(value)}`];
     });
-    return `{"n":${n},${fields.join()}}`;
+    return `{${[`"n":${n}`, ...fields].join()}}`;
   });
   return `[${items.join()}]`;
 }

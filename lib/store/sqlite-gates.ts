@@ -50,10 +50,23 @@ export function sqliteGates(prefix: string, now: string): GateStatements {
                           AND k.halted_by IS NOT NULL))
     RETURNING to_agent`;
 
-  // Differs from PostgreSQL: a LIMIT here cannot look at another column, so each key is opened by itself.
   const FREE = `
-    SELECT coalesce((SELECT key_limit FROM ${mailboxes} WHERE agent_id = :agent), 1)
-           - (SELECT count(*) FROM ${messages} WHERE to_agent = :agent AND concurrency_key = :name AND state = 0) AS free`;
+    SELECT value ->> '$.to_agent' AS agent, value ->> '$.name' AS name,
+           coalesce((SELECT key_limit FROM ${mailboxes} WHERE agent_id = value ->> '$.to_agent'), 1)
+           - (SELECT count(*) FROM ${messages}
+              WHERE to_agent = value ->> '$.to_agent' AND concurrency_key = value ->> '$.name' AND state = 0) AS free
+    FROM json_each(:items)`;
+
+  // Differs from PostgreSQL: a LIMIT here cannot look at another column, so a key with room for more than one is opened
+  // by itself.
+  const OPEN_SHARES = `
+    UPDATE ${messages} SET ${MAKE_READY}
+    WHERE seq IN (
+      SELECT (SELECT m.seq FROM ${messages} m
+              WHERE m.to_agent = j.value ->> '$.agent' AND m.concurrency_key = j.value ->> '$.name' AND m.state = 2
+              ORDER BY m.rank, m.seq LIMIT 1)
+      FROM json_each(:items) j)
+    RETURNING to_agent`;
 
   const OPEN_SHARE = `
     UPDATE ${messages} SET ${MAKE_READY}
@@ -100,11 +113,15 @@ export function sqliteGates(prefix: string, now: string): GateStatements {
     WHERE seq IN (SELECT value FROM json_each(:seqs))
     RETURNING ${list(ENVELOPE)}, ${list(CLAIMED)}`;
 
-  const free = async (trx: Db, { to_agent: agent, name }: KeyRef): Promise<number> => {
-    const [row] = await query(trx, FREE, { agent, name });
-    return int(row?.free);
+  /** The concurrency keys among these, and how many more each may have in flight; below 0: fewer. */
+  const rooms = async (trx: Db, refs: readonly KeyRef[]) => {
+    const shares = refs.filter(({ kind }) => kind === "share");
+    if (shares.length === 0) return [];
+    const rows = await query(trx, FREE, { items: JSON.stringify(shares) });
+    return rows.map((row) => ({
+      ...{ agent: String(row.agent), name: String(row.name), free: int(row.free) },
+    }));
   };
-  const shares = (refs: readonly KeyRef[]) => refs.filter(({ kind }) => kind === "share");
 
   return {
     ...gateCalls({
@@ -120,20 +137,21 @@ export function sqliteGates(prefix: string, now: string): GateStatements {
     async openKeys(trx: Db, refs: readonly KeyRef[]) {
       const items = JSON.stringify(refs);
       const opened = await query(trx, OPEN_ORDER, { items });
-      for (const ref of shares(refs)) {
-        const room = await free(trx, ref);
-        const bindings = { agent: ref.to_agent, name: ref.name, free: room };
-        if (room > 0) opened.push(...(await query(trx, OPEN_SHARE, bindings)));
+      const shares = await rooms(trx, refs);
+      const alone = shares.filter(({ free }) => free === 1);
+      if (alone.length > 0) {
+        opened.push(...(await query(trx, OPEN_SHARES, { items: JSON.stringify(alone) })));
+      }
+      for (const share of shares) {
+        if (share.free > 1) opened.push(...(await query(trx, OPEN_SHARE, share)));
       }
       await query(trx, FORGET, { items });
       return opened.map((row) => String(row.to_agent));
     },
 
     async closeKeys(trx: Db, refs: readonly KeyRef[]) {
-      for (const ref of shares(refs)) {
-        const surplus = -(await free(trx, ref));
-        const bindings = { agent: ref.to_agent, name: ref.name, surplus };
-        if (surplus > 0) await query(trx, CLOSE_SHARE, bindings);
+      for (const { agent, name, free } of await rooms(trx, refs)) {
+        if (free < 0) await query(trx, CLOSE_SHARE, { agent, name, surplus: -free });
       }
     },
 
