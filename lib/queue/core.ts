@@ -2,7 +2,6 @@ import type { Knex } from "knex";
 import { AgentCommunicationError, errorRecord } from "../errors.ts";
 import type { EncodedMessage } from "../protocol/envelope.ts";
 import type { MessageEventName, Observers } from "../protocol/events.ts";
-import type { Flow } from "../protocol/flow.ts";
 import type { QueueOptions } from "../protocol/options.ts";
 import { knownPolicies } from "../protocol/retry.ts";
 import { afterCommit } from "../store/after-commit.ts";
@@ -32,7 +31,7 @@ import { Gates } from "./gates/gates.ts";
 import { type Failed, type FailOptions, fail } from "./retries/fail.ts";
 import { failedRun, fingerprint, storedError } from "./retries/failure.ts";
 import { Retries } from "./retries/retries.ts";
-import { send } from "./sends.ts";
+import { type SendAs, send } from "./sends.ts";
 import { type Push, pushOf, type Ride } from "./wake/notify.ts";
 import { hubOf, type Listener, type WakeHub } from "./wake/wake.ts";
 
@@ -120,9 +119,9 @@ export class QueueCore {
     return db;
   }
 
-  /** Stores messages; undefined settings of mailboxes cost it nothing. `flow`: as the caller chose. */
-  send(db: Db, messages: readonly EncodedMessage[], flow?: Flow): Promise<Sent[]> {
-    return send(this, db, messages, flow);
+  /** Stores messages; undefined settings of mailboxes cost it nothing. */
+  send(db: Db, messages: readonly EncodedMessage[], as?: SendAs): Promise<Sent[]> {
+    return send(this, db, messages, as);
   }
 
   /**

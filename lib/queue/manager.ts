@@ -1,7 +1,7 @@
 import type { Knex } from "knex";
 import { ValidationFailed } from "../errors.ts";
 import type { AgentMessage } from "../protocol/agent-message.ts";
-import { type EncodedMessage, encode, LastHead } from "../protocol/envelope.ts";
+import { encode, LastHead } from "../protocol/envelope.ts";
 import { Observers } from "../protocol/events.ts";
 import {
   type BatcherOptions,
@@ -33,7 +33,6 @@ import { connect, type DatabaseInput } from "../store/connect.ts";
 import { dialectFor } from "../store/dialects.ts";
 import { claimedRow } from "../store/rows.ts";
 import type { Sent } from "../store/sending.ts";
-import { Together } from "../store/together.ts";
 import {
   type AckOutcome,
   ClaimedMessage,
@@ -48,7 +47,7 @@ import { DeadLetters } from "./dead-letters/dead-letters.ts";
 import { causeOf } from "./delivery/lineage.ts";
 import { fieldsOf } from "./events.ts";
 import { Batcher } from "./flow/batcher.ts";
-import { mayShare } from "./flow/may-share.ts";
+import { SharedSends } from "./flow/shared-sends.ts";
 import { Limits } from "./gates/limits.ts";
 import { Mailboxes } from "./gates/mailboxes.ts";
 import { OrderingKeys } from "./gates/ordering-keys.ts";
@@ -92,12 +91,7 @@ export class MessageQueueManager {
   readonly #settler: Settler;
   readonly #callers: Callers;
   readonly #lastHead = new LastHead();
-  /** Single sends of this process that are under way at the same time. */
-  readonly #sends = new Together<EncodedMessage, Sent>({
-    run: async (messages) => this.#core.send(await this.#core.db(), messages),
-    weightOf: ({ contentText }) => contentText.length,
-    mostWeight: 4_000_000,
-  });
+  readonly #sends: SharedSends;
   /** The messages that could not be delivered: list, get, redrive, purge. */
   readonly deadLetters: DeadLetters;
   /** What mailboxes are set to: keys, fairness, aging, breakers, depth. */
@@ -136,6 +130,7 @@ export class MessageQueueManager {
     this.orderingKeys = new OrderingKeys(this.#core);
     this.schedules = new Schedules(this.#core);
     this.topology = new Topology(this.#core);
+    this.#sends = new SharedSends(this.#core);
     this.#settler = settlerOf(this.#core, (message, options) => this.sendMessage(message, options));
   }
 
@@ -160,11 +155,12 @@ export class MessageQueueManager {
     const { tx, flow, causedBy } = this.#sendOptions(options);
     const encoded = encode(message, this.#defaults(causedBy));
     const plain = given(options).flow === undefined && this.#core.options.flow === undefined;
-    if (tx === undefined && plain && mayShare(encoded)) {
+    if (tx === undefined && plain) {
       await this.#core.db();
-      return this.#sends.add(encoded);
+      const shared = this.#sends.send(encoded);
+      if (shared !== undefined) return shared;
     }
-    const [sent] = await this.#core.send(await this.#core.db(tx), [encoded], flow);
+    const [sent] = await this.#core.send(await this.#core.db(tx), [encoded], { flow });
     return sent as Sent;
   }
 
@@ -190,7 +186,7 @@ export class MessageQueueManager {
     const checked = parse(batcherSchema, options, "options");
     const batcher = new Batcher(checked, {
       encode: (message) => encode(message, this.#defaults()),
-      send: async (messages, flow) => this.#core.send(await this.#core.db(), messages, flow),
+      send: async (messages, flow) => this.#core.send(await this.#core.db(), messages, { flow }),
       flow: flowOf(this.#core.options.flow, checked.flow),
     });
     this.#batchers.add(batcher);

@@ -10,18 +10,25 @@ import { isTransaction, transaction, translated } from "../store/sql.ts";
 import type { QueueCore } from "./core.ts";
 import { brakesFor } from "./delivery/brakes.ts";
 import { messageEvent } from "./events.ts";
-import { mayShare } from "./flow/may-share.ts";
+import { waitsForNothing } from "./flow/shared-sends.ts";
 import { route } from "./routing/route.ts";
 
 /** Longer than the pauses between two looks of an idle consumer. */
 const SOON_MS = 10_000;
+
+export interface SendAs {
+  /** As the caller chose; default: the queue's own. */
+  readonly flow?: Flow | undefined;
+  /** As of `SendWith`. */
+  readonly apart?: boolean;
+}
 
 /** Stores messages where they belong, and tells of them once they are committed. */
 export async function send(
   core: QueueCore,
   db: Db,
   given: readonly EncodedMessage[],
-  flow?: Flow,
+  { flow, apart = false }: SendAs = {},
 ): Promise<Sent[]> {
   const { known } = core.gates;
   const plain = known.nothing && flow === undefined && headsOf(given).every(isPlain);
@@ -39,7 +46,7 @@ export async function send(
   const simple = admission === undefined && brakes === undefined && !isTransaction(db);
   const ride = core.ride(simple ? onlyMailbox(messages) : undefined);
   const sent = await (admission === undefined
-    ? core.store.send(db, messages, placing, undefined, brakes, ride?.wakeUp)
+    ? core.store.send(db, messages, { placing, brakes, wakeUp: ride?.wakeUp, apart })
     : core.flow.send(db, messages, placing, admission, brakes)
   ).catch((error: unknown) => {
     if (packs && error instanceof QueueFull) core.payloads.discard(messages.flatMap(keyOfContent));
@@ -97,7 +104,9 @@ function onlyMailbox(messages: readonly EncodedMessage[]): string | undefined {
   const [message] = messages;
   if (messages.length !== 1 || message === undefined) return;
   const { toAgent } = message.head;
-  return toAgent.length !== 1 || message.ownId || !mayShare(message) ? undefined : toAgent[0];
+  return toAgent.length !== 1 || message.ownId || !waitsForNothing(message.head)
+    ? undefined
+    : toAgent[0];
 }
 
 /**
@@ -116,7 +125,7 @@ export async function sendMany(
     : portionOf(count, 0, encoded);
   const db = await core.db(tx);
   if (count === 0) return [];
-  if (first.length === count) return core.send(db, first, flow);
+  if (first.length === count) return core.send(db, first, { flow });
   const all = await translated(core.dialect, () =>
     transaction(core.dialect, db, async (trx) => {
       const sent = [...(await core.send(trx, first))];

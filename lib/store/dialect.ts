@@ -185,6 +185,7 @@ export type DriverFault =
   | "deadlock"
   | "serialization"
   | "busy"
+  | "lock_timeout"
   | "connection"
   | "missing_table"
   | "missing_database"
@@ -292,6 +293,11 @@ export interface Dialect {
   stillOpen(trx: Db): Promise<boolean>;
   /** The first statement of a transaction of our own. */
   beginWrite(trx: Db): Promise<void>;
+  /**
+   * Makes the transaction's statements fail with "lock_timeout" that wait longer than this for somebody's lock.
+   * Undefined where a server cannot do that for one transaction.
+   */
+  impatient?(trx: Db, ms: number): Promise<void>;
   /** What a driver's error means. */
   classify(error: unknown): DriverFault;
 }

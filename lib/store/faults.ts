@@ -52,7 +52,7 @@ export function faultOfPostgres(thrown: unknown): DriverFault {
   if (code === "40001") return "serialization";
   // Somebody threw away what was prepared (DISCARD ALL): the transaction is over, and the next one goes without.
   if (code === "26000") return "serialization";
-  if (code === "55P03") return "busy";
+  if (code === "55P03") return "lock_timeout";
   if (code === "42P01" || code === "3F000") return "missing_table";
   if (code === "3D000") return "missing_database";
   if (code === "42501" || code.startsWith("28")) return "permission";

@@ -82,6 +82,11 @@ export class MessageStore {
     return parseText;
   }
 
+  /** Whether messages can be sent `apart`. */
+  get sendsApart(): boolean {
+    return this.dialect.impatient !== undefined;
+  }
+
   /** As `Sending.send`. */
   send(...sent: Parameters<Sending["send"]>): Promise<Sent[]> {
     return this.#sending.send(...sent);

@@ -264,6 +264,10 @@ export function postgres(prefix: string, prepare = true): Dialect {
       // BEGIN is enough: a statement of PostgreSQL takes the locks it needs when it runs.
     },
 
+    async impatient(trx: Db, ms: number) {
+      await query(trx, "SELECT set_config('lock_timeout', :ms, true)", { ms: String(ms) });
+    },
+
     classify: faultOfPostgres,
   };
 }

@@ -5,7 +5,7 @@ import type { Db, Dialect, KeyRef, NewMessage, WakeUp } from "./dialect.ts";
 import { distinct, keyOfRow } from "./keys.ts";
 import { inColumns, type Placing, rowsOf } from "./message-rows.ts";
 import { type PlainMessages, plainOf } from "./plain-messages.ts";
-import { isTransaction, retried, transaction, translated } from "./sql.ts";
+import { impatient, isTransaction, retried, transaction, translated } from "./sql.ts";
 import { type Brakes, type Stop, storeStopped } from "./stopped.ts";
 import { Turns, turnKey } from "./turns.ts";
 
@@ -35,6 +35,15 @@ export interface Admitted {
   stored(trx: Db): Promise<void>;
 }
 
+export interface SendWith {
+  readonly placing?: Placing | undefined;
+  readonly admission?: Admission | undefined;
+  readonly brakes?: Brakes | undefined;
+  readonly wakeUp?: WakeUp | undefined;
+  /** They are of callers who know nothing of each other: none is to wait for a key of another's. */
+  readonly apart?: boolean;
+}
+
 /**
  * What one statement takes at most, but for a row that is more by itself; the rest follow in the same transaction.
  * SQLite takes a billion bytes, and memory is dear.
@@ -55,14 +64,15 @@ export class Sending {
     this.#turns = new Turns(dialect, prefix);
   }
 
-  /** Stores messages in order, all or none. One statement, where no message bears a key and all fit one batch. */
+  /**
+   * Stores messages in order, all or none. One statement, where no message bears a key and all fit one batch.
+   *
+   * @throws Held where they are `apart` and somebody holds a key of one
+   */
   async send(
     db: Db,
     messages: readonly EncodedMessage[],
-    placing?: Placing,
-    admission?: Admission,
-    brakes?: Brakes,
-    wakeUp?: WakeUp,
+    { placing, admission, brakes, wakeUp, apart = false }: SendWith = {},
   ): Promise<Sent[]> {
     const free =
       admission === undefined &&
@@ -74,7 +84,7 @@ export class Sending {
       return messages.map(({ messageId }) => ({ messageId, duplicate: false }));
     }
     return translated(this.#dialect, () =>
-      undoable(this.#dialect, db, admission, async (trx) => {
+      this.#undoable(db, admission, apart && messages.length > 1, async (trx) => {
         const duplicates = await this.#dedupe.duplicates(trx, messages);
         const fresh = messages.filter((message) => !duplicates.has(message));
         const stopped = (await brakes?.stop(trx, fresh)) ?? NONE_STOPPED;
@@ -120,6 +130,17 @@ export class Sending {
         });
       }),
     );
+  }
+
+  /** A caller's transaction may go on after a refusal, which must leave nothing behind in it. */
+  #undoable<T>(
+    db: Db,
+    admission: Admission | undefined,
+    apart: boolean,
+    run: (trx: Db) => Promise<T>,
+  ): Promise<T> {
+    if (isTransaction(db)) return admission === undefined ? run(db) : db.transaction(run);
+    return apart ? impatient(this.#dialect, db, run) : transaction(this.#dialect, db, run);
   }
 
   /** Messages that wait for nothing and are counted nowhere: never more rows in memory than one statement takes. */
@@ -170,17 +191,6 @@ export class Sending {
       ? this.#dialect.insertMessages(db, rows)
       : this.#dialect.insertPlain(db, plain));
   }
-}
-
-/** A caller's transaction may go on after a refusal, which must leave nothing behind in it. */
-function undoable<T>(
-  dialect: Dialect,
-  db: Db,
-  admission: Admission | undefined,
-  run: (trx: Db) => Promise<T>,
-): Promise<T> {
-  if (admission !== undefined && isTransaction(db)) return db.transaction(run);
-  return transaction(dialect, db, run);
 }
 
 function retriedUnlessIn<T>(dialect: Dialect, db: Db, run: () => Promise<T>): Promise<T> {

@@ -51,7 +51,7 @@ export function isTransaction(db: Db): db is Knex.Transaction {
   return (db as { isTransaction?: boolean }).isTransaction === true;
 }
 
-const RETRIED: readonly DriverFault[] = ["deadlock", "serialization", "busy"];
+const RETRIED: readonly DriverFault[] = ["deadlock", "serialization", "busy", "lock_timeout"];
 const MOST_TRIES = 6;
 
 /**
@@ -66,15 +66,46 @@ export async function transaction<T>(
   run: (trx: Db) => Promise<T>,
 ): Promise<T> {
   if (isTransaction(db)) return run(db);
-  return retried(
-    dialect,
-    () =>
-      db.transaction(async (trx) => {
-        await dialect.beginWrite(trx);
-        return run(trx);
-      }, dialect.transactionConfig),
-    [...RETRIED, "unique"],
-  );
+  return retried(dialect, () => begun(dialect, db, run), [...RETRIED, "unique"]);
+}
+
+/** How long a statement of `impatient` waits for somebody's lock. */
+const PATIENCE_MS = 100;
+
+/** Somebody holds a lock for longer than is waited for it. Nothing was written. */
+export class Held extends Error {}
+
+/**
+ * As `transaction`, of our own, which waits for nobody for long.
+ *
+ * @throws Held
+ */
+export async function impatient<T>(
+  dialect: Dialect,
+  db: Db,
+  run: (trx: Db) => Promise<T>,
+): Promise<T> {
+  const faults = [...RETRIED, "unique"].filter((fault) => fault !== "lock_timeout");
+  try {
+    return await retried(
+      dialect,
+      () =>
+        begun(dialect, db, async (trx) => {
+          await dialect.impatient?.(trx, PATIENCE_MS);
+          return run(trx);
+        }),
+      faults as DriverFault[],
+    );
+  } catch (error) {
+    throw faultOf(dialect, error) === "lock_timeout" ? new Held("held", { cause: error }) : error;
+  }
+}
+
+function begun<T>(dialect: Dialect, db: Db, run: (trx: Db) => Promise<T>): Promise<T> {
+  return db.transaction(async (trx) => {
+    await dialect.beginWrite(trx);
+    return run(trx);
+  }, dialect.transactionConfig);
 }
 
 /** A single statement outside any transaction, tried again like a transaction of our own. */
@@ -107,6 +138,7 @@ export function translate(dialect: Dialect, error: unknown): unknown {
   switch (dialect.classify(error)) {
     case "connection":
     case "busy":
+    case "lock_timeout":
       return new ServiceUnavailable(`the database did not answer: ${said}`, options);
     case "deadlock":
     case "serialization":

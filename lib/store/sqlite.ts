@@ -161,6 +161,10 @@ export function sqlite(prefix: string): Dialect {
       await query(trx, "DELETE FROM sqlite_sequence WHERE 0");
     },
 
+    async impatient() {
+      // Differs from PostgreSQL: who begins has the file's only write lock, and waits for nobody any more.
+    },
+
     classify: faultOfSqlite,
   };
   return dialect;

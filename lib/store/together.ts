@@ -27,6 +27,8 @@ export interface TogetherOptions<Item, Answer> {
   /** A group weighs at most `mostWeight`, unless it is a single item. Default: nothing weighs anything. */
   readonly weightOf?: (item: Item) => number;
   readonly mostWeight?: number;
+  /** Whether one of a group waits for somebody: then each goes alone, and nobody waits with it. Default: never. */
+  readonly isForOne?: (error: unknown) => boolean;
 }
 
 interface Member<Item, Answer> {
@@ -122,6 +124,8 @@ export class Together<Item, Answer> {
     } catch (error) {
       if (group.length === 1 || isForAll(error)) {
         for (const { reject } of group) reject(error);
+      } else if (this.#options.isForOne?.(error)) {
+        await Promise.all(group.map((member) => this.#write([member])));
       } else {
         const half = Math.ceil(group.length / 2);
         await this.#write(group.slice(0, half));

@@ -51,6 +51,49 @@ eachDatabase("sends at the same time", (database) => {
     expect(await queue.getMessages(shut, { limit: 100 })).toHaveLength(1);
   });
 
+  it("share statements under dedupe keys, each with its own result", async () => {
+    const { knex } = await database.fresh();
+    const { queue } = watched(knex);
+    const to = mailbox();
+    await queue.sendMessage(note(mailbox()));
+    const count = inserts(knex);
+    const sent = await Promise.all(
+      Array.from({ length: 200 }, (_, n) =>
+        queue.sendMessage({ ...note(to, { n }), dedupeKey: `k-${n % 150}` }),
+      ),
+    );
+    expect(count()).toBeGreaterThan(0);
+    // SQL Server cannot wait for a key for a moment only: they go alone there.
+    if (database.dialect !== "mssql") expect(count()).toBeLessThan(20);
+    expect(sent.filter(({ duplicate }) => duplicate)).toHaveLength(50);
+    const first = new Set(sent.filter(({ duplicate }) => !duplicate).map((it) => it.messageId));
+    expect(sent.every(({ messageId }) => first.has(messageId))).toBe(true);
+    expect(await queue.getMessages(to, { limit: 1_000 })).toHaveLength(150);
+  });
+
+  it.runIf(database.dialect !== "sqlite")(
+    "wait for nobody whose key another transaction holds, but themselves",
+    async () => {
+      const { knex } = await database.fresh();
+      const { queue } = watched(knex);
+      const to = mailbox();
+      const keyed = (key: string) => queue.sendMessage({ ...note(to, { key }), dedupeKey: key });
+      await keyed("before");
+      const tx = await knex.transaction();
+      await queue.sendMessage({ ...note(to, { key: "held" }), dedupeKey: "held" }, { tx });
+      const others = Array.from({ length: 40 }, (_, n) => keyed(`k-${n}`));
+      const waiting = keyed("held");
+      const later = Array.from({ length: 40 }, (_, n) => keyed(`l-${n}`));
+      const sent = await Promise.all([...others, ...later]);
+      expect(sent.every(({ duplicate }) => !duplicate)).toBe(true);
+      // And those that come while it waits.
+      expect(await keyed("meanwhile")).toMatchObject({ duplicate: false });
+      await tx.commit();
+      expect(await waiting).toMatchObject({ duplicate: true });
+      expect(await queue.getMessages(to, { limit: 1_000 })).toHaveLength(83);
+    },
+  );
+
   it("never share a caller's transaction, and are refused after close", async () => {
     const { knex } = await database.fresh();
     const { queue } = watched(knex);

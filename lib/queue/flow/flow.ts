@@ -60,7 +60,7 @@ export class FlowControl {
     admission: FlowAdmission,
     brakes?: Brakes,
   ): Promise<Sent[]> {
-    const attempt = () => this.#core.store.send(db, messages, placing, admission, brakes);
+    const attempt = () => this.#core.store.send(db, messages, { placing, admission, brakes });
     const { whenFull, waitMs } = admission.flow;
     if (whenFull !== "wait" || isTransaction(db)) return attempt();
     const deadline = performance.now() + waitMs;
