@@ -40,9 +40,13 @@ export interface DueFound {
   readonly walkedMs: number | undefined;
   /** Until the answer. */
   readonly tookMs: number;
-  /** How many had fallen due, and the last instant of theirs. */
+  /** How many of those that had fallen due were found, and the last instant of theirs. */
   readonly count: number;
   readonly last: number | null;
+  /** Whether that was all of them. */
+  readonly all: boolean;
+  /** How many were claimed, of these or ready ones. */
+  readonly claimed: number;
 }
 
 /**
@@ -74,16 +78,17 @@ export class DueWalk {
 
   found(
     look: DueLook,
-    { now, walkedMs, tookMs, count, last }: DueFound,
+    { now, walkedMs, tookMs, count, last, all, claimed }: DueFound,
     at = performance.now(),
   ): void {
     this.mostlyReady = count === 0;
     if (look.after === undefined) {
-      this.#far = isFar(this.#far, walkedMs, tookMs, DEAR_MS + count * EACH_MS);
+      const dearMs = DEAR_MS + (count + claimed) * EACH_MS;
+      this.#far = isFar(this.#far, walkedMs, tookMs, dearMs);
       this.#allAt = at + Math.max(AGAIN_MS, SHARE * (walkedMs ?? tookMs));
       this.#after = undefined;
     }
-    const until = (count < look.promote ? now : null) ?? last;
+    const until = (all ? now : null) ?? last;
     if (until === null) return;
     this.#after = Math.max(until - MARGIN_MS, this.#after ?? Number.MIN_SAFE_INTEGER);
   }

@@ -1,5 +1,5 @@
 import type { ClaimRequest, Db, Dialect } from "./dialect.ts";
-import { DueWalk } from "./due-walk.ts";
+import { type DueFound, DueWalk } from "./due-walk.ts";
 import { CLAIMED, ENVELOPE, list, SHUT } from "./envelope-columns.ts";
 import { postgresRuns } from "./failed-runs.ts";
 import { plannedAnew, type Run } from "./prepared.ts";
@@ -24,12 +24,16 @@ const ANSWER = `${list(ALWAYS, "m")},
       CASE WHEN num_nonnulls(${list(REST, "m")}) > 0 OR m.redriven > 0 OR m.rank <> 100 - m.priority OR m.worker_id <> :worker
            THEN jsonb_build_object(${[...REST, "rank", "redriven", "worker_id"].map((column) => `'${column}', m.${column}`).join(", ")}) END AS rest`;
 
+/** Of those that are not taken the content stays where it is. */
+const TAKEN = ANSWER.replace("m.content,", "CASE WHEN c.taken THEN m.content END AS content,");
+
 /**
  * The claim, in two forms. The short one takes what is ready, by its place in the table, and nothing at all where
  * something has fallen due: then the long one claims and promotes, and the next claims begin with it for as long as it
  * finds some. The short one exists twice: while the table is small it has a plan that is kept, and takes nothing when
  * it has grown. There messages that fell due are candidates beside
- * the ready ones, and those that the limit leaves out become ready. MATERIALIZED keeps the planner from running a LIMIT
+ * the ready ones, and those that the limit leaves out become ready; where many are, fewer of them are looked at, so that
+ * most are taken as they fell due, and not moved twice. MATERIALIZED keeps the planner from running a LIMIT
  * twice and so locking more than asked; the outer re-check names visible_at and not state, because a state = 0 there
  * would offer the planner the ready index as the outer path, which it takes when its statistics are old.
  */
@@ -91,10 +95,13 @@ export function postgresClaim(prefix: string, now: string, query: Run): Dialect[
   const long = (source: typeof all) => `
     ${clock},
     ready AS MATERIALIZED (${source("seq, rank", ` AND ${anew}`)}),
+    bound AS MATERIALIZED (SELECT greatest(:promote - count(*), (CAST(:limit AS bigint) + 3) / 4) AS most FROM ready),
     due AS MATERIALIZED (
-      SELECT seq, rank, message_type, lane, due_at FROM ${messages}
-      WHERE ${due}
-      ORDER BY due_at LIMIT :promote FOR UPDATE SKIP LOCKED),
+      SELECT * FROM (
+        SELECT seq, rank, message_type, lane, due_at FROM ${messages}
+        WHERE ${due}
+        ORDER BY due_at LIMIT :promote FOR UPDATE SKIP LOCKED) d
+      LIMIT (SELECT most FROM bound)),
     candidates AS (
       SELECT seq, rank FROM ready
       UNION ALL
@@ -115,7 +122,8 @@ export function postgresClaim(prefix: string, now: string, query: Run): Dialect[
     FROM touched c
     WHERE m.seq = ANY (ARRAY(SELECT seq FROM touched)) AND m.seq = c.seq AND m.visible_at <= (SELECT now FROM t)
     RETURNING c.taken, (SELECT CAST(count(*) AS integer) FROM due) AS due, (SELECT max(due_at) FROM due) AS due_until,
-      ${ANSWER}, (SELECT took_ms FROM walked) AS took_ms`;
+      (SELECT most FROM bound) > (SELECT count(*) FROM due) AS due_all,
+      ${TAKEN}, (SELECT took_ms FROM walked) AS took_ms`;
   const [SHORT, SHORT_BEYOND] = [short(all), short(beyond)];
   const [LONG, LONG_BEYOND] = [long(all), long(beyond)];
   const QUICK = short(all, `(SELECT ${pages} <= ${SMALL})`);
@@ -159,7 +167,11 @@ export function postgresClaim(prefix: string, now: string, query: Run): Dialect[
       const [first] = rows;
       return {
         rows: rows.filter(({ taken }) => taken),
-        due: { count: first?.due ?? 0, last: intOrNull(first?.due_until) },
+        due: {
+          count: first?.due ?? 0,
+          last: intOrNull(first?.due_until),
+          all: first?.due_all ?? true,
+        },
       };
     };
     const found = (due.mostlyReady ? await ready() : undefined) ?? (await readyAndDue());
@@ -175,6 +187,7 @@ export function postgresClaim(prefix: string, now: string, query: Run): Dialect[
     const blamed = due.far && dueLook.after === undefined;
     due.found(dueLook, {
       ...(found.due ?? NONE),
+      claimed: claimed.length,
       now,
       walkedMs: walkedMs ?? found.looked?.took_ms,
       tookMs,
@@ -184,13 +197,13 @@ export function postgresClaim(prefix: string, now: string, query: Run): Dialect[
   };
 }
 
-const NONE = { count: 0, last: null };
+const NONE = { count: 0, last: null, all: true };
 
 /** What a claim found; `looked`: where there was nothing ready. */
 interface Found {
   readonly rows: readonly Answer[];
   readonly looked?: State | undefined;
-  readonly due?: { readonly count: number; readonly last: number | null };
+  readonly due?: Pick<DueFound, "count" | "last" | "all">;
 }
 
 interface State {
@@ -204,6 +217,7 @@ interface Answer extends Row {
   readonly taken?: boolean;
   readonly due?: number;
   readonly due_until?: unknown;
+  readonly due_all?: boolean;
   readonly rest: Row | null;
   readonly took_ms: number;
 }

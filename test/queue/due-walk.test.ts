@@ -8,7 +8,8 @@ import { statementsOf } from "../support/plans.ts";
 import { mailbox, note, watched } from "../support/queue.ts";
 
 const ALL: DueLook = { promote: 500 };
-const NONE = { count: 0, last: null };
+const NONE = { count: 0, last: null, all: true, claimed: 0 };
+const MORE = { count: 500, last: 700_000, all: false, claimed: 0 };
 const LATE = { ...NONE, now: 1_000_000, walkedMs: 100, tookMs: 100 };
 
 describe("where claims look for messages that fell due", () => {
@@ -30,12 +31,12 @@ describe("where claims look for messages that fell due", () => {
 
   it("is what fell due after the last one that became ready, where there may be more of them", () => {
     const due = new DueWalk();
-    due.found(ALL, { now: 1_000_000, walkedMs: 100, tookMs: 100, count: 500, last: 700_000 }, 0);
+    due.found(ALL, { ...MORE, now: 1_000_000, walkedMs: 100, tookMs: 100 }, 0);
     expect(due.look(true, 1).after).toBe(699_900);
     expect(due.mostlyReady).toBe(false);
     due.found(
       due.look(true, 1),
-      { now: 1_000_100, walkedMs: 1, tookMs: 1, count: 4_999, last: 800_000 },
+      { ...MORE, now: 1_000_100, walkedMs: 1, tookMs: 1, count: 4_999, all: true },
       1,
     );
     expect(due.look(true, 1).after).toBe(1_000_000);
@@ -45,8 +46,16 @@ describe("where claims look for messages that fell due", () => {
 
   it("does not take many that fell due for a long way", () => {
     const due = new DueWalk();
-    due.found(ALL, { now: 1_000_000, walkedMs: 8, tookMs: 8, count: 500, last: 700_000 }, 0);
+    due.found(ALL, { ...MORE, now: 1_000_000, walkedMs: 8, tookMs: 8 }, 0);
     expect(due.far).toBe(false);
+  });
+
+  it("does not take many that were claimed beside them for one", () => {
+    const due = new DueWalk();
+    due.found(ALL, { ...MORE, now: 1_000_000, walkedMs: 13, tookMs: 13, claimed: 500 }, 0);
+    expect(due.far).toBe(false);
+    due.found(ALL, { ...MORE, now: 1_000_000, walkedMs: 13, tookMs: 13, claimed: 100 }, 0);
+    expect(due.far).toBe(true);
   });
 
   it("is everywhere after claims that found nothing, unless it was far before", () => {
