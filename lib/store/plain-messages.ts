@@ -2,10 +2,10 @@ import type { NewHead, NewMessage } from "./dialect.ts";
 import { DOCUMENTS, GIVEN } from "./envelope-columns.ts";
 import type { Bindings } from "./sql.ts";
 
-/** Fields that few messages have. */
+/** What decides where a message waits, or is worked out by the database's clock; few messages say any of it. */
 const RARE = [
-  ...["ordering_key", "concurrency_key", "cost", "delivery", "retry", "hops", "trail", "lane"],
-  ...["rank", "aging_ms", "delay_ms", "available_at", "ttl_ms", "expires_at"],
+  ...["ordering_key", "concurrency_key", "lane", "rank", "aging_ms"],
+  ...["delay_ms", "available_at", "ttl_ms", "expires_at"],
 ] as const satisfies readonly (keyof NewHead)[];
 
 /** What each message has for itself. */
@@ -92,7 +92,7 @@ export function rowsOfPlain({ ids, contents, heads, places }: PlainMessages): Ne
 /** What a plain message may have or not. */
 const OPTIONAL = [
   ...["original_type", "headers", "correlation_id", "causation_id", "reply_to", "context_id"],
-  ...["task_id", "subject", "dedupe_key"],
+  ...["task_id", "subject", "dedupe_key", "cost", "delivery", "retry", "hops", "trail"],
 ] as readonly (keyof NewHead)[];
 const ALWAYS = HEAD.filter((column) => !OPTIONAL.includes(column));
 const ALL_OPTIONAL = 2 ** OPTIONAL.length - 1;

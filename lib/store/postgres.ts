@@ -32,7 +32,7 @@ const NOW = "CAST(floor(extract(epoch FROM statement_timestamp()) * 1000) AS big
 /** A column of a batch with its type. */
 function typed(column: string): string {
   const document = (DOCUMENTS as readonly string[]).includes(column);
-  const number = { priority: "smallint", max_attempts: "int" }[column];
+  const number = { priority: "smallint", max_attempts: "int", cost: "int", hops: "int" }[column];
   return `${column} ${document ? "jsonb" : (number ?? "text")}`;
 }
 
