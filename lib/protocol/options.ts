@@ -62,8 +62,9 @@ export const queueOptionsSchema = z.strictObject({
   notify: z.boolean().default(true),
   /**
    * PostgreSQL only: prepare the statements that run most often, by name, once for each connection. Where a pooler
-   * refuses that, it is found out and left. Off: for poolers that keep a connection for whoever prepares (RDS Proxy).
-   * Default true.
+   * refuses that, it is found out and left; in transactions, which a refusal would end, only where the process that
+   * greeted a connection is the one that answers on it. Off: for poolers that keep a connection for whoever prepares
+   * (RDS Proxy), and where connections are cleared between transactions (`DISCARD ALL`). Default true.
    */
   prepare: z.boolean().default(true),
   /**

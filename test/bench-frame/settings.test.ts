@@ -14,7 +14,7 @@ describe("the command line of the bench", () => {
 
   it("takes several names and all", () => {
     expect(settings(["--only", "memory, queue"])?.benches).toEqual(["queue", "memory"]);
-    expect(settings(["--only", "all"])?.benches).toHaveLength(7);
+    expect(settings(["--only", "all"])?.benches).toHaveLength(8);
   });
 
   it("compares with the file that is named, else with the published one", () => {
@@ -36,7 +36,7 @@ describe("the command line of the bench", () => {
 
   it.each([
     [["--database", "mysql"], 'does not know "mysql": it is postgres, sqlite'],
-    [["--only", "queue,speed"], 'does not know "speed": it is queue, assignment'],
+    [["--only", "queue,speed"], 'does not know "speed": it is queue, kinds, assignment'],
     [["--rounds", "many"], 'a whole number from 1 on, not "many"'],
     [["--rounds", "0"], "a whole number from 1 on"],
     [["--rounds", ""], "a whole number from 1 on"],

@@ -12,6 +12,7 @@ import { SOURCES } from "./subject.ts";
 /** Each is loaded only where it is asked for: one that is broken stops no other. */
 const BENCH: Record<BenchName, () => Promise<Bench>> = {
   queue: async () => (await import("./queue.ts")).queueBench,
+  kinds: async () => (await import("./kinds.ts")).kindsBench,
   assignment: async () => (await import("./assignment.ts")).assignmentBench,
   growth: async () => (await import("./growth.ts")).growthBench,
   latency: async () => (await import("./latency.ts")).latencyBench,
@@ -20,7 +21,7 @@ const BENCH: Record<BenchName, () => Promise<Bench>> = {
   memory: async () => (await import("./memory.ts")).memoryBench,
 };
 /** Those that have no peers. */
-const ALONE: readonly BenchName[] = ["assignment", "memory"];
+const ALONE: readonly BenchName[] = ["kinds", "assignment", "memory"];
 
 const say = (line: string) => void process.stderr.write(`${line}\n`);
 

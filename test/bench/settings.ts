@@ -2,6 +2,7 @@ import { parseArgs } from "node:util";
 
 export const BENCHES = [
   "queue",
+  "kinds",
   "assignment",
   "growth",
   "latency",
