@@ -5,12 +5,11 @@ import { type Flow, flowOf } from "../protocol/flow.ts";
 import { afterCommit, told } from "../store/after-commit.ts";
 import type { Db } from "../store/dialect.ts";
 import { refOf } from "../store/payloads.ts";
-import { BATCH, type Sent } from "../store/sending.ts";
+import { BATCH, bearsNoKey, type Sent } from "../store/sending.ts";
 import { isTransaction, transaction, translated } from "../store/sql.ts";
 import type { QueueCore } from "./core.ts";
 import { brakesFor } from "./delivery/brakes.ts";
 import { messageEvent } from "./events.ts";
-import { waitsForNothing } from "./flow/shared-sends.ts";
 import { route } from "./routing/route.ts";
 
 /** Longer than the pauses between two looks of an idle consumer. */
@@ -104,7 +103,7 @@ function onlyMailbox(messages: readonly EncodedMessage[]): string | undefined {
   const [message] = messages;
   if (messages.length !== 1 || message === undefined) return;
   const { toAgent } = message.head;
-  return toAgent.length !== 1 || message.ownId || !waitsForNothing(message.head)
+  return toAgent.length !== 1 || message.ownId || !bearsNoKey(message.head)
     ? undefined
     : toAgent[0];
 }

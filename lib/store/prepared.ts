@@ -10,6 +10,10 @@ import { type Answer, isTransaction, query, type Row, rows } from "./sql.ts";
  * client; or a migration changed what it answers. All three are found before anything is done.
  */
 const REFUSED: readonly unknown[] = ["26000", "42P05", "0A000"];
+function isRefusal(error: unknown): boolean {
+  return REFUSED.includes((error as { code?: unknown } | null)?.code);
+}
+
 /** Somebody's DISCARD ALL is forgiven; a pooler refuses again and again. */
 const MOST_REFUSALS = 3;
 
@@ -86,7 +90,7 @@ export async function prepared<R = Row>(db: Db, text: string, bindings: Bindings
     if (answer !== undefined) return rows<R>(answer);
     names.leave();
   } catch (error) {
-    if (!REFUSED.includes((error as { code?: unknown } | null)?.code)) throw error;
+    if (!isRefusal(error)) throw error;
     names.refused(text, name);
   }
   return query<R>(db, text, bindings);
@@ -96,14 +100,13 @@ async function preparedWithin<R>(db: Db, text: string, bindings: Bindings): Prom
   const transaction = db.client as Pool;
   const names = namesOf(transaction);
   const name = names.within(text);
-  const connection = (await transaction.acquireConnection()) as Connection;
-  if (name === undefined || !(await leadsToServer(db, connection))) {
+  if (name === undefined || !(await leadsToServer(db, transaction))) {
     return query<R>(db, text, bindings);
   }
   try {
     return rows<R>(await constantStatement(db, text, bindings, { name }));
   } catch (error) {
-    if (REFUSED.includes((error as { code?: unknown } | null)?.code)) names.refused(text, name);
+    if (isRefusal(error)) names.refused(text, name);
     throw error;
   }
 }
@@ -112,10 +115,11 @@ async function preparedWithin<R>(db: Db, text: string, bindings: Bindings): Prom
 const direct = new WeakMap<Connection, boolean>();
 
 /**
- * Whether a connection leads to one server process as long as it lasts: the one that greeted it is the one that answers.
+ * Whether a transaction's connection leads to one server process as long as it lasts: the one that greeted it answers.
  * Poolers greet for themselves.
  */
-async function leadsToServer(db: Db, connection: Connection): Promise<boolean> {
+async function leadsToServer(db: Db, transaction: Pool): Promise<boolean> {
+  const connection = (await transaction.acquireConnection()) as Connection;
   if (wireOf(connection)?.parsedStatements === undefined) return false;
   const known = direct.get(connection);
   if (known !== undefined) return known;

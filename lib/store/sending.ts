@@ -202,12 +202,15 @@ const NONE_STOPPED: ReadonlyMap<EncodedMessage, Stop> = new Map();
 const isNotIn = (stopped: ReadonlyMap<EncodedMessage, Stop>) => (message: EncodedMessage) =>
   !stopped.has(message);
 
+/** Whether messages under a head wait for no key that somebody may hold for long. */
+export function bearsNoKey({ dedupeKey, orderingKey, concurrencyKey }: Head): boolean {
+  return dedupeKey === undefined && orderingKey === undefined && concurrencyKey === undefined;
+}
+
 /** Whether messages under a head need no lock of anybody's. */
 function waitsForNothing(head: Head, placing: Placing | undefined): boolean {
   return (
-    head.dedupeKey === undefined &&
-    head.orderingKey === undefined &&
-    head.concurrencyKey === undefined &&
+    bearsNoKey(head) &&
     (placing === undefined || !head.toAgent.some((agent) => placing.fair(agent)))
   );
 }

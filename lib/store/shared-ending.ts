@@ -4,9 +4,6 @@ import type { Ending, Settled, Settling, Turn } from "./settling.ts";
 import { isTransaction } from "./sql.ts";
 import { Together } from "./together.ts";
 
-/** Characters of errors and progress that one statement takes. */
-const MOST_CHARACTERS = 4_000_000;
-
 /**
  * One way of settling claims. Calls that settle a single claim each, outside of any transaction, and that come while
  * another one is under way, share a statement. Those under a key go alone: somebody may hold it for long.
@@ -21,6 +18,7 @@ export class SharedEnding<C extends ClaimKey> {
     knex: Knex,
     settling: Settling,
     ending: Ending<C>,
+    /** Of errors and progress. */
     charactersOf: (claim: C) => number = () => 0,
   ) {
     this.#knex = knex;
@@ -29,7 +27,6 @@ export class SharedEnding<C extends ClaimKey> {
     this.#together = new Together({
       run: (claims) => this.#eachOnce(claims),
       weightOf: charactersOf,
-      mostWeight: MOST_CHARACTERS,
     });
   }
 
@@ -58,10 +55,8 @@ export class SharedEnding<C extends ClaimKey> {
     }
     const outcomes = await this.#settling.surely(this.#knex, first, this.#ending);
     if (again.length === 0) return outcomes;
-    const later = await this.#settling.surely(this.#knex, again, this.#ending);
-    const settled = new Map(
-      [...first, ...again].map((claim, n) => [claim, [...outcomes, ...later][n]]),
-    );
+    outcomes.push(...(await this.#settling.surely(this.#knex, again, this.#ending)));
+    const settled = new Map([...first, ...again].map((claim, n) => [claim, outcomes[n]]));
     return claims.map((claim) => settled.get(claim) ?? "gone");
   }
 }

@@ -52,6 +52,8 @@ export function isTransaction(db: Db): db is Knex.Transaction {
 }
 
 const RETRIED: readonly DriverFault[] = ["deadlock", "serialization", "busy", "lock_timeout"];
+/** Of a transaction of our own. */
+const BEGUN_ANEW: readonly DriverFault[] = [...RETRIED, "unique"];
 const MOST_TRIES = 6;
 
 /**
@@ -66,7 +68,7 @@ export async function transaction<T>(
   run: (trx: Db) => Promise<T>,
 ): Promise<T> {
   if (isTransaction(db)) return run(db);
-  return retried(dialect, () => begun(dialect, db, run), [...RETRIED, "unique"]);
+  return retried(dialect, () => begun(dialect, db, run), BEGUN_ANEW);
 }
 
 /** How long a statement of `impatient` waits for somebody's lock. */
@@ -85,7 +87,6 @@ export async function impatient<T>(
   db: Db,
   run: (trx: Db) => Promise<T>,
 ): Promise<T> {
-  const faults = [...RETRIED, "unique"].filter((fault) => fault !== "lock_timeout");
   try {
     return await retried(
       dialect,
@@ -94,7 +95,7 @@ export async function impatient<T>(
           await dialect.impatient?.(trx, PATIENCE_MS);
           return run(trx);
         }),
-      faults as DriverFault[],
+      BEGUN_ANEW.filter((fault) => fault !== "lock_timeout"),
     );
   } catch (error) {
     throw faultOf(dialect, error) === "lock_timeout" ? new Held("held", { cause: error }) : error;

@@ -81,7 +81,7 @@ export function sqliteInsert(
     async insertMessages(db: Db, rows: readonly NewMessage[]) {
       const { text, differing } = insert(rows, FIELDS, OWN);
       await query(db, text, {
-        ...alike(rows[0], FIELDS, differing),
+        ...boundOnce(rows[0], FIELDS, differing),
         items: rowsAsJson(rows, [], differing),
       });
     },
@@ -95,7 +95,7 @@ export function sqliteInsert(
       const { heads } = messages;
       const { text, differing } = plain(heads, HEAD);
       await direct(db, text, {
-        ...alike(heads[0], HEAD, differing),
+        ...boundOnce(heads[0], HEAD, differing),
         ...packed(messages),
         ...(differing.length === 0 ? {} : { heads: headsAsJson(heads, false, differing) }),
       });
@@ -114,9 +114,8 @@ function textsOf(make: (differing: readonly Field[]) => string) {
     const found = fields.filter(
       (field) => always.includes(field) || others.some((other) => other[field] !== first?.[field]),
     );
-    const known = texts.get(found.join());
-    if (known !== undefined) return { text: known, differing: found };
-    const differing = texts.size < MOST_TEXTS ? found : fields;
+    const kept = texts.has(found.join()) || texts.size < MOST_TEXTS;
+    const differing = kept ? found : fields;
     const text = texts.get(differing.join()) ?? make(differing);
     texts.set(differing.join(), text);
     return { text, differing };
@@ -124,7 +123,7 @@ function textsOf(make: (differing: readonly Field[]) => string) {
 }
 
 /** What is alike in all items of a batch, each field by its name. */
-function alike(
+function boundOnce(
   item: Item | undefined,
   fields: readonly Field[],
   differing: readonly Field[],

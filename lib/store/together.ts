@@ -15,6 +15,7 @@ export function isForAll(error: unknown): boolean {
 
 /** One statement takes at most this many: on SQL Server more would lock the whole table. */
 const MOST_ITEMS = 500;
+const MOST_CHARACTERS = 4_000_000;
 /** A group that takes longer waits for somebody's lock: the next one does not wait for it. */
 const PATIENCE_MS = 25;
 const MOST_AT_ONCE = 4;
@@ -24,7 +25,10 @@ const SILENCE_MS = 1_000;
 export interface TogetherOptions<Item, Answer> {
   /** Writes a group down, all or nothing; one answer for each, in order. */
   readonly run: (items: readonly Item[]) => Promise<readonly Answer[]>;
-  /** A group weighs at most `mostWeight`, unless it is a single item. Default: nothing weighs anything. */
+  /**
+   * A group weighs at most `mostWeight`, unless it is a single item: mostly in characters, of which one statement takes
+   * 4,000,000 by default. Default: nothing weighs anything.
+   */
   readonly weightOf?: (item: Item) => number;
   readonly mostWeight?: number;
   /** Whether one of a group waits for somebody: then each goes alone, and nobody waits with it. Default: never. */
@@ -90,7 +94,7 @@ export class Together<Item, Answer> {
   }
 
   #take(): Member<Item, Answer>[] {
-    const { weightOf = () => 0, mostWeight = 0 } = this.#options;
+    const { weightOf = () => 0, mostWeight = MOST_CHARACTERS } = this.#options;
     let weight = 0;
     let size = 0;
     for (const { item } of this.#waiting) {

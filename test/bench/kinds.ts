@@ -1,9 +1,10 @@
-import type { WorkHandler, WorkOptions } from "../../lib/index.ts";
 import {
   type ClaimedMessage,
   type MessageInput,
   type Outbox,
   openOutbox,
+  type WorkHandler,
+  type WorkOptions,
 } from "../../lib/index.ts";
 import { heading, inTime, onEach, quantile, type Ratio, round, timed } from "./measure.ts";
 import { table } from "./report.ts";

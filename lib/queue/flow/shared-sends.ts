@@ -1,10 +1,8 @@
-import type { EncodedMessage, Head } from "../../protocol/envelope.ts";
-import type { Sent } from "../../store/sending.ts";
+import type { EncodedMessage } from "../../protocol/envelope.ts";
+import { bearsNoKey, type Sent } from "../../store/sending.ts";
 import { Held } from "../../store/sql.ts";
 import { Together } from "../../store/together.ts";
 import type { QueueCore } from "../core.ts";
-
-const MOST_CHARACTERS = 4_000_000;
 
 /**
  * Single sends of this process that are under way at the same time. Those with dedupe keys keep to themselves: they
@@ -24,7 +22,7 @@ export class SharedSends {
   /** Undefined for a message that goes alone, because it waits for a key that somebody may hold for long. */
   send(message: EncodedMessage): Promise<Sent> | undefined {
     const { head } = message;
-    if (waitsForNothing(head)) return this.#plain.add(message);
+    if (bearsNoKey(head)) return this.#plain.add(message);
     const deduped = head.orderingKey === undefined && head.concurrencyKey === undefined;
     return deduped && this.#core.store.sendsApart ? this.#deduped.add(message) : undefined;
   }
@@ -39,17 +37,7 @@ export class SharedSends {
     return new Together({
       run: async (messages) => core.send(await core.db(), messages, { apart }),
       weightOf: ({ contentText }) => contentText.length,
-      mostWeight: MOST_CHARACTERS,
       isForOne: (error) => error instanceof Held,
     });
   }
-}
-
-/** Whether messages under a head wait for no key. */
-export function waitsForNothing(head: Head): boolean {
-  return (
-    head.orderingKey === undefined &&
-    head.concurrencyKey === undefined &&
-    head.dedupeKey === undefined
-  );
 }
