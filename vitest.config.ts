@@ -1,3 +1,4 @@
+import { availableParallelism } from "node:os";
 import { defineConfig } from "vitest/config";
 
 export default defineConfig({
@@ -7,8 +8,11 @@ export default defineConfig({
     setupFiles: ["test/support/exit-with-parent.ts"],
     // A process per file: sqlite3 is a native module, and the crash tests send signals.
     pool: "forks",
-    testTimeout: 30_000,
-    hookTimeout: 60_000,
+    // By default one on two cores, which is half of them: tests wait for databases and for processes of their own.
+    maxWorkers: Math.max(2, availableParallelism() - 1),
+    // Five times what the longest without a time of its own takes; a shared machine may be three times as slow.
+    testTimeout: 60_000,
+    hookTimeout: 120_000,
     teardownTimeout: 20_000,
   },
 });

@@ -3,6 +3,7 @@ import { once } from "node:events";
 import { Readable } from "node:stream";
 import { onTestFinished } from "vitest";
 import { run } from "../../lib/cli/run.ts";
+import { compiled } from "../support/programs.ts";
 
 export interface CliOptions {
   readonly database?: string;
@@ -89,11 +90,9 @@ export interface CliProcess {
   readonly exited: Promise<{ code: number | null; signal: NodeJS.Signals | null }>;
 }
 
-const MAIN = new URL("../../lib/cli/main.ts", import.meta.url).pathname;
-
 /** The real command in a process of its own. Killed when the test ends, if it still runs. */
 export function spawnCli(argv: readonly string[], options: CliOptions = {}): CliProcess {
-  const child = spawn(process.execPath, ["--import", "tsx", MAIN, ...argv], {
+  const child = spawn(process.execPath, [compiled("lib/cli/main.ts"), ...argv], {
     env: environment(options),
     stdio: ["ignore", "pipe", "pipe"],
   });

@@ -10,6 +10,7 @@ import { Observers } from "../../lib/protocol/events.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { spawnScript, until } from "../support/processes.ts";
 import { elapse } from "../support/queue.ts";
+import { TIMED } from "../support/timed.ts";
 import { stage, wipe } from "./stage.ts";
 
 eachDatabase("an agent that runs", (database) => {
@@ -310,29 +311,35 @@ eachDatabase("an agent that runs", (database) => {
     expect(await on.queue.getMessages("quiet")).toHaveLength(1);
   });
 
-  it("beats, comes back after it was removed, and leaves tasks to others when it stops", async () => {
-    let load = 0;
-    const runner = await run({
-      heartbeatIntervalMs: 50,
-      metrics: () => ({ load: ++load }),
-      tasks: {
-        endless: (_, { signal }) =>
-          new Promise((_done, fail) => signal.addEventListener("abort", () => fail(signal.reason))),
-      },
-    });
-    await until(async () => (await on.registry.getAgent("a"))?.metrics.load !== undefined);
-    await on.registry.deregisterAgent("a");
-    await until(async () => (await on.registry.getAgent("a")) !== null);
-    const { taskId } = await assign("endless");
-    await until(() => runner.activeTasks === 1);
-    const before = performance.now();
-    await runner.stop({ deadlineMs: 300 });
-    expect(performance.now() - before).toBeLessThan(2_500);
-    await on.agent("b", ["x"]);
-    await on.boss.processIncomingMessages();
-    expect(await on.boss.getTask(taskId)).toMatchObject({ agentId: "b", assignment: 2 });
-    await expect(runner.start()).rejects.toMatchObject({ code: "CLOSED" });
-  });
+  it(
+    "beats, comes back after it was removed, and leaves tasks to others when it stops",
+    TIMED,
+    async () => {
+      let load = 0;
+      const runner = await run({
+        heartbeatIntervalMs: 50,
+        metrics: () => ({ load: ++load }),
+        tasks: {
+          endless: (_, { signal }) =>
+            new Promise((_done, fail) =>
+              signal.addEventListener("abort", () => fail(signal.reason)),
+            ),
+        },
+      });
+      await until(async () => (await on.registry.getAgent("a"))?.metrics.load !== undefined);
+      await on.registry.deregisterAgent("a");
+      await until(async () => (await on.registry.getAgent("a")) !== null);
+      const { taskId } = await assign("endless");
+      await until(() => runner.activeTasks === 1);
+      const before = performance.now();
+      await runner.stop({ deadlineMs: 300 });
+      expect(performance.now() - before).toBeLessThan(2_500);
+      await on.agent("b", ["x"]);
+      await on.boss.processIncomingMessages();
+      expect(await on.boss.getTask(taskId)).toMatchObject({ agentId: "b", assignment: 2 });
+      await expect(runner.start()).rejects.toMatchObject({ code: "CLOSED" });
+    },
+  );
 
   it("beats on without metrics that cannot be had or stored, and tells each cause once", async () => {
     const faults: [string, () => unknown, RegExp][] = [

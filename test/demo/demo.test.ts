@@ -13,6 +13,7 @@ import {
   isRunning,
   reportIn,
   runDemo,
+  SOURCE,
   startDemo,
   temporaryFolder,
 } from "./support.ts";
@@ -127,7 +128,7 @@ eachDatabase("the demo", (database) => {
   }, async () => {
     const root = await fixture();
     const cwd = await temporaryFolder();
-    const finished = await runDemo([root, "--json", "--database", database.url()], cwd);
+    const finished = await runDemo([root, "--json", "--database", database.url()], cwd, SOURCE);
     const report = reportIn(finished);
     expectAllDone(report, root);
     expectFindings(report);

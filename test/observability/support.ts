@@ -3,9 +3,9 @@ import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { onTestFinished } from "vitest";
 import type { MessageEvent } from "../../lib/protocol/events.ts";
+import { compiled } from "../support/programs.ts";
 import type { WriterJob } from "./log-writer.ts";
 
 /** A directory of its own for the running test, gone when it ends. */
@@ -42,17 +42,19 @@ export function parsedLines(path: string): Record<string, unknown>[] {
   return rawLines(path).map((line) => JSON.parse(line) as Record<string, unknown>);
 }
 
-const WRITER = fileURLToPath(new URL("./log-writer.ts", import.meta.url));
-
 /** A real process that logs; see log-writer.ts. With `fileLimit` no file of it can grow beyond that many blocks. */
 export function startWriter(job: WriterJob, fileLimit?: number): ChildProcess {
-  const command = [process.execPath, "--import", "tsx", WRITER, JSON.stringify(job)];
+  const command = [
+    process.execPath,
+    compiled("test/observability/log-writer.ts"),
+    JSON.stringify(job),
+  ];
   // Ignored, SIGXFSZ turns into the error EFBIG, which is what a full disk looks like to the writer.
   const limited = ["-c", `trap '' XFSZ; ulimit -f ${fileLimit}; exec "$@"`, "sh", ...command];
   const [program = "", ...args] = fileLimit === undefined ? command : ["sh", ...limited];
   const child = spawn(program, args, {
     stdio: ["ignore", "ignore", "inherit", "ipc"],
-    env: { ...process.env, NODE_OPTIONS: "", TSX_DISABLE_CACHE: "1" },
+    env: { ...process.env, NODE_OPTIONS: "" },
   });
   onTestFinished(() => {
     child.kill("SIGKILL");

@@ -3,6 +3,7 @@ import { MessageQueueManager } from "../../lib/index.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { spawnScript, until } from "../support/processes.ts";
 import { mailbox, watched } from "../support/queue.ts";
+import { TIMED } from "../support/timed.ts";
 import { elapseSchedules, scheduleName, sentDues } from "./schedules-support.ts";
 
 const HOUR = 3_600_000;
@@ -98,40 +99,48 @@ eachDatabase("schedules with several processes", (database) => {
     },
   );
 
-  it("fire within a second of their time where a worker runs, also one that is set after it began", async () => {
-    const { url, knex } = await database.fresh();
-    const { queue } = watched(knex);
-    const to = mailbox();
-    const lateMs: number[] = [];
-    const worker = queue.work(to, async ({ headers, timestamp }) => {
-      lateMs.push(timestamp - Date.parse(String(headers.schedule_due_at)));
-    });
-    await until(() => worker.stats.active === 0);
-    const other = new MessageQueueManager(url);
-    onTestFinished(() => other.close());
-    await other.schedules.set("each-second", { cron: "* * * * * *" }, tick(to));
-    await until(() => lateMs.length >= 3, { timeoutMs: 20_000 });
-    await worker.stop();
-    expect(Math.min(...lateMs)).toBeGreaterThanOrEqual(0);
-    expect(Math.max(...lateMs)).toBeLessThan(1_000);
-    // After the stop nobody fires any more.
-    const { runs } = (await queue.schedules.get("each-second")) ?? {};
-    await new Promise((resolve) => setTimeout(resolve, 1_300));
-    expect((await queue.schedules.get("each-second"))?.runs).toBe(runs);
-  });
+  it(
+    "fire within a second of their time where a worker runs, also one that is set after it began",
+    TIMED,
+    async () => {
+      const { url, knex } = await database.fresh();
+      const { queue } = watched(knex);
+      const to = mailbox();
+      const lateMs: number[] = [];
+      const worker = queue.work(to, async ({ headers, timestamp }) => {
+        lateMs.push(timestamp - Date.parse(String(headers.schedule_due_at)));
+      });
+      await until(() => worker.stats.active === 0);
+      const other = new MessageQueueManager(url);
+      onTestFinished(() => other.close());
+      await other.schedules.set("each-second", { cron: "* * * * * *" }, tick(to));
+      await until(() => lateMs.length >= 3, { timeoutMs: 20_000 });
+      await worker.stop();
+      expect(Math.min(...lateMs)).toBeGreaterThanOrEqual(0);
+      expect(Math.max(...lateMs)).toBeLessThan(1_000);
+      // After the stop nobody fires any more.
+      const { runs } = (await queue.schedules.get("each-second")) ?? {};
+      await new Promise((resolve) => setTimeout(resolve, 1_300));
+      expect((await queue.schedules.get("each-second"))?.runs).toBe(runs);
+    },
+  );
 
-  it("cost a process that has none next to nothing, however many workers it has", async () => {
-    const { knex } = await database.fresh();
-    const { queue } = watched(knex);
-    const asked: string[] = [];
-    knex.on("query", ({ sql }: { sql: string }) => {
-      if (sql.includes("outbox_schedules")) asked.push(sql);
-    });
-    const workers = Array.from({ length: 4 }, () => queue.work(mailbox(), () => {}));
-    await until(() => asked.length > 0);
-    await new Promise((resolve) => setTimeout(resolve, 1_000));
-    // Once more where it has just begun to listen: something may have been set before.
-    expect(asked.length).toBeLessThanOrEqual(2);
-    await Promise.all(workers.map((worker) => worker.stop()));
-  });
+  it(
+    "cost a process that has none next to nothing, however many workers it has",
+    TIMED,
+    async () => {
+      const { knex } = await database.fresh();
+      const { queue } = watched(knex);
+      const asked: string[] = [];
+      knex.on("query", ({ sql }: { sql: string }) => {
+        if (sql.includes("outbox_schedules")) asked.push(sql);
+      });
+      const workers = Array.from({ length: 4 }, () => queue.work(mailbox(), () => {}));
+      await until(() => asked.length > 0);
+      await new Promise((resolve) => setTimeout(resolve, 1_000));
+      // Once more where it has just begun to listen: something may have been set before.
+      expect(asked.length).toBeLessThanOrEqual(2);
+      await Promise.all(workers.map((worker) => worker.stop()));
+    },
+  );
 });

@@ -1,6 +1,7 @@
 import { expect, it } from "vitest";
 import { eachDatabase } from "../support/databases.ts";
 import { failure, mailbox, note, watched } from "../support/queue.ts";
+import { TIMED } from "../support/timed.ts";
 
 /** Commits of sends, as the pool sees them. */
 function inserts(knex: import("knex").Knex): () => number {
@@ -12,7 +13,7 @@ function inserts(knex: import("knex").Knex): () => number {
 }
 
 eachDatabase("sends at the same time", (database) => {
-  it("share statements, each with its own result, in the order of the calls", async () => {
+  it("share statements, each with its own result, in the order of the calls", TIMED, async () => {
     const { knex } = await database.fresh();
     const { queue, events } = watched(knex);
     const to = mailbox();
@@ -51,7 +52,7 @@ eachDatabase("sends at the same time", (database) => {
     expect(await queue.getMessages(shut, { limit: 100 })).toHaveLength(1);
   });
 
-  it("share statements under dedupe keys, each with its own result", async () => {
+  it("share statements under dedupe keys, each with its own result", TIMED, async () => {
     const { knex } = await database.fresh();
     const { queue } = watched(knex);
     const to = mailbox();

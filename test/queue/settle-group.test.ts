@@ -4,6 +4,7 @@ import type { ClaimedMessage, MessageQueueManager } from "../../lib/index.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { until } from "../support/processes.ts";
 import { mailbox, note, watched } from "../support/queue.ts";
+import { TIMED } from "../support/timed.ts";
 
 /** Statements that end claims, or make them longer, as the pool sees them. */
 function endings(knex: Knex): () => number {
@@ -36,7 +37,7 @@ eachDatabase("ends at the same time", (database) => {
     ["extend", (claim) => claim.extend(60_000), "extended"],
   ];
 
-  it.each(ways)("share statements: %s", async (_, end, outcome) => {
+  it.each(ways)("share statements: %s", TIMED, async (_, end, outcome) => {
     const { knex } = await database.fresh();
     const { queue, events } = watched(knex);
     const to = mailbox();
@@ -88,7 +89,7 @@ eachDatabase("ends at the same time", (database) => {
     expect(new Set(await Promise.all(acked))).toEqual(new Set(["acked"]));
   });
 
-  it("of handlers that throw are few statements, with each its own error", async () => {
+  it("of handlers that throw are few statements, with each its own error", TIMED, async () => {
     const { knex } = await database.fresh();
     const { queue } = watched(knex);
     const to = mailbox();

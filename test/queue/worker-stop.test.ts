@@ -3,6 +3,7 @@ import { type ClaimedMessage, connect } from "../../lib/index.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { spawnScript, until } from "../support/processes.ts";
 import { mailbox, note, watched } from "../support/queue.ts";
+import { TIMED } from "../support/timed.ts";
 import { aborted, content, gate } from "./worker-support.ts";
 
 /** How long a call takes, in milliseconds. */
@@ -13,33 +14,37 @@ async function timed(run: () => Promise<unknown>): Promise<number> {
 }
 
 eachDatabase("stopping a worker", (database) => {
-  it("G11: makes what was not started claimable at once, in order, as if never claimed", async () => {
-    const { queue } = watched(database.knex());
-    const to = mailbox();
-    await queue.sendMessages(Array.from({ length: 60 }, (_, n) => note(to, { n })));
-    const open = gate();
-    const worker = queue.work(to, (message) =>
-      content(message).n === 20 ? open.passed : undefined,
-    );
-    await until(() => worker.stats.active === 1 && worker.stats.waiting > 0);
-    const stopping = worker.stop({ deadlineMs: 5_000 });
-    // On a slow machine what waited for a second is being given back already: then it comes in two parts.
-    const rest: ClaimedMessage[] = [];
-    await until(async () => {
-      rest.push(...(await queue.getMessages(to, { limit: 100 })));
-      return rest.length === 39;
-    });
-    expect(rest.map((message) => content(message).n)).toEqual(
-      Array.from({ length: 39 }, (_, n) => n + 21),
-    );
-    expect(rest.every(({ attempt }) => attempt === 1)).toBe(true);
-    open.pass();
-    // A handler that ends in time is acknowledged, and stop waits no longer than for that.
-    expect(await timed(() => stopping)).toBeLessThan(2_000);
-    expect(worker.stats).toMatchObject({ active: 0, processed: 21 });
-  });
+  it(
+    "G11: makes what was not started claimable at once, in order, as if never claimed",
+    TIMED,
+    async () => {
+      const { queue } = watched(database.knex());
+      const to = mailbox();
+      await queue.sendMessages(Array.from({ length: 60 }, (_, n) => note(to, { n })));
+      const open = gate();
+      const worker = queue.work(to, (message) =>
+        content(message).n === 20 ? open.passed : undefined,
+      );
+      await until(() => worker.stats.active === 1 && worker.stats.waiting > 0);
+      const stopping = worker.stop({ deadlineMs: 5_000 });
+      // On a slow machine what waited for a second is being given back already: then it comes in two parts.
+      const rest: ClaimedMessage[] = [];
+      await until(async () => {
+        rest.push(...(await queue.getMessages(to, { limit: 100 })));
+        return rest.length === 39;
+      });
+      expect(rest.map((message) => content(message).n)).toEqual(
+        Array.from({ length: 39 }, (_, n) => n + 21),
+      );
+      expect(rest.every(({ attempt }) => attempt === 1)).toBe(true);
+      open.pass();
+      // A handler that ends in time is acknowledged, and stop waits no longer than for that.
+      expect(await timed(() => stopping)).toBeLessThan(2_000);
+      expect(worker.stats).toMatchObject({ active: 0, processed: 21 });
+    },
+  );
 
-  it("G11: aborts the signals near the deadline and gives those messages back", async () => {
+  it("G11: aborts the signals near the deadline and gives those messages back", TIMED, async () => {
     const { queue } = watched(database.knex());
     const to = mailbox();
     await queue.sendMessage(note(to));
@@ -51,24 +56,28 @@ eachDatabase("stopping a worker", (database) => {
     expect(again).toMatchObject({ attempt: 1 });
   });
 
-  it("G11: returns within the deadline though a handler never does, and ignores what it does later", async () => {
-    const { queue } = watched(database.knex());
-    const to = mailbox();
-    await queue.sendMessages([note(to), note(to)]);
-    const open = gate();
-    const worker = queue.work(to, () => open.passed, { concurrency: 2 });
-    await until(() => worker.stats.active === 2);
-    const calls = [worker.stop({ deadlineMs: 500 }), worker.stop({ deadlineMs: 60_000 })];
-    expect(await timed(() => Promise.all([...calls, worker.stopped]))).toBeLessThan(800);
-    const again = await queue.getMessages(to);
-    expect(again.map(({ attempt }) => attempt)).toEqual([1, 1]);
-    open.pass();
-    await until(() => worker.stats.active === 0);
-    for (const message of again) expect(await message.ack()).toBe("acked");
-    expect(worker.stats).toMatchObject({ processed: 0, released: 2, lost: 0 });
-  });
+  it(
+    "G11: returns within the deadline though a handler never does, and ignores what it does later",
+    TIMED,
+    async () => {
+      const { queue } = watched(database.knex());
+      const to = mailbox();
+      await queue.sendMessages([note(to), note(to)]);
+      const open = gate();
+      const worker = queue.work(to, () => open.passed, { concurrency: 2 });
+      await until(() => worker.stats.active === 2);
+      const calls = [worker.stop({ deadlineMs: 500 }), worker.stop({ deadlineMs: 60_000 })];
+      expect(await timed(() => Promise.all([...calls, worker.stopped]))).toBeLessThan(800);
+      const again = await queue.getMessages(to);
+      expect(again.map(({ attempt }) => attempt)).toEqual([1, 1]);
+      open.pass();
+      await until(() => worker.stats.active === 0);
+      for (const message of again) expect(await message.ack()).toBe("acked");
+      expect(worker.stats).toMatchObject({ processed: 0, released: 2, lost: 0 });
+    },
+  );
 
-  it("G11: returns within the deadline though the database does not answer", async () => {
+  it("G11: returns within the deadline though the database does not answer", TIMED, async () => {
     const { knex } = connect(database.url(), { poolMax: 1 });
     onTestFinished(() => knex.destroy());
     const { queue } = watched(knex);
@@ -106,7 +115,7 @@ eachDatabase("stopping a worker", (database) => {
     await worker.stopped;
   });
 
-  it("leaves nothing that keeps the process alive", async () => {
+  it("leaves nothing that keeps the process alive", TIMED, async () => {
     const script = spawnScript("test/queue/programs/stops.ts", [database.url()]);
     expect(await script.message()).toEqual({ processed: 1 });
     const since = performance.now();

@@ -6,6 +6,7 @@ import { databaseIdentity } from "../../lib/store/identity.ts";
 import { eachDatabase, type TestDatabase } from "../support/databases.ts";
 import { spawnScript, until } from "../support/processes.ts";
 import { mailbox, note, watched } from "../support/queue.ts";
+import { TIMED } from "../support/timed.ts";
 import { content } from "./worker-support.ts";
 
 /** So rarely that a message which is there within seconds was not found by looking. */
@@ -50,7 +51,7 @@ eachDatabase("waking a worker", (database) => {
   });
 
   describe.runIf(database.dialect !== "mssql")("by the database (all but SQL Server)", () => {
-    it("hears of another process's send at once, however rarely it looks", async () => {
+    it("hears of another process's send at once, however rarely it looks", TIMED, async () => {
       const { queue } = watched(database.knex());
       const to = mailbox();
       const send = await sender(database, to);
@@ -82,64 +83,72 @@ eachDatabase("waking a worker", (database) => {
       expect(await waiting).toHaveLength(1);
     });
 
-    it("lets an idle worker ask little, and be there when something falls due or a lease passes", async () => {
-      const { knex } = await database.fresh();
-      const { queue } = watched(knex);
-      const [to, late] = [mailbox(), mailbox()];
-      const handled: number[] = [];
-      const sentAt = performance.now();
-      await queue.sendMessage({ ...note(late), delayMs: 6_500 });
-      await queue.sendMessage(note(late));
-      // Claimed by one that dies: the lease passes while the worker below is idle.
-      await queue.getMessages(late, { leaseMs: 5_500 });
-      queue.work(late, () => void handled.push(performance.now() - sentAt));
-      queue.work(to, () => undefined);
-      await sleep(2_500);
-      let asked = 0;
-      knex.on("query", () => {
-        asked += 1;
-      });
-      await sleep(2_500);
-      // Two workers, each at most once a second: before, each asked five times that.
-      expect(asked).toBeLessThan(10);
-      await until(() => handled.length === 2, { timeoutMs: 6_000 });
-      expect(handled[0]).toBeGreaterThan(5_400);
-      expect(handled[0]).toBeLessThan(6_400);
-      expect(handled[1]).toBeGreaterThan(6_400);
-      expect(handled[1]).toBeLessThan(7_400);
-    });
+    it(
+      "lets an idle worker ask little, and be there when something falls due or a lease passes",
+      TIMED,
+      async () => {
+        const { knex } = await database.fresh();
+        const { queue } = watched(knex);
+        const [to, late] = [mailbox(), mailbox()];
+        const handled: number[] = [];
+        const sentAt = performance.now();
+        await queue.sendMessage({ ...note(late), delayMs: 6_500 });
+        await queue.sendMessage(note(late));
+        // Claimed by one that dies: the lease passes while the worker below is idle.
+        await queue.getMessages(late, { leaseMs: 5_500 });
+        queue.work(late, () => void handled.push(performance.now() - sentAt));
+        queue.work(to, () => undefined);
+        await sleep(2_500);
+        let asked = 0;
+        knex.on("query", () => {
+          asked += 1;
+        });
+        await sleep(2_500);
+        // Two workers, each at most once a second: before, each asked five times that.
+        expect(asked).toBeLessThan(10);
+        await until(() => handled.length === 2, { timeoutMs: 6_000 });
+        expect(handled[0]).toBeGreaterThan(5_400);
+        expect(handled[0]).toBeLessThan(6_400);
+        expect(handled[1]).toBeGreaterThan(6_400);
+        expect(handled[1]).toBeLessThan(7_400);
+      },
+    );
   });
 
   describe.runIf(database.dialect === "postgres")("by NOTIFY (PostgreSQL only)", () => {
-    it("tells once per mailbox and 50 ms, after the commit, and only of what is due", async () => {
-      const { queue } = watched(database.knex());
-      const payloads = await overheard(database);
-      const [many, rolledBack, scheduled, last] = [mailbox(), mailbox(), mailbox(), mailbox()];
-      const since = performance.now();
-      // On a slow machine some come apart, and are told of by themselves.
-      let apart = 0;
-      for (let n = 0, last = since; n < 100; n++) {
-        const now = performance.now();
-        if (now - last >= 5) apart += 1;
-        last = now;
-        await queue.sendMessage(note(many));
-      }
-      const windows = Math.ceil((performance.now() - since) / 50);
-      const tx = await database.knex().transaction();
-      await queue.sendMessage(note(rolledBack), { tx });
-      await tx.rollback();
-      await queue.sendMessage({ ...note(scheduled), delayMs: 60_000 });
-      await queue.sendMessage(note(last));
-      await until(() => payloads.includes(last));
-      const told = payloads.filter((payload) => payload === many).length;
-      expect(told).toBeGreaterThan(0);
-      // At once, once more after 5 ms, and then every 50 ms.
-      expect(told).toBeLessThanOrEqual(windows + 2 + apart);
-      expect(payloads).not.toContain(rolledBack);
-      expect(payloads).not.toContain(scheduled);
-    });
+    it(
+      "tells once per mailbox and 50 ms, after the commit, and only of what is due",
+      TIMED,
+      async () => {
+        const { queue } = watched(database.knex());
+        const payloads = await overheard(database);
+        const [many, rolledBack, scheduled, last] = [mailbox(), mailbox(), mailbox(), mailbox()];
+        const since = performance.now();
+        // On a slow machine some come apart, and are told of by themselves.
+        let apart = 0;
+        for (let n = 0, last = since; n < 100; n++) {
+          const now = performance.now();
+          if (now - last >= 5) apart += 1;
+          last = now;
+          await queue.sendMessage(note(many));
+        }
+        const windows = Math.ceil((performance.now() - since) / 50);
+        const tx = await database.knex().transaction();
+        await queue.sendMessage(note(rolledBack), { tx });
+        await tx.rollback();
+        await queue.sendMessage({ ...note(scheduled), delayMs: 60_000 });
+        await queue.sendMessage(note(last));
+        await until(() => payloads.includes(last));
+        const told = payloads.filter((payload) => payload === many).length;
+        expect(told).toBeGreaterThan(0);
+        // At once, once more after 5 ms, and then every 50 ms.
+        expect(told).toBeLessThanOrEqual(windows + 2 + apart);
+        expect(payloads).not.toContain(rolledBack);
+        expect(payloads).not.toContain(scheduled);
+      },
+    );
 
-    it("tells of each message by itself where they come apart", async () => {
+    it("tells of each message by itself where they come apart", TIMED, async () => {
       const { queue } = watched(database.knex());
       const payloads = await overheard(database);
       const to = mailbox();
@@ -157,25 +166,29 @@ eachDatabase("waking a worker", (database) => {
       expect(tookMs[2]).toBeLessThan(30);
     });
 
-    it("looks once, and not again and again, after a message that it was told of", async () => {
-      const { knex, url } = await database.fresh();
-      const { queue } = watched(knex);
-      const to = mailbox();
-      const send = await sender({ ...database, url: () => url }, to);
-      const worker = queue.work(to, () => undefined);
-      await until(() => pushOf(`${databaseIdentity(knex)}:outbox_`).hears);
-      const looks: string[] = [];
-      knex.on("query", ({ sql }: { sql: string }) => {
-        if (/outbox_messages/.test(sql) && /state = [01]/.test(sql)) looks.push(sql);
-      });
-      for (let n = 1; n <= 8; n++) {
-        await send(1);
-        await until(() => worker.stats.processed === n);
-        await sleep(100);
-      }
-      // The claim and a look behind it, and one in four seconds.
-      expect(looks.length).toBeLessThanOrEqual(8 * 3);
-    });
+    it(
+      "looks once, and not again and again, after a message that it was told of",
+      TIMED,
+      async () => {
+        const { knex, url } = await database.fresh();
+        const { queue } = watched(knex);
+        const to = mailbox();
+        const send = await sender({ ...database, url: () => url }, to);
+        const worker = queue.work(to, () => undefined);
+        await until(() => pushOf(`${databaseIdentity(knex)}:outbox_`).hears);
+        const looks: string[] = [];
+        knex.on("query", ({ sql }: { sql: string }) => {
+          if (/outbox_messages/.test(sql) && /state = [01]/.test(sql)) looks.push(sql);
+        });
+        for (let n = 1; n <= 8; n++) {
+          await send(1);
+          await until(() => worker.stats.processed === n);
+          await sleep(100);
+        }
+        // The claim and a look behind it, and one in four seconds.
+        expect(looks.length).toBeLessThanOrEqual(8 * 3);
+      },
+    );
 
     it("says nothing with notify: false, and works", async () => {
       const { queue } = watched(database.knex(), { notify: false });

@@ -4,6 +4,7 @@ import { knexConfig, MessageQueueManager } from "../../lib/index.ts";
 import { connect } from "../../lib/store/connect.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { mailbox, note } from "../support/queue.ts";
+import { TIMED } from "../support/timed.ts";
 
 interface Tarn {
   on(event: string, call: () => void): void;
@@ -86,7 +87,7 @@ eachDatabase("the connections of statements that run past knex", (database) => {
   );
 
   describe("and a pool that is destroyed", () => {
-    it("waits for none of them", async () => {
+    it("waits for none of them", TIMED, async () => {
       const { knex, queue } = await pooled(2);
       await queue.sendMessage(note(mailbox()));
       const since = performance.now();
@@ -94,7 +95,7 @@ eachDatabase("the connections of statements that run past knex", (database) => {
       expect(performance.now() - since).toBeLessThan(500);
     });
 
-    it("gets back what is in use as soon as it has ended", async () => {
+    it("gets back what is in use as soon as it has ended", TIMED, async () => {
       const { knex, queue } = await pooled(2);
       const to = mailbox();
       await queue.sendMessage(note(to));

@@ -4,6 +4,7 @@ import { knexConfig, MessageQueueManager } from "../../lib/index.ts";
 import { connect } from "../../lib/store/connect.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { TransactionPooler } from "../support/pooler.ts";
+import { until } from "../support/processes.ts";
 import { failure, mailbox, note } from "../support/queue.ts";
 
 interface Statement {
@@ -34,6 +35,23 @@ function plans(statements: readonly Statement[], wanted: RegExp) {
     .map(({ generic, custom }) => ({ generic, custom }));
 }
 
+/**
+ * How the claims of a connection were planned: those whose plan is kept while the table is small, and all others. On a
+ * busy machine some are others from the beginning: one that is held up is taken for a long walk.
+ */
+async function claims(knex: Knex) {
+  const sum = (own: boolean) =>
+    plans(statements, own ? /UPDATE.*generate_series/s : /UPDATE.*pg_relation_size/s).reduce(
+      (all, { generic, custom }) => ({
+        generic: all.generic + generic,
+        custom: all.custom + custom,
+      }),
+      { generic: 0, custom: 0 },
+    );
+  const statements = await prepared(knex);
+  return { kept: sum(false), own: sum(true) };
+}
+
 /** Sends a message and takes it. */
 async function pass(queue: MessageQueueManager, to: string): Promise<void> {
   const { messageId } = await queue.sendMessage(note(to));
@@ -55,16 +73,21 @@ eachDatabase("what runs most often", (database) => {
     const knex = lone(database.url());
     const queue = new MessageQueueManager(knex, { notify: false });
     const to = mailbox();
-    for (let n = 0; n < 20; n++) await pass(queue, to);
+    let passed = 0;
+    await until(async () => {
+      await pass(queue, to);
+      passed += 1;
+      return (await claims(knex)).kept.generic === 15;
+    });
     expect(await queue.getMessages(to)).toEqual([]);
     const statements = await prepared(knex);
-    expect(statements).toHaveLength(4);
     // A plan that is kept: of an insertion, which needs none, and of claims while the table is small.
-    expect(plans(statements, /^\s*INSERT/)).toEqual([{ generic: 15, custom: 5 }]);
-    expect(plans(statements, /pg_relation_size.*UPDATE|UPDATE.*pg_relation_size/s)).toEqual([
-      { generic: 16, custom: 5 },
-    ]);
-    expect(plans(statements, /DELETE/)).toEqual([{ generic: 0, custom: 20 }]);
+    expect(plans(statements, /^\s*INSERT/)).toEqual([{ generic: passed - 5, custom: 5 }]);
+    const { kept, own } = await claims(knex);
+    expect(kept.custom).toBe(5);
+    expect(own.generic).toBe(0);
+    expect(kept.generic + kept.custom + own.custom).toBe(passed + 1);
+    expect(plans(statements, /DELETE/)).toEqual([{ generic: 0, custom: passed }]);
     expect(plans(statements, /AS large/)).toEqual([{ generic: 0, custom: 1 }]);
   });
 
@@ -73,16 +96,21 @@ eachDatabase("what runs most often", (database) => {
     const knex = lone(url);
     const queue = new MessageQueueManager(knex, { notify: false });
     const to = mailbox();
-    for (let n = 0; n < 20; n++) await pass(queue, to);
+    await until(async () => {
+      await pass(queue, to);
+      return (await claims(knex)).kept.generic === 15;
+    });
+    const before = await claims(knex);
     const other = mailbox();
     const many = Array.from({ length: 1_000 }, (_, n) => note(other, { n, text: "x".repeat(300) }));
     for (let n = 0; n < 6; n++) await queue.sendMessages(many);
     for (let n = 0; n < 20; n++) await pass(queue, to);
-    const statements = await prepared(knex);
-    const [kept, own] = [/UPDATE.*pg_relation_size/s, /UPDATE.*generate_series/s];
-    expect(plans(statements, own)).toEqual([{ generic: 0, custom: 20 }]);
+    const { kept, own } = await claims(knex);
+    expect(own.generic).toBe(0);
+    expect(own.custom - before.own.custom).toBeGreaterThanOrEqual(20);
     // One claim found the table large.
-    expect(plans(statements, kept)).toEqual([{ generic: 16, custom: 5 }]);
+    expect(kept.generic - before.kept.generic).toBeLessThan(2);
+    expect(kept.custom).toBe(before.kept.custom);
   });
 
   it("is not prepared where that is not wanted", async () => {

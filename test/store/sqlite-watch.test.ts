@@ -7,6 +7,7 @@ import { connect } from "../../lib/store/connect.ts";
 import { int, query } from "../../lib/store/sql.ts";
 import { sqliteChannel } from "../../lib/store/sqlite-watch.ts";
 import { until } from "../support/processes.ts";
+import { TIMED } from "../support/timed.ts";
 
 async function stage(heard: () => void) {
   const folder = mkdtempSync(join(tmpdir(), "outbox-watch-"));
@@ -27,34 +28,38 @@ async function stage(heard: () => void) {
   return { folder, lost, listener, write, last };
 }
 
-it("of many writes one after the other few are told of, the last one and what follows always", async () => {
-  const many = 2_000;
-  let heard = 0;
-  let seen = -1;
-  const { write, last, lost } = await stage(() => {
-    heard += 1;
-    void last().then((a) => {
-      seen = Math.max(seen, a);
+it(
+  "of many writes one after the other few are told of, the last one and what follows always",
+  TIMED,
+  async () => {
+    const many = 2_000;
+    let heard = 0;
+    let seen = -1;
+    const { write, last, lost } = await stage(() => {
+      heard += 1;
+      void last().then((a) => {
+        seen = Math.max(seen, a);
+      });
     });
-  });
-  const since = performance.now();
-  for (let a = 0; a < many; a++) await write(a);
-  await until(() => seen === many - 1, { timeoutMs: 3_000 });
-  const windows = (performance.now() - since) / 10;
-  // The first windows are shorter.
-  expect(heard).toBeLessThan(windows + 6);
-  // It listens again whenever it has been quiet for a while.
-  for (let a = many; a < many + 20; a++) {
-    await until(async () => {
-      const before = heard;
-      await new Promise((done) => setTimeout(done, 15));
-      return heard === before;
-    });
-    await write(a);
-    await until(() => seen === a, { timeoutMs: 3_000 });
-  }
-  expect(lost).toEqual([]);
-});
+    const since = performance.now();
+    for (let a = 0; a < many; a++) await write(a);
+    await until(() => seen === many - 1, { timeoutMs: 3_000 });
+    const windows = (performance.now() - since) / 10;
+    // The first windows are shorter.
+    expect(heard).toBeLessThan(windows + 6);
+    // It listens again whenever it has been quiet for a while.
+    for (let a = many; a < many + 20; a++) {
+      await until(async () => {
+        const before = heard;
+        await new Promise((done) => setTimeout(done, 15));
+        return heard === before;
+      });
+      await write(a);
+      await until(() => seen === a, { timeoutMs: 3_000 });
+    }
+    expect(lost).toEqual([]);
+  },
+);
 
 it("nothing is told of any more once nobody listens", async () => {
   let heard = 0;
@@ -83,7 +88,7 @@ it("who cannot listen again says so, once", async () => {
   expect(lost).toEqual(["lost"]);
 });
 
-it("where it takes long to begin to listen, nobody does so for long", async () => {
+it("where it takes long to begin to listen, nobody does so for long", TIMED, async () => {
   const slowMs = 20;
   const { watch } = fs;
   const opened = vi.spyOn(fs, "watch").mockImplementation(((...given: Parameters<typeof watch>) => {

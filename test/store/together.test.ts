@@ -2,6 +2,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { expect, it } from "vitest";
 import { AgentCommunicationError, ServiceUnavailable } from "../../lib/index.ts";
 import { Together } from "../../lib/store/together.ts";
+import { TIMED } from "../support/timed.ts";
 
 /** Runs groups as the test says, and notes them. */
 function together(run: (group: readonly string[]) => Promise<void>) {
@@ -57,18 +58,22 @@ it("one that is refused costs the others nothing; what all would meet is told to
   expect(groups).toEqual([["a"], ["b", "away"]]);
 });
 
-it("a group that waits for somebody's lock does not keep those that come later", async () => {
-  const { open, opened } = gate();
-  const { calls } = together((group) => (group.includes("locked") ? opened : Promise.resolve()));
-  const first = calls.add("locked");
-  // Longer than a group is waited for: nothing was waiting when that time was over.
-  await sleep(100);
-  expect(await Promise.race([calls.add("late"), sleep(2_000, "kept")])).toBe("LATE");
-  open();
-  await first;
-});
+it(
+  "a group that waits for somebody's lock does not keep those that come later",
+  TIMED,
+  async () => {
+    const { open, opened } = gate();
+    const { calls } = together((group) => (group.includes("locked") ? opened : Promise.resolve()));
+    const first = calls.add("locked");
+    // Longer than a group is waited for: nothing was waiting when that time was over.
+    await sleep(100);
+    expect(await Promise.race([calls.add("late"), sleep(2_000, "kept")])).toBe("LATE");
+    open();
+    await first;
+  },
+);
 
-it("goes on where as many as may be under way never answer", async () => {
+it("goes on where as many as may be under way never answer", TIMED, async () => {
   const { open, opened } = gate();
   const { calls } = together((group) => (group.includes("silent") ? opened : Promise.resolve()));
   const silent: Promise<string>[] = [];

@@ -1,8 +1,8 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { resolve } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
 import { onTestFinished } from "vitest";
+import { compiled } from "./programs.ts";
 
 export interface Exit {
   readonly code: number | null;
@@ -25,7 +25,7 @@ export interface Script {
   output(): string;
 }
 
-const EXIT_WITH_PARENT = new URL("./exit-with-parent.ts", import.meta.url).href;
+const EXIT_WITH_PARENT = "test/support/exit-with-parent.ts";
 
 /** Runs a TypeScript file, named from the top of the repository. Killed when the test ends, if it still runs. */
 export function spawnScript(
@@ -36,7 +36,7 @@ export function spawnScript(
 ): Script {
   const child = spawn(
     process.execPath,
-    ["--import", "tsx", "--import", EXIT_WITH_PARENT, resolve(tsFile), ...args],
+    ["--import", compiled(EXIT_WITH_PARENT), compiled(tsFile), ...args],
     { ...options, env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "pipe", "ipc"] },
   );
   const inbox = new Inbox();
@@ -72,7 +72,7 @@ export function spawnScript(
   return {
     child,
     pid: child.pid ?? -1,
-    message: <T>({ timeoutMs = 20_000 } = {}) => inbox.take(timeoutMs, () => output) as Promise<T>,
+    message: <T>({ timeoutMs = 40_000 } = {}) => inbox.take(timeoutMs, () => output) as Promise<T>,
     messages: <T>() => inbox.drain() as T[],
     send: (message) => void child.send(message as object),
     kill: (signal = "SIGKILL") => void child.kill(signal),
@@ -135,7 +135,7 @@ class Inbox {
 }
 
 export interface UntilOptions {
-  /** How long to go on trying, in milliseconds. Default 10,000. */
+  /** How long to go on trying, in milliseconds. Default 20,000. */
   readonly timeoutMs?: number;
   /** The pause between two tries, in milliseconds. Default 20. */
   readonly everyMs?: number;
@@ -144,7 +144,7 @@ export interface UntilOptions {
 /** Tries until `check` returns something truthy, and returns that. A failing check counts as not yet. */
 export async function until<T>(
   check: () => T | Promise<T>,
-  { timeoutMs = 10_000, everyMs = 20 }: UntilOptions = {},
+  { timeoutMs = 20_000, everyMs = 20 }: UntilOptions = {},
 ): Promise<NonNullable<T>> {
   const deadline = performance.now() + timeoutMs;
   let last: unknown;
