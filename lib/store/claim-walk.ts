@@ -14,6 +14,21 @@ const DEAR_ROWS = 2_000;
 /** They are counted at most so often. */
 const COUNT_MS = 250;
 
+/**
+ * The last sequence of each rank of a mailbox, by looks at the end of each and not by reading what lies there. No more
+ * ranks than show that they are too many: a limit outside ends the recursion.
+ */
+export function rankEnds(messages: string): string {
+  const ready = `FROM ${messages} m WHERE m.to_agent = :agent AND m.lane = '' AND m.state = 0`;
+  return `
+    WITH RECURSIVE ranks AS (
+      SELECT (SELECT max(m.rank) ${ready}) AS rank
+      UNION ALL
+      SELECT (SELECT max(m.rank) ${ready} AND m.rank < ranks.rank) FROM ranks WHERE ranks.rank IS NOT NULL)
+    SELECT ranks.rank, (SELECT max(m.seq) ${ready} AND m.rank = ranks.rank) AS seq
+    FROM ranks WHERE ranks.rank IS NOT NULL LIMIT ${MOST_RANKS + 1}`;
+}
+
 const LEAST = Number.MIN_SAFE_INTEGER;
 const MOST = Number.MAX_SAFE_INTEGER;
 
@@ -39,7 +54,7 @@ export interface Range {
   readonly until: number;
 }
 
-type Place = Pick<ClaimedRow, "rank" | "seq">;
+export type Place = Pick<ClaimedRow, "rank" | "seq">;
 
 /** Where the last claim ended: with `most` before it, claims walk far. */
 interface End extends Place {
@@ -54,12 +69,14 @@ interface End extends Place {
  * message that was given back, a sender that committed late) is looked at again slice by slice, so that no claim walks
  * for long: all of it within a second or, where that is much, within ten times what a walk takes. In memory, and never
  * what correctness depends on. On SQLite only leased messages are in the way, and nobody says how long a claim walked:
- * what lies before its end is counted now and then.
+ * what lies before its end is counted now and then. A claim of some types that found none, and read for long to know
+ * that, has passed over all that is there.
  */
 export class ClaimWalk {
   /** For each rank, the sequence up to which nothing ready was seen. */
   readonly #passed = new Map<number, number>();
   #dear = false;
+  #over = false;
   /** Where the next slice begins, and how many sequences it has. */
   #next = { rank: LEAST, after: 0 };
   #size = FIRST_SLICE;
@@ -77,6 +94,11 @@ export class ClaimWalk {
   /** Whether whoever reads this mailbox from its beginning walks far before there is anything. */
   get far(): boolean {
     return this.#dear || this.due.far;
+  }
+
+  /** Whether others are passed over that nobody here asks for: then nothing found does not mean nothing there. */
+  get passesOver(): boolean {
+    return this.#dear && this.#over;
   }
 
   look(now = performance.now()): Look {
@@ -107,6 +129,7 @@ export class ClaimWalk {
     now = performance.now(),
   ): void {
     if (ranges === undefined) {
+      this.#over = false;
       this.#passed.clear();
       this.#dear = isFar(this.#dear, walkedMs, tookMs);
       this.#sliceAt = now + Math.max(AGAIN_MS, SHARE * tookMs);
@@ -114,6 +137,14 @@ export class ClaimWalk {
     if (slice !== undefined) this.#looked(slice, rows, walkedMs ?? tookMs, now);
     if (!this.#dear) this.#passed.clear();
     else this.#pass(rows);
+  }
+
+  /** A claim of some types read all there was to read and found none: where each rank ended then. */
+  passOver(ends: readonly Place[], tookMs: number, now = performance.now()): void {
+    if (!this.#dear) this.#sliceAt = now + Math.max(AGAIN_MS, SHARE * tookMs);
+    this.#dear = true;
+    this.#over = true;
+    this.#pass(ends);
   }
 
   /** Where it is time to count what lies before the last claim: its end. SQLite has no clock that runs in a statement. */

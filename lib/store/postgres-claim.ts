@@ -1,10 +1,11 @@
+import { rankEnds } from "./claim-walk.ts";
 import type { ClaimRequest, Db, Dialect } from "./dialect.ts";
-import { type DueFound, DueWalk } from "./due-walk.ts";
+import { DEAR_MS, type DueFound, DueWalk } from "./due-walk.ts";
 import { CLAIMED, ENVELOPE, list, SHUT } from "./envelope-columns.ts";
 import { postgresRuns } from "./failed-runs.ts";
 import { plannedAnew, type Run } from "./prepared.ts";
 import { inOrder, parseText, plainClaimedRow } from "./rows.ts";
-import { intOrNull, type Row } from "./sql.ts";
+import { int, intOrNull, type Row } from "./sql.ts";
 
 const PAGE = 8_192;
 /** Tables of at most so many pages (2 MB) are read in about the time that planning a claim takes, whatever its plan. */
@@ -129,6 +130,7 @@ export function postgresClaim(prefix: string, now: string, query: Run): Dialect[
   const QUICK = short(all, `(SELECT ${pages} <= ${SMALL})`);
   const STATE = `
     ${clock} SELECT now, (${firstDue}) IS NOT NULL AS due, ${pages} > ${SMALL / 2} AS large, ${since} AS took_ms FROM t WHERE ${anew}`;
+  const ENDS = `SELECT e.rank, e.seq FROM (${rankEnds(messages)}) e WHERE ${anew}`;
 
   /** By pool: until when the tables are taken to be large. */
   const largeUntil = new WeakMap<object, number>();
@@ -153,14 +155,20 @@ export function postgresClaim(prefix: string, now: string, query: Run): Dialect[
       });
     const ready = async (): Promise<Found | undefined> => {
       const small = ranges === undefined && began >= (largeUntil.get(db.client) ?? 0);
+      const asked = performance.now();
       const rows = await run(small ? QUICK : ranges === undefined ? SHORT : SHORT_BEYOND);
       if (rows.length > 0) return { rows };
+      const answered = performance.now();
       const [state] = await run<State>(STATE);
       if (small && state?.large) {
         largeUntil.set(db.client, began + LARGE_MS);
         return ready();
       }
-      return state?.due ? undefined : { rows, looked: state };
+      if (state?.due) return undefined;
+      // Both went the same way: what the first took longer, it read.
+      const readMs = answered - asked - (performance.now() - answered);
+      const others = request.messageTypes !== null && look.slice === undefined && readMs > DEAR_MS;
+      return { rows, looked: state, ...(others && { ends: await run<End>(ENDS) }) };
     };
     const readyAndDue = async (): Promise<Found> => {
       const rows = await run(ranges === undefined ? LONG : LONG_BEYOND);
@@ -193,6 +201,10 @@ export function postgresClaim(prefix: string, now: string, query: Run): Dialect[
       tookMs,
     });
     walk?.found(look, claimed, blamed ? 0 : walkedMs, tookMs);
+    if (found.ends !== undefined) {
+      const ends = found.ends.map(({ rank, seq }) => ({ rank: int(rank), seq: int(seq) }));
+      walk?.passOver(ends, tookMs);
+    }
     return claimed.sort(inOrder);
   };
 }
@@ -203,7 +215,14 @@ const NONE = { count: 0, last: null, all: true };
 interface Found {
   readonly rows: readonly Answer[];
   readonly looked?: State | undefined;
+  /** Where it was long to find nothing of the types that were asked for: the end of each rank. */
+  readonly ends?: readonly End[];
   readonly due?: Pick<DueFound, "count" | "last" | "all">;
+}
+
+interface End {
+  readonly rank: unknown;
+  readonly seq: unknown;
 }
 
 interface State {

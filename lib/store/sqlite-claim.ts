@@ -1,5 +1,6 @@
-import { ClaimWalk, type Range } from "./claim-walk.ts";
+import { ClaimWalk, type Place, type Range, rankEnds } from "./claim-walk.ts";
 import type { ClaimedRow, ClaimRequest, Db, Dialect } from "./dialect.ts";
+import { DEAR_MS } from "./due-walk.ts";
 import { doomOf, list, SHUT } from "./envelope-columns.ts";
 import { inOrder, parseText } from "./rows.ts";
 import { type Bindings, int } from "./sql.ts";
@@ -40,7 +41,8 @@ type Rare = readonly [
  * Differs from PostgreSQL: a look before the claim, because an UPDATE takes the one write lock even when it finds
  * nothing, and idle pollers would keep it busy. Then promotion and claim as two statements; each is atomic by itself,
  * and a message promoted and not claimed is simply ready. A part of what was passed over is looked at before the write
- * lock is taken, and all of it where nothing else is ready: an empty answer means an empty mailbox.
+ * lock is taken, and all of it where nothing else is ready: an empty answer means an empty mailbox, unless others are
+ * passed over that a claim of some types does not ask for.
  */
 export function sqliteClaim(prefix: string, now: string): Dialect["claim"] {
   const messages = `${prefix}messages`;
@@ -85,6 +87,8 @@ export function sqliteClaim(prefix: string, now: string): Dialect["claim"] {
   ];
   const LOOK_SLICE = `SELECT ${some({ ranks: 1, gaps: 0 })} AS found`;
 
+  const ENDS = rankEnds(messages);
+
   const PROMOTE_DUE = `
     UPDATE ${messages} SET state = 0 WHERE seq IN (
       SELECT seq FROM ${messages} WHERE to_agent = :agent AND ${due} AND due_at <= ${now}
@@ -120,12 +124,14 @@ export function sqliteClaim(prefix: string, now: string): Dialect["claim"] {
     const { parts, places } = ranges.length === 0 ? NO_PARTS : partsOf(ranges);
     const end = walk.toCount();
     const bound = { agent, types, ...places };
+    const asked = performance.now();
     const [seen] = await (end === undefined
       ? direct(db, (walk.full || again ? LOOK_DUE : LOOK)(parts), bound)
       : direct(db, LOOK_COUNT(parts), {
           ...bound,
           ...{ end_rank: end.rank, end_seq: end.seq, most: end.most },
         }));
+    const lookedMs = performance.now() - asked;
     if (seen?.due) await direct(db, PROMOTE_DUE, { agent });
     // What fell due has its place from when it was sent.
     const whole = ranges.length === 0 || Boolean(seen?.due);
@@ -139,7 +145,11 @@ export function sqliteClaim(prefix: string, now: string): Dialect["claim"] {
     }
     const far = ranges.length > 0 || (end !== undefined && int(seen?.passed) >= end.most);
     walk.foundFar(whole ? {} : look, claimed, far, walkedMs, limit);
-    if (claimed.length > 0 || whole) return claimed;
+    const nothing = !seen?.ready && !seen?.due;
+    if (nothing && types !== null && look.slice === undefined && lookedMs > DEAR_MS) {
+      walk.passOver(await direct<Place>(db, ENDS, { agent }), lookedMs);
+    }
+    if (claimed.length > 0 || whole || walk.passesOver) return claimed;
     // Who finds nothing has the time to look at all of it.
     walk.startOver();
     return claim(db, { ...request, walk });

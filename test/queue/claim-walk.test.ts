@@ -117,6 +117,25 @@ describe("where claims begin to look", () => {
     expect(walk.look(now)).toEqual({});
   });
 
+  it("is behind all that is there where none of it was asked for, until all of it is short", () => {
+    const walk = new ClaimWalk();
+    walk.found(ALL, [], undefined, 100, 0);
+    expect(walk.look(0)).toEqual({});
+    walk.passOver([{ rank: 80, seq: 8_000 }], 100, 0);
+    expect(walk.passesOver).toBe(true);
+    expect(rangesOf(walk.look(1)).at(-1)).toMatchObject({ first: 80, after: 7_000 });
+    // More came, and was read for long as well: what was passed over is looked at no later for it.
+    walk.found(walk.look(2), [], undefined, 100, 2);
+    walk.passOver([{ rank: 80, seq: 9_500 }], 100, 2);
+    expect(rangesOf(walk.look(3)).at(-1)).toMatchObject({ first: 80, after: 8_500 });
+    const slice = walk.look(1_000);
+    expect(slice.slice).toMatchObject({ rank: 80, after: 0, until: 8_500 });
+    walk.found(slice, [], undefined, 1, 1_000);
+    walk.look(2_100);
+    expect(walk.passesOver).toBe(false);
+    expect(walk.look(2_101)).toEqual({});
+  });
+
   it("is the beginning where ranks are places in time", () => {
     const walk = new ClaimWalk();
     const rows = Array.from({ length: 17 }, (_, n) => ({ rank: 1_000 + n, seq: n + 1 }));
