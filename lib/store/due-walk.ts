@@ -11,6 +11,8 @@ const PROMOTE = 500;
 const PROMOTE_FAR = 5_000;
 /** Finding and locking one of them takes less than this. */
 const EACH_MS = 0.01;
+/** Claims in a row that walked for long, two at least, are believed once they took so long together. */
+const CERTAIN_MS = 50;
 
 /**
  * Whether it is far to the first message, by what one claim took until its first row; one that found none says only
@@ -59,6 +61,8 @@ export class DueWalk {
   /** Whether most likely nothing has fallen due: a claim that looks at nothing but ready messages is enough. */
   mostlyReady = true;
   #far = false;
+  /** How many claims in a row walked for long, and how long together. */
+  #slow = { claims: 0, ms: 0 };
   #after: number | undefined;
   #allAt = 0;
 
@@ -84,12 +88,17 @@ export class DueWalk {
     this.mostlyReady = count === 0;
     if (look.after === undefined) {
       const dearMs = DEAR_MS + (count + claimed) * EACH_MS;
-      this.#far = isFar(this.#far, walkedMs, tookMs, dearMs);
+      this.#far = this.#believed(isFar(this.#far, walkedMs, tookMs, dearMs), walkedMs ?? tookMs);
       this.#allAt = at + Math.max(AGAIN_MS, SHARE * (walkedMs ?? tookMs));
       this.#after = undefined;
     }
     const until = (all ? now : null) ?? last;
     if (until === null) return;
     this.#after = Math.max(until - MARGIN_MS, this.#after ?? Number.MIN_SAFE_INTEGER);
+  }
+  #believed(far: boolean, ms: number): boolean {
+    if (!far) this.#slow = { claims: 0, ms: 0 };
+    else this.#slow = { claims: this.#slow.claims + 1, ms: this.#slow.ms + ms };
+    return far && (this.#far || (this.#slow.claims > 1 && this.#slow.ms >= CERTAIN_MS));
   }
 }

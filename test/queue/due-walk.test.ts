@@ -2,7 +2,7 @@ import pg from "pg";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { ClaimWalk } from "../../lib/store/claim-walk.ts";
 import { dialectFor } from "../../lib/store/dialects.ts";
-import { type DueLook, DueWalk } from "../../lib/store/due-walk.ts";
+import { type DueFound, type DueLook, DueWalk } from "../../lib/store/due-walk.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { statementsOf } from "../support/plans.ts";
 import { mailbox, note, watched } from "../support/queue.ts";
@@ -11,6 +11,13 @@ const ALL: DueLook = { promote: 500 };
 const NONE = { count: 0, last: null, all: true, claimed: 0 };
 const MORE = { count: 500, last: 700_000, all: false, claimed: 0 };
 const LATE = { ...NONE, now: 1_000_000, walkedMs: 100, tookMs: 100 };
+
+/** Two claims that walked for long, one after the other: one is no proof. */
+function walked(due: DueWalk, found: DueFound, at?: number): void {
+  due.found(ALL, found, at);
+  expect(due.far).toBe(false);
+  due.found(ALL, found, at);
+}
 
 describe("where claims look for messages that fell due", () => {
   it("is everywhere, as long as that is quick", () => {
@@ -22,7 +29,7 @@ describe("where claims look for messages that fell due", () => {
 
   it("is what fell due since nothing was left, with a margin, where it is not", () => {
     const due = new DueWalk();
-    due.found(ALL, LATE, 0);
+    walked(due, LATE, 0);
     expect(due.far).toBe(true);
     expect(due.look(true, 999)).toEqual({ after: 999_900, promote: 5_000 });
     due.found(due.look(true, 999), { ...NONE, now: 1_000_500, walkedMs: 1, tookMs: 1 }, 999);
@@ -31,7 +38,7 @@ describe("where claims look for messages that fell due", () => {
 
   it("is what fell due after the last one that became ready, where there may be more of them", () => {
     const due = new DueWalk();
-    due.found(ALL, { ...MORE, now: 1_000_000, walkedMs: 100, tookMs: 100 }, 0);
+    walked(due, { ...MORE, now: 1_000_000, walkedMs: 100, tookMs: 100 }, 0);
     expect(due.look(true, 1).after).toBe(699_900);
     expect(due.mostlyReady).toBe(false);
     due.found(
@@ -51,11 +58,24 @@ describe("where claims look for messages that fell due", () => {
   });
 
   it("does not take many that were claimed beside them for one", () => {
+    const claims = (claimed: number) => {
+      const due = new DueWalk();
+      const found = { ...MORE, now: 1_000_000, walkedMs: 13, tookMs: 13, claimed };
+      for (let n = 0; n < 10; n++) due.found(ALL, found, 0);
+      return due.far;
+    };
+    expect(claims(500)).toBe(false);
+    expect(claims(100)).toBe(true);
+  });
+
+  it("takes no claim that was held up, nor two that were for a moment, for a long way", () => {
     const due = new DueWalk();
-    due.found(ALL, { ...MORE, now: 1_000_000, walkedMs: 13, tookMs: 13, claimed: 500 }, 0);
-    expect(due.far).toBe(false);
-    due.found(ALL, { ...MORE, now: 1_000_000, walkedMs: 13, tookMs: 13, claimed: 100 }, 0);
-    expect(due.far).toBe(true);
+    const took = (walkedMs: number) => {
+      due.found(ALL, { ...LATE, walkedMs, tookMs: walkedMs }, 0);
+      return due.far;
+    };
+    expect([200, 1, 200, 1, 5, 5, 5, 1].map(took)).toEqual(Array(8).fill(false));
+    expect(Array.from({ length: 10 }, () => took(5))).toEqual([...Array(9).fill(false), true]);
   });
 
   it("is everywhere after claims that found nothing, unless it was far before", () => {
@@ -63,7 +83,7 @@ describe("where claims look for messages that fell due", () => {
     const silent = { ...NONE, now: 1_000_000, walkedMs: undefined, tookMs: 100 };
     due.found(ALL, silent, 0);
     expect(due.far).toBe(false);
-    due.found(ALL, LATE, 0);
+    walked(due, LATE, 0);
     due.found(due.look(true, 1_000), silent, 1_000);
     expect(due.far).toBe(true);
     due.found(due.look(true, 2_000), { ...silent, tookMs: 1 }, 2_000);
@@ -72,7 +92,7 @@ describe("where claims look for messages that fell due", () => {
 
   it("is everywhere again within a second, or for a tenth of the time, by one claim at a time", () => {
     const due = new DueWalk();
-    due.found(ALL, LATE, 0);
+    walked(due, LATE, 0);
     expect(due.look(false, 1_000).after).toBe(999_900);
     expect(due.look(true, 1_000).after).toBeUndefined();
     expect(due.look(true, 1_000).after).toBe(999_900);
@@ -85,7 +105,7 @@ describe("where claims look for messages that fell due", () => {
 
   it("goes back with the clock of the server, when it looks everywhere", () => {
     const due = new DueWalk();
-    due.found(ALL, LATE, 0);
+    walked(due, LATE, 0);
     due.found({ promote: 5_000 }, { ...LATE, now: 5_000 }, 1_000);
     expect(due.look(true, 1_001).after).toBe(4_900);
   });
@@ -110,7 +130,7 @@ eachDatabase("claims that look for what fell due behind what did before", (datab
     const { queue } = watched(database.knex(), { notify: false });
     const to = mailbox();
     const walk = new ClaimWalk();
-    walk.due.found(ALL, { ...LATE, now: Date.now() - 60_000 });
+    walked(walk.due, { ...LATE, now: Date.now() - 60_000 });
     const sent = await queue.sendMessages(
       Array.from({ length: 25 }, () => ({ ...note(to), delayMs: 60_000 })),
     );
@@ -130,7 +150,7 @@ eachDatabase("claims that look for what fell due behind what did before", (datab
       const { queue } = watched(database.knex(), { notify: false });
       const to = mailbox();
       const walk = new ClaimWalk();
-      walk.due.found(ALL, { ...LATE, now: Date.now() });
+      walked(walk.due, { ...LATE, now: Date.now() });
       const { messageId } = await queue.sendMessage({ ...note(to), delayMs: 60_000 });
       await fallDue(to, 30_000);
       expect(await claimOf(to, walk)).toEqual([]);
@@ -158,7 +178,7 @@ eachDatabase("claims that look for what fell due behind what did before", (datab
       await holder.query("BEGIN ISOLATION LEVEL REPEATABLE READ");
       await holder.query("SELECT 1");
       const walk = new ClaimWalk();
-      walk.due.found(ALL, { ...LATE, now: 0 });
+      walked(walk.due, { ...LATE, now: 0 });
       const dialect = dialectFor("postgres", "outbox_");
       for (let ended = 0; ended < 6_000; ) {
         const rows = await claimOf("a", walk, knex, 500);
