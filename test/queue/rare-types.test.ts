@@ -70,7 +70,7 @@ eachDatabase("claims of a type that is rare in its mailbox", (database) => {
     expect(found).toEqual([back]);
   });
 
-  it("know the end of every rank, and when these are too many", async () => {
+  it.runIf(walks)("know the end of every rank, and when these are too many", async () => {
     const { knex } = await database.fresh();
     const { queue } = watched(knex);
     const ends = async () =>

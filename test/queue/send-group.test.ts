@@ -58,18 +58,21 @@ eachDatabase("sends at the same time", (database) => {
     const to = mailbox();
     await queue.sendMessage(note(mailbox()));
     const count = inserts(knex);
+    // SQL Server cannot wait for a key for a moment only: they go alone there.
+    const together = database.dialect !== "mssql";
+    const many = together ? 200 : 40;
+    const keys = (many * 3) / 4;
     const sent = await Promise.all(
-      Array.from({ length: 200 }, (_, n) =>
-        queue.sendMessage({ ...note(to, { n }), dedupeKey: `k-${n % 150}` }),
+      Array.from({ length: many }, (_, n) =>
+        queue.sendMessage({ ...note(to, { n }), dedupeKey: `k-${n % keys}` }),
       ),
     );
     expect(count()).toBeGreaterThan(0);
-    // SQL Server cannot wait for a key for a moment only: they go alone there.
-    if (database.dialect !== "mssql") expect(count()).toBeLessThan(20);
-    expect(sent.filter(({ duplicate }) => duplicate)).toHaveLength(50);
+    if (together) expect(count()).toBeLessThan(20);
+    expect(sent.filter(({ duplicate }) => duplicate)).toHaveLength(many - keys);
     const first = new Set(sent.filter(({ duplicate }) => !duplicate).map((it) => it.messageId));
     expect(sent.every(({ messageId }) => first.has(messageId))).toBe(true);
-    expect(await queue.getMessages(to, { limit: 1_000 })).toHaveLength(150);
+    expect(await queue.getMessages(to, { limit: 1_000 })).toHaveLength(keys);
   });
 
   it.runIf(database.dialect !== "sqlite")(
