@@ -10,7 +10,7 @@ export default defineConfig({
     pool: "forks",
     // By default one on two cores, which is half of them: tests wait for databases and for processes of their own.
     maxWorkers: Math.max(2, availableParallelism() - 1),
-    // Five times what the longest without a time of its own takes; a shared machine may be three times as slow.
+    // The longest without a time of its own takes a third of this on a quiet machine.
     testTimeout: 60_000,
     hookTimeout: 120_000,
     teardownTimeout: 20_000,

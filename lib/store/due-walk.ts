@@ -96,6 +96,7 @@ export class DueWalk {
     if (until === null) return;
     this.#after = Math.max(until - MARGIN_MS, this.#after ?? Number.MIN_SAFE_INTEGER);
   }
+
   #believed(far: boolean, ms: number): boolean {
     if (!far) this.#slow = { claims: 0, ms: 0 };
     else this.#slow = { claims: this.#slow.claims + 1, ms: this.#slow.ms + ms };

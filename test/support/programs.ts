@@ -1,4 +1,4 @@
-import { copyFileSync, mkdirSync, symlinkSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, symlinkSync } from "node:fs";
 import { basename, join, relative, resolve } from "node:path";
 import { buildSync } from "esbuild";
 import { inject } from "vitest";
@@ -40,8 +40,8 @@ function place(source: string): string {
 /** One for this process, from which packages are found. */
 function folder(): string {
   const path = join(inject("run").folder, `programs-${process.pid}`);
-  if (built.size === 0) {
-    mkdirSync(path, { recursive: true });
+  if (!existsSync(path)) {
+    mkdirSync(path);
     // The library asks for its version by its own name.
     copyFileSync("package.json", join(path, "package.json"));
     symlinkSync(resolve("node_modules"), join(path, "node_modules"), "dir");
