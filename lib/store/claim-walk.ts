@@ -188,8 +188,8 @@ export class ClaimWalk {
         return { rank, after, until: Math.min(end, after + this.#size) };
       }
     }
-    // All of it was looked at.
-    if (this.#short && from !== LEAST) this.#dear = false;
+    // All of it was looked at, or nothing is passed over but the margin.
+    if (this.#short) this.#dear = false;
     this.#short = true;
     this.#next = { rank: LEAST, after: 0 };
     return undefined;

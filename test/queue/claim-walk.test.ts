@@ -136,6 +136,14 @@ describe("where claims begin to look", () => {
     expect(walk.look(2_101)).toEqual({});
   });
 
+  it("is the beginning within a second where no more than the margin is passed over", () => {
+    const walk = new ClaimWalk();
+    walk.found(ALL, [{ rank: 80, seq: 900 }], 100, 40, 0);
+    expect(walk.look(999).ranges).toBeDefined();
+    walk.look(1_000);
+    expect(walk.look(1_001)).toEqual({});
+  });
+
   it("is the beginning where ranks are places in time", () => {
     const walk = new ClaimWalk();
     const rows = Array.from({ length: 17 }, (_, n) => ({ rank: 1_000 + n, seq: n + 1 }));

@@ -203,6 +203,8 @@ eachDatabase("claims that look for what fell due behind what did before", (datab
       }
       await queue.sendMessage(note("a"));
       const all = await pagesOf(ready);
+      // Anew: on a slow machine it was time to look at all of it meanwhile, and that may have been quick.
+      for (let n = 0; n < 2; n++) walk.due.found(ALL, { ...LATE, now: Date.now() });
       expect(await pagesOf(walk)).toBeLessThan(all / 3);
     },
   );
