@@ -15,18 +15,21 @@ const DEAR_ROWS = 2_000;
 const COUNT_MS = 250;
 
 /**
- * The last sequence of each rank of a mailbox, by looks at the end of each and not by reading what lies there. No more
- * ranks than show that they are too many: a limit outside ends the recursion.
+ * The last sequence of each rank of a mailbox, by a look at the end of each and not by reading what lies there. Ordered
+ * by rank, too: the last sequence alone would be sought among all mailboxes. No more ranks than show that they are too
+ * many: a limit outside ends the recursion.
  */
 export function rankEnds(messages: string): string {
-  const ready = `FROM ${messages} m WHERE m.to_agent = :agent AND m.lane = '' AND m.state = 0`;
+  const last = (more = "") => `(
+        SELECT m.seq FROM ${messages} m WHERE m.to_agent = :agent AND m.lane = '' AND m.state = 0${more}
+        ORDER BY m.rank DESC, m.seq DESC LIMIT 1)`;
+  const rank = `(SELECT e.rank FROM ${messages} e WHERE e.seq = ends.seq)`;
   return `
-    WITH RECURSIVE ranks AS (
-      SELECT (SELECT max(m.rank) ${ready}) AS rank
+    WITH RECURSIVE ends AS (
+      SELECT ${last()} AS seq
       UNION ALL
-      SELECT (SELECT max(m.rank) ${ready} AND m.rank < ranks.rank) FROM ranks WHERE ranks.rank IS NOT NULL)
-    SELECT ranks.rank, (SELECT max(m.seq) ${ready} AND m.rank = ranks.rank) AS seq
-    FROM ranks WHERE ranks.rank IS NOT NULL LIMIT ${MOST_RANKS + 1}`;
+      SELECT ${last(` AND m.rank < ${rank}`)} FROM ends WHERE ends.seq IS NOT NULL)
+    SELECT ${rank} AS rank, ends.seq FROM ends WHERE ends.seq IS NOT NULL LIMIT ${MOST_RANKS + 1}`;
 }
 
 const LEAST = Number.MIN_SAFE_INTEGER;
