@@ -56,6 +56,8 @@ async function lookAt(explained: Explained, run: readonly Call[], state: string)
     const executed = await explained.during(() => call.run());
     expect(executed.length, call.name).toBeGreaterThan(0);
     for (const one of executed) {
+      // Who claims is noted beside the calls, a while later: not by the call that runs just then.
+      if (call.most === 0 && one.sql.includes("_consumers")) continue;
       const key = `${call.name}: ${one.sql.trim()}`;
       if (steady) touched.set(key, Math.max(touched.get(key) ?? 0, buffers(one.plan)));
       const wrong = faults(one, call);
