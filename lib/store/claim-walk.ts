@@ -1,5 +1,5 @@
 import type { ClaimedRow } from "./dialect.ts";
-import { AGAIN_MS, DEAR_MS, DueWalk, isFar, SHARE } from "./due-walk.ts";
+import { AGAIN_MS, againAt, DEAR_MS, DueWalk, isFar, SHARE } from "./due-walk.ts";
 
 /** What commits late, or is given back, is mostly this near to what was claimed. */
 const MARGIN = 1_000;
@@ -135,7 +135,7 @@ export class ClaimWalk {
       this.#over = false;
       this.#passed.clear();
       this.#dear = isFar(this.#dear, walkedMs, tookMs);
-      this.#sliceAt = now + Math.max(AGAIN_MS, SHARE * tookMs);
+      this.#sliceAt = againAt(now, tookMs);
     }
     if (slice !== undefined) this.#looked(slice, rows, walkedMs ?? tookMs, now);
     if (!this.#dear) this.#passed.clear();
@@ -144,7 +144,7 @@ export class ClaimWalk {
 
   /** A claim of some types read all there was to read and found none: where each rank ended then. */
   passOver(ends: readonly Place[], tookMs: number, now = performance.now()): void {
-    if (!this.#dear) this.#sliceAt = now + Math.max(AGAIN_MS, SHARE * tookMs);
+    if (!this.#dear) this.#sliceAt = againAt(now, tookMs);
     this.#dear = true;
     this.#over = true;
     this.#pass(ends);

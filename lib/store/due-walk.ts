@@ -4,6 +4,11 @@ export const DEAR_MS = 4;
 export const AGAIN_MS = 1_000;
 export const SHARE = 10;
 
+/** When a look that took so long may come again. */
+export function againAt(at: number, tookMs: number): number {
+  return at + Math.max(AGAIN_MS, SHARE * tookMs);
+}
+
 /** What is committed this much later than it falls due is found at once all the same. */
 const MARGIN_MS = 100;
 /** How many due messages one claim makes ready at most, and how many where it is far to the first of them. */
@@ -89,7 +94,7 @@ export class DueWalk {
     if (look.after === undefined) {
       const dearMs = DEAR_MS + (count + claimed) * EACH_MS;
       this.#far = this.#believed(isFar(this.#far, walkedMs, tookMs, dearMs), walkedMs ?? tookMs);
-      this.#allAt = at + Math.max(AGAIN_MS, SHARE * (walkedMs ?? tookMs));
+      this.#allAt = againAt(at, walkedMs ?? tookMs);
       this.#after = undefined;
     }
     const until = (all ? now : null) ?? last;

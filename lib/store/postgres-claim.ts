@@ -1,4 +1,4 @@
-import { rankEnds } from "./claim-walk.ts";
+import { type Place, rankEnds } from "./claim-walk.ts";
 import type { ClaimRequest, Db, Dialect } from "./dialect.ts";
 import { DEAR_MS, type DueFound, DueWalk } from "./due-walk.ts";
 import { CLAIMED, ENVELOPE, list, SHUT } from "./envelope-columns.ts";
@@ -153,6 +153,8 @@ export function postgresClaim(prefix: string, now: string, query: Run): Dialect[
         promote: dueLook.promote,
         ...(ranges === undefined ? {} : { ranges }),
       });
+    const rankEndsNow = async (): Promise<Place[]> =>
+      (await run<Row>(ENDS)).map(({ rank, seq }) => ({ rank: int(rank), seq: int(seq) }));
     const ready = async (): Promise<Found | undefined> => {
       const small = ranges === undefined && began >= (largeUntil.get(db.client) ?? 0);
       const asked = performance.now();
@@ -168,7 +170,7 @@ export function postgresClaim(prefix: string, now: string, query: Run): Dialect[
       // Both went the same way: what the first took longer, it read.
       const readMs = answered - asked - (performance.now() - answered);
       const others = request.messageTypes !== null && look.slice === undefined && readMs > DEAR_MS;
-      return { rows, looked: state, ...(others && { ends: await run<End>(ENDS) }) };
+      return { rows, looked: state, ends: others ? await rankEndsNow() : undefined };
     };
     const readyAndDue = async (): Promise<Found> => {
       const rows = await run(ranges === undefined ? LONG : LONG_BEYOND);
@@ -201,10 +203,7 @@ export function postgresClaim(prefix: string, now: string, query: Run): Dialect[
       tookMs,
     });
     walk?.found(look, claimed, blamed ? 0 : walkedMs, tookMs);
-    if (found.ends !== undefined) {
-      const ends = found.ends.map(({ rank, seq }) => ({ rank: int(rank), seq: int(seq) }));
-      walk?.passOver(ends, tookMs);
-    }
+    if (found.ends !== undefined) walk?.passOver(found.ends, tookMs);
     return claimed.sort(inOrder);
   };
 }
@@ -216,13 +215,8 @@ interface Found {
   readonly rows: readonly Answer[];
   readonly looked?: State | undefined;
   /** Where it was long to find nothing of the types that were asked for: the end of each rank. */
-  readonly ends?: readonly End[];
+  readonly ends?: readonly Place[] | undefined;
   readonly due?: Pick<DueFound, "count" | "last" | "all">;
-}
-
-interface End {
-  readonly rank: unknown;
-  readonly seq: unknown;
 }
 
 interface State {

@@ -75,7 +75,7 @@ export function startDemo(args: readonly string[], cwd: string, program = bundle
   };
 }
 
-export async function runDemo(args: readonly string[], cwd: string, program = bundled()) {
+export async function runDemo(args: readonly string[], cwd: string, program?: string) {
   return startDemo(args, cwd, program).finished;
 }
 

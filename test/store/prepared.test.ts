@@ -40,6 +40,7 @@ function plans(statements: readonly Statement[], wanted: RegExp) {
  * busy machine some are others from the beginning: one that is held up is taken for a long walk.
  */
 async function claims(knex: Knex) {
+  const statements = await prepared(knex);
   const sum = (own: boolean) =>
     plans(statements, own ? /UPDATE.*generate_series/s : /UPDATE.*pg_relation_size/s).reduce(
       (all, { generic, custom }) => ({
@@ -48,7 +49,6 @@ async function claims(knex: Knex) {
       }),
       { generic: 0, custom: 0 },
     );
-  const statements = await prepared(knex);
   return { kept: sum(false), own: sum(true) };
 }
 
