@@ -108,6 +108,33 @@ eachDatabase("a worker's leases", (database) => {
     expect(await queue.getMessage(messageId)).toMatchObject({ state: "processed", attempt: 1 });
   });
 
+  it("count a run as lost whose message was cancelled while its lease passed unheard", async () => {
+    const { knex } = connect(database.url(), { poolMax: 1 });
+    onTestFinished(() => knex.destroy());
+    const { queue } = watched(knex);
+    const to = mailbox();
+    const { messageId } = await queue.sendMessage(note(to));
+    const reasons: unknown[] = [];
+    const worker = queue.work(
+      to,
+      async (_, { signal }) => {
+        await aborted(signal).catch((reason) => reasons.push(reason));
+        throw signal.reason;
+      },
+      { leaseMs: 300, onError: () => {} },
+    );
+    await until(() => worker.stats.active === 1);
+    const held = await knex.transaction();
+    onTestFinished(async () => {
+      if (!held.isCompleted()) await held.rollback();
+    });
+    await until(() => reasons.length === 1);
+    expect(await queue.cancelMessage(messageId, { tx: held })).toBe(true);
+    await held.commit();
+    await until(() => worker.stats.lost === 1);
+    expect(worker.stats).toMatchObject({ processed: 0, failed: 0, released: 0 });
+  });
+
   it("end an earlier run of a message that this worker is handed out again", async () => {
     const { queue } = watched(database.knex());
     const to = mailbox();

@@ -136,17 +136,21 @@ export class Crew {
     for (const run of runs) {
       run.state = "ended";
       all.delete(run);
+      if (run.lost) this.counts.lost++;
     }
     const claims = runs.filter((run) => !run.lost && !run.settled).map(({ message }) => message);
     for (let n = 0; n < claims.length; n += MOST_AT_ONCE) {
       const some = claims.slice(n, n + MOST_AT_ONCE);
-      const outcomes = await settlement.settle(
+      const released = await settlement.settle(
         () => core.release(core.knex, some, 0, "not finished here"),
-        (answer) => answer,
+        // After a first try whose answer was lost, "gone" is what that try did.
+        (outcomes, repeated) =>
+          outcomes.filter((outcome) => outcome === "done" || (repeated && outcome === "gone")),
       );
-      if (Array.isArray(outcomes)) {
-        this.counts.released += outcomes.filter((outcome) => outcome === "done").length;
-      }
+      if (!Array.isArray(released)) continue;
+      this.counts.released += released.length;
+      // Somebody else has the others by now, or they were cancelled.
+      this.counts.lost += some.length - released.length;
     }
   }
 
