@@ -4,6 +4,7 @@ import type { ClaimedRow } from "../../lib/store/dialect.ts";
 import { dialectFor } from "../../lib/store/dialects.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { allStatementsOf, planOf } from "../support/plans.ts";
+import { until } from "../support/processes.ts";
 import { note, watched } from "../support/queue.ts";
 
 eachDatabase("plans", (database) => {
@@ -144,10 +145,22 @@ eachDatabase("plans", (database) => {
         });
       const request = { agentId: "a", limit: 200, leaseMs: 30_000, workerId: "w" };
       let claimed: readonly ClaimedRow[] = [];
+      const xidOf = async (db: Knex, of: string) => {
+        const { rows } = (await db.raw(`SELECT CAST(${of} AS text) AS xid`)) as {
+          rows: { xid: string }[];
+        };
+        return BigInt(rows[0]?.xid as string);
+      };
       // In two transactions, as they happen: the second finds the versions that the first left behind prunable.
+      let claimedBy = 0n;
       const claims = await counted(async (trx) => {
         claimed = await dialect.claim(trx, { ...request, messageTypes: null });
+        claimedBy = await xidOf(trx, "pg_current_xact_id()");
       });
+      // But not while a transaction is open anywhere on the server, such as another test's, that began before.
+      await until(
+        async () => (await xidOf(knex, "pg_snapshot_xmin(pg_current_snapshot())")) > claimedBy,
+      );
       const extensions = await counted((trx) =>
         dialect.extend(
           trx,
