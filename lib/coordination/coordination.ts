@@ -170,11 +170,17 @@ export class Coordination {
     return checked.length === 0 ? [] : this.assigner.submitAll(checked, tx);
   }
 
+  /** Until what the calls so far set off in the background is done. */
+  async idle(): Promise<void> {
+    await this.#dependents.idle();
+    await this.placement.idle();
+  }
+
   /** Ends what runs in the background; what is under way is waited for. */
   async close(): Promise<void> {
     this.#unlisten();
     await this.placement.close();
-    await this.#dependents.close();
+    await this.#dependents.idle();
   }
 }
 

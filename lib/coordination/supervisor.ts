@@ -207,9 +207,10 @@ export class SupervisorCoordinator {
     this.#rounds.start(options);
   }
 
-  /** Ends what `start` began; returns when the round under way is over. */
+  /** Ends what `start` began; returns when the round under way is over, and what it set off in the background. */
   async stop(): Promise<void> {
     await this.#rounds.stop();
+    await this.#coordination.idle();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

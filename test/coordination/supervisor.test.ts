@@ -1,4 +1,4 @@
-import { beforeEach, describe, expect, it } from "vitest";
+import { beforeEach, describe, expect, it, onTestFinished } from "vitest";
 import {
   AgentCommunicationError,
   MessageTimeout,
@@ -149,6 +149,26 @@ eachDatabase("the supervisor", (database) => {
     await on.agent("later", ["later"]);
     await new Promise((done) => setTimeout(done, 80));
     expect(await boss.getTask(parked.taskId)).toMatchObject({ state: "submitted" });
+  });
+
+  it("leaves nothing in the background when it has stopped", async () => {
+    await on.agent("a", ["x"], 2);
+    const { taskId } = await on.boss.assignTask(needsX);
+    const other = await on.boss.assignTask(needsX);
+    await on.boss.assignTask({ ...needsX, requiredCapabilities: ["later"] });
+    on.boss.start();
+    // Both make room: the first sets off a look for tasks that wait for it, the second asks for one more after it.
+    await on.boss.cancelTask(taskId);
+    await on.boss.cancelTask(other.taskId);
+    await on.boss.stop();
+    const statements: string[] = [];
+    const listener = ({ sql }: { sql: string }) => {
+      if (sql.includes("outbox_tasks")) statements.push(sql);
+    };
+    on.knex.on("query", listener);
+    onTestFinished(() => void on.knex.off("query", listener));
+    await new Promise((done) => setTimeout(done, 200));
+    expect(statements).toEqual([]);
   });
 
   it("refuses bad input with a code, and stores nothing", async () => {

@@ -85,7 +85,7 @@ export class Dependents implements TaskFollower, SweepStep {
   }
 
   /** Returns when nothing runs in the background any more. */
-  async close(): Promise<void> {
+  async idle(): Promise<void> {
     while (this.#running.size > 0) await Promise.all(this.#running);
   }
 }

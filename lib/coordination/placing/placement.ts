@@ -82,6 +82,16 @@ export class Placement {
     return running;
   }
 
+  /** Until the round under way has ended, and the one that was asked for meanwhile, which does not rest first. */
+  async idle(): Promise<void> {
+    await this.#running?.catch(() => undefined);
+    if (!this.#asked || this.#closed) return;
+    this.#asked = false;
+    clearTimeout(this.#rest);
+    this.#rest = undefined;
+    await this.run().catch(this.#tell);
+  }
+
   /** Ends what runs in the background. Rounds that a sweep asks for go on. */
   async close(): Promise<void> {
     this.#closed = true;
