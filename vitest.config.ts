@@ -10,9 +10,9 @@ export default defineConfig({
     pool: "forks",
     // By default one on two cores, which is half of them: tests wait for databases and for processes of their own.
     maxWorkers: Math.max(2, availableParallelism() - 1),
-    // The longest without a time of its own takes a third of this on a quiet machine.
-    testTimeout: 60_000,
-    hookTimeout: 120_000,
+    // A guard against what hangs, no bound: those are in the tests. The longest takes a tenth of this on a quiet machine.
+    testTimeout: 300_000,
+    hookTimeout: 300_000,
     teardownTimeout: 20_000,
   },
 });

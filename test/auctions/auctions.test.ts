@@ -175,7 +175,7 @@ eachDatabase("auctions", (database) => {
       });
     }
     const next = await offer({ parameters: { size: 3 } });
-    const done = await supervisor.waitForTask(next.taskId, { timeoutMs: 20_000 });
+    const done = await supervisor.waitForTask(next.taskId, { timeoutMs: 60_000 });
     expect(done.result).toEqual({ by: "cheap" });
     expect(calls).toHaveLength(2);
     expect(calls[0]).toMatchObject({

@@ -11,9 +11,7 @@ const LIMITS: Record<string, number> = { a: 1, b: 2, c: 3, d: 1, e: 4 };
 const SPECIAL = ["a", "c", "e"];
 
 eachDatabase("eight supervisors in processes of their own", (database) => {
-  it("never give an agent more than its limit, and lose no task", {
-    timeout: 120_000,
-  }, async () => {
+  it("never give an agent more than its limit, and lose no task", async () => {
     const on = stage(database);
     for (const [agentId, limit] of Object.entries(LIMITS)) {
       const capabilities = SPECIAL.includes(agentId) ? ["common", "special"] : ["common"];
@@ -26,7 +24,7 @@ eachDatabase("eight supervisors in processes of their own", (database) => {
         String(TASKS),
       ]),
     );
-    await Promise.all(scripts.map((script) => script.message({ timeoutMs: 60_000 })));
+    await Promise.all(scripts.map((script) => script.message()));
 
     // A watcher that looks as often as it can: the count must never be seen above the limit.
     const watching = new AbortController();
@@ -61,7 +59,7 @@ eachDatabase("eight supervisors in processes of their own", (database) => {
     );
     for (const script of scripts) script.send("go");
     const told = await Promise.all(
-      scripts.map((script) => script.message<{ taskIds: string[] }>({ timeoutMs: 60_000 })),
+      scripts.map((script) => script.message<{ taskIds: string[] }>()),
     );
     const taskIds = told.flatMap((one) => one.taskIds);
     const shared = TASKS / 4;

@@ -184,7 +184,7 @@ eachDatabase("giving tasks where many agents can do them", (database) => {
     expect(await spread()).toEqual([2, 3]);
   });
 
-  it("hands out no place twice to many who ask at once", { timeout: 120_000 }, async (context) => {
+  it("hands out no place twice to many who ask at once", async (context) => {
     await agents(1, 110);
     if (database.dialect === "mssql" && (await ignoresLocks())) context.skip("no lock hints");
     const bosses = ["boss", "chief", "third", "fourth"].map((id) => on.supervisor(id));

@@ -5,6 +5,8 @@ import { Observers, type OutboxEvent } from "../../lib/protocol/events.ts";
 import { MessageQueueManager } from "../../lib/queue/manager.ts";
 import type { TestDatabase } from "../support/databases.ts";
 
+const DAY_MS = 86_400_000;
+
 /** A supervisor, a registry and a queue on one database, and what they told. */
 export function stage(database: TestDatabase) {
   const knex = database.knex();
@@ -23,8 +25,9 @@ export function stage(database: TestDatabase) {
     supervisor,
     boss: supervisor(),
 
+    /** Its promise to beat outlasts any test, on any machine: only `silence` makes it miss a beat. */
     agent: (agentId: string, capabilities: string[] = ["x"], maxConcurrentTasks = 1) =>
-      registry.registerAgent({ agentId, capabilities, maxConcurrentTasks }),
+      registry.registerAgent({ agentId, capabilities, maxConcurrentTasks, staleAfterMs: DAY_MS }),
 
     /** The one message that waits for the agent, claimed. */
     async next(agentId: string) {
@@ -46,7 +49,7 @@ export function stage(database: TestDatabase) {
     },
 
     /** The database's clock moves on for this agent: its last heartbeat is that much older. */
-    silence: (agentId: string, ms = 100_000) =>
+    silence: (agentId: string, ms = 2 * DAY_MS) =>
       knex("outbox_agents")
         .where({ agent_id: agentId })
         .update({ heartbeat_at: knex.raw("heartbeat_at - ?", [ms]) }),

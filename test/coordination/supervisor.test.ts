@@ -22,7 +22,7 @@ eachDatabase("the supervisor", (database) => {
     it("handles messages itself when nobody runs the supervisor", async () => {
       await on.agent("a", ["x"]);
       const { taskId } = await on.boss.assignTask(needsX);
-      const waits = on.boss.waitForTask(taskId, { timeoutMs: 10_000 });
+      const waits = on.boss.waitForTask(taskId, { timeoutMs: 60_000 });
       await on.answer("a", { status: "completed", result: [1] });
       expect(await waits).toMatchObject({ state: "completed", result: [1] });
     });
@@ -135,7 +135,7 @@ eachDatabase("the supervisor", (database) => {
     while (message === undefined) [message] = await on.queue.getMessages("a", { waitMs: 1_000 });
     await message.reply({ task_id: task.taskId, status: "completed" });
     await message.ack();
-    expect(await boss.waitForTask(task.taskId, { timeoutMs: 5_000 })).toMatchObject({
+    expect(await boss.waitForTask(task.taskId, { timeoutMs: 60_000 })).toMatchObject({
       state: "completed",
     });
     expect(await on.registry.getAgent("runner")).toMatchObject({

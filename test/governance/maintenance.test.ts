@@ -71,7 +71,7 @@ eachDatabase("maintenance", (database) => {
         await sleep(5);
       }
     })();
-    await until(() => handled.length > 50, { timeoutMs: 20_000 });
+    await until(() => handled.length > 50);
     await outbox.system.enterMaintenance({ reason: "update" });
     const since = performance.now();
     await sleep(700);
@@ -80,7 +80,7 @@ eachDatabase("maintenance", (database) => {
     await outbox.system.ready();
     stop = true;
     await sending;
-    await until(() => handled.length >= sent, { timeoutMs: 25_000 });
+    await until(() => handled.length >= sent);
     await Promise.all(workers.map((worker) => worker.stop()));
     expect(handled.map(({ n }) => n).sort((a, b) => a - b)).toEqual(
       Array.from({ length: sent }, (_, n) => n),

@@ -57,7 +57,7 @@ eachDatabase("a process that dies at any statement of a handoff", (database) => 
     expect(await on.task(task.taskId)).toMatchObject({ state: "completed", result: 1 });
     expect(await state("h")).toBe("completed");
     if (database.dialect !== "mssql") expect(await checkJournal(on.knex)).toBe(1);
-  }, 120_000);
+  });
 
   it("loses nothing: a run that ends with its offer, and gets the task back", async () => {
     const { task, message } = await both();
@@ -89,7 +89,7 @@ eachDatabase("a process that dies at any statement of a handoff", (database) => 
     expect(await on.task(task.taskId)).toMatchObject({ agentId: "a", assignment: 3 });
     expect(await on.handoffs.list({ state: "returned" })).toHaveLength(1);
     if (database.dialect !== "mssql") expect(await checkJournal(on.knex)).toBe(1);
-  }, 120_000);
+  });
 
   it("loses nothing: a return, and a target that is lost", async () => {
     const { task } = await both();
@@ -106,5 +106,5 @@ eachDatabase("a process that dies at any statement of a handoff", (database) => 
     }
     expect((await on.task(task.taskId)).assignment).toBe(5);
     if (database.dialect !== "mssql") expect(await checkJournal(on.knex)).toBe(1);
-  }, 120_000);
+  });
 });

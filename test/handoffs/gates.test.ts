@@ -165,7 +165,7 @@ eachDatabase("quality gates", (database) => {
       requiredCapabilities: ["x"],
       ...more,
     });
-    const task = await on.boss.waitForTask(taskId, { timeoutMs: 15_000 });
+    const task = await on.boss.waitForTask(taskId, { timeoutMs: 60_000 });
     await runner.stop({ deadlineMs: 500 });
     return { on, task };
   };

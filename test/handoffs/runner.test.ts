@@ -27,7 +27,7 @@ eachDatabase("an agent that runs and hands over", (database) => {
   };
   const work = (more: object = {}) =>
     on.boss.assignTask({ taskType: "work", requiredCapabilities: ["a"], ...more });
-  const ended = (taskId: string) => on.boss.waitForTask(taskId, { timeoutMs: 15_000 });
+  const ended = (taskId: string) => on.boss.waitForTask(taskId, { timeoutMs: 60_000 });
 
   it("gives its task to another agent, with what it has reached", async () => {
     const seen: unknown[] = [];
@@ -242,10 +242,8 @@ eachDatabase("an agent that runs and hands over", (database) => {
     // What is not for it stays in the mailbox.
     await on.queue.sendMessage({ toAgent: "b", messageType: "NOTE", content: {} });
     const { handoffId } = await on.handoffs.initiate({ from: "a", to: "b", reason: "fails" });
-    await until(async () => (await on.handoffs.get(handoffId))?.state === "accepted", {
-      timeoutMs: 20_000,
-    });
+    await until(async () => (await on.handoffs.get(handoffId))?.state === "accepted");
     expect(seen).toEqual(["fails", "fails"]);
     expect(await on.waiting("b")).toEqual(["NOTE"]);
-  }, 30_000);
+  });
 });

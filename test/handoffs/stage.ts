@@ -6,6 +6,8 @@ import type { HandoffInput } from "../../lib/index.ts";
 import { Observers, type OutboxEvent } from "../../lib/protocol/events.ts";
 import type { TestDatabase } from "../support/databases.ts";
 
+const DAY_MS = 86_400_000;
+
 /** Two agents, a supervisor, and what was told. */
 export function stage(database: TestDatabase, gates?: GatesInput) {
   const knex = database.knex();
@@ -26,8 +28,9 @@ export function stage(database: TestDatabase, gates?: GatesInput) {
     queue,
     boss,
 
+    /** Its promise to beat outlasts any test, on any machine: only `silence` makes it miss a beat. */
     agent: (agentId: string, capabilities: string[] = ["x"], maxConcurrentTasks = 1) =>
-      registry.registerAgent({ agentId, capabilities, maxConcurrentTasks }),
+      registry.registerAgent({ agentId, capabilities, maxConcurrentTasks, staleAfterMs: DAY_MS }),
 
     /** A task that the agent "a" has, and its assignment as "a" claimed it. */
     async assigned(more: object = {}) {
@@ -67,7 +70,7 @@ export function stage(database: TestDatabase, gates?: GatesInput) {
       knex("outbox_handoffs").where({ handoff_id: handoffId }).update({ due_at: 1 }),
 
     /** The agent has been silent for long. */
-    silence: (agentId: string, ms = 100_000) =>
+    silence: (agentId: string, ms = 2 * DAY_MS) =>
       knex("outbox_agents")
         .where({ agent_id: agentId })
         .update({ heartbeat_at: knex.raw("heartbeat_at - ?", [ms]) }),

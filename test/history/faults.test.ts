@@ -23,5 +23,5 @@ eachDatabase(`a history under faults (SEED=${seed})`, (database) => {
     const outcome = await stage.end();
     expect(outcome.violations).toEqual([]);
     expect(outcome.messages).toBeGreaterThan(50);
-  }, 180_000);
+  });
 });

@@ -69,5 +69,5 @@ eachDatabase(`a queue beside its model (SEED=${seed})`, (database) => {
         expect({ leased, dead }).toEqual({ leased: held.length, dead: model.dead(mailbox).length });
       }
     }
-  }, 180_000);
+  });
 });

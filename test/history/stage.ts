@@ -96,7 +96,7 @@ export class Stage {
     void script.exited.then(({ code, signal }) => {
       if (code !== 0 && signal !== "SIGKILL") this.crashed.push(`${name}: ${script.output()}`);
     });
-    await script.message({ timeoutMs: 60_000 });
+    await script.message();
     return client;
   }
 

@@ -66,7 +66,7 @@ async function sqlite(database: TestDatabase): Promise<World> {
       "file locked": async (stage) => {
         const ms = String(stage.random.int(500, 2_000));
         const locker = spawnScript("test/history/programs/lock.ts", [url, ms]);
-        await locker.message({ timeoutMs: 60_000 });
+        await locker.message();
         await locker.exited;
       },
       "disk full": async (stage) => {

@@ -37,7 +37,7 @@ describe("several processes on one file", () => {
     expect(switches.length, "they wrote one after the other, which tests nothing").toBeGreaterThan(
       names.length,
     );
-  }, 60_000);
+  });
 
   test("writers killed in the middle take no line of the others with them", async () => {
     const baseDir = tempDir();
@@ -61,7 +61,7 @@ describe("several processes on one file", () => {
     expect(last === "" || last?.startsWith('{"message_id":"v')).toBe(true);
     const lines = whole.reverse().map((line) => JSON.parse(line) as Record<string, unknown>);
     for (const name of survivors) expect(numbersOf(lines, name)).toEqual(upTo(5_000));
-  }, 60_000);
+  });
 });
 
 /** Appends a batch to a file that already holds `before`, while another writer adds `meanwhile`. */
@@ -158,7 +158,7 @@ describe("the end of a process", () => {
       expect(numbers.sort((a, b) => a - b)).toEqual(upTo(6_000 + turns));
     });
     await Promise.all(runs);
-  }, 60_000);
+  });
 
   test("waiting lines keep no process alive and are written when it ends", async () => {
     const baseDir = tempDir();
@@ -167,7 +167,7 @@ describe("the end of a process", () => {
     expect(await ended(writer)).toBe(0);
     expect(performance.now() - began).toBeLessThan(9_000);
     expect(numbersOf(parsedLines(join(baseDir, FILE)), "w0")).toEqual(upTo(100));
-  }, 30_000);
+  });
 });
 
 describe.runIf(process.platform !== "win32")("a full disk (a limit on the size of files)", () => {
@@ -213,5 +213,5 @@ describe.runIf(process.platform !== "win32")("a full disk (a limit on the size o
     expect(report).toMatchObject({ written: 160, dropped: 0 });
     expect(report.warnings).toHaveLength(1);
     expect((await log(150)).warnings, "recovered in between, so it warns again").toHaveLength(2);
-  }, 30_000);
+  });
 });

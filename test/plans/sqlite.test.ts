@@ -96,48 +96,36 @@ eachDatabase("plans", (database) => {
   // SQLite plans by the indexes alone, and by what somebody's ANALYZE found at the time.
   const onSqlite = it.skipIf(database.dialect !== "sqlite");
 
-  onSqlite(
-    "walk indexes in their order, without statistics and with them",
-    async () => {
-      const { knex, queue, filling } = await stage(database);
-      await filling.step(LARGE);
-      expect(await lookAt(knex, queue, "no statistics")).toBe("");
-      await analyze(knex, "sqlite");
-      expect(await lookAt(knex, queue, "fresh statistics")).toBe("");
-    },
-    120_000,
-  );
+  onSqlite("walk indexes in their order, without statistics and with them", async () => {
+    const { knex, queue, filling } = await stage(database);
+    await filling.step(LARGE);
+    expect(await lookAt(knex, queue, "no statistics")).toBe("");
+    await analyze(knex, "sqlite");
+    expect(await lookAt(knex, queue, "fresh statistics")).toBe("");
+  });
 
-  onSqlite(
-    "walk indexes in their order with old statistics",
-    async () => {
-      const { knex, queue, filling } = await stage(database);
-      // Of a smaller table a step of upkeep names so many rows that reading all of it is right.
-      await filling.step(SMALL_ENOUGH);
-      await analyze(knex, "sqlite");
-      await filling.step(LARGE);
-      expect(await lookAt(knex, queue, "old statistics")).toBe("");
-    },
-    120_000,
-  );
+  onSqlite("walk indexes in their order with old statistics", async () => {
+    const { knex, queue, filling } = await stage(database);
+    // Of a smaller table a step of upkeep names so many rows that reading all of it is right.
+    await filling.step(SMALL_ENOUGH);
+    await analyze(knex, "sqlite");
+    await filling.step(LARGE);
+    expect(await lookAt(knex, queue, "old statistics")).toBe("");
+  });
 
-  onSqlite(
-    "seek the places behind what is leased",
-    async () => {
-      const { knex, filling } = await stage(database);
-      const { now } = sqlite("outbox_");
-      const alike = { priority: "20", rank: "80" };
-      await filling.step(SMALL_ENOUGH);
-      const lease = { visible_at: `${now} + 3600000`, worker_id: "'other'", receipt: "1" };
-      await filling.messages("leased", 5_000, { ...alike, ...lease });
-      await filling.messages("leased", 1_000, alike, 5_000);
-      // Of one rank: its part, what goes before it and what comes after it.
-      expect(await claimPastLeased(knex)).toBe(6);
-      await analyze(knex, "sqlite");
-      expect(await claimPastLeased(knex)).toBe(6);
-      await filling.step(LARGE);
-      expect(await claimPastLeased(knex)).toBe(6);
-    },
-    120_000,
-  );
+  onSqlite("seek the places behind what is leased", async () => {
+    const { knex, filling } = await stage(database);
+    const { now } = sqlite("outbox_");
+    const alike = { priority: "20", rank: "80" };
+    await filling.step(SMALL_ENOUGH);
+    const lease = { visible_at: `${now} + 3600000`, worker_id: "'other'", receipt: "1" };
+    await filling.messages("leased", 5_000, { ...alike, ...lease });
+    await filling.messages("leased", 1_000, alike, 5_000);
+    // Of one rank: its part, what goes before it and what comes after it.
+    expect(await claimPastLeased(knex)).toBe(6);
+    await analyze(knex, "sqlite");
+    expect(await claimPastLeased(knex)).toBe(6);
+    await filling.step(LARGE);
+    expect(await claimPastLeased(knex)).toBe(6);
+  });
 });

@@ -63,7 +63,7 @@ eachDatabase("groups of dead letters", (database) => {
     await bulkDead(queue, database, to, 1);
     const capped = await queue.deadLetters.groups({ agentId: to });
     expect([capped.capped, ...capped.groups.map(({ count }) => count)]).toEqual([true, 10_000]);
-  }, 120_000);
+  });
 });
 
 eachDatabase("the filter of dead letters", (database) => {
@@ -139,7 +139,7 @@ eachDatabase("the filter of dead letters", (database) => {
     );
     expect(dry.matched).toBe(2_300);
     expect((await queue.deadLetters.redrive(filter)).messageIds).toEqual([first, last]);
-  }, 60_000);
+  });
 
   it("by id finds every recipient's letter", async () => {
     const { queue } = watched(database.knex());

@@ -89,7 +89,7 @@ eachDatabase("dead letters", (database) => {
     );
     expect(await queue.getQueueStats(to)).toMatchObject({ pending: 120, dead: 0 });
     expect(done.reduce((sum, { redriven }) => sum + redriven, 0)).toBe(120);
-  }, 60_000);
+  });
 });
 
 eachDatabase("redriving what bears keys", (database) => {

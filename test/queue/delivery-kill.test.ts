@@ -31,7 +31,7 @@ eachDatabase("workers that are killed at any moment", (database) => {
       await Promise.all(pair.map(({ exited }) => exited));
       await meanwhile();
     }
-    await until(async () => (await left(to)) === 0, { timeoutMs: 30_000 });
+    await until(async () => (await left(to)) === 0);
   };
   const left = async (to: string) =>
     (await database.knex()("outbox_messages").where({ to_agent: to })).length;

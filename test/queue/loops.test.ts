@@ -7,7 +7,6 @@ import { gate } from "./worker-support.ts";
 
 const FAST = { pollMs: { min: 5, max: 50 }, onError: () => {} };
 /** Dozens of round trips, one after the other. */
-const LONG = { timeoutMs: 30_000 };
 
 eachDatabase("a chain of messages", (database) => {
   const claimed = async (queue: MessageQueueManager, agentId: string) => {
@@ -96,7 +95,7 @@ eachDatabase("a chain of messages", (database) => {
       );
     }
     const first = await queue.sendMessage({ ...note(ring[1]), fromAgent: ring[0], contextId: "c" });
-    await until(() => stopped.length > 0, LONG);
+    await until(() => stopped.length > 0);
     const [dead, ...others] = await queue.deadLetters.list({ reason: "hop_limit" });
     expect(others).toEqual([]);
     expect(stopped).toEqual([
@@ -143,7 +142,7 @@ eachDatabase("a chain of messages", (database) => {
       );
     }
     await queue.sendMessage({ ...note(b), fromAgent: a });
-    await until(() => stopped.length === 1, LONG);
+    await until(() => stopped.length === 1);
     expect(stopped).toEqual(["ping_pong"]);
     expect(replies).toBe(20);
     const [dead] = await queue.deadLetters.list({ reason: "ping_pong" });
@@ -151,7 +150,7 @@ eachDatabase("a chain of messages", (database) => {
     expect(dead?.lastError?.message).toContain(`${a} and ${b} have answered each other`);
     // An operator lets them talk on: the chain begins anew.
     await queue.deadLetters.redrive({ reason: "ping_pong" });
-    await until(() => stopped.length === 2, LONG);
+    await until(() => stopped.length === 2);
     expect(replies).toBe(40);
     expect(await queue.deadLetters.list({ reason: "ping_pong" })).toHaveLength(1);
   });

@@ -97,7 +97,6 @@ eachDatabase("plans", (database) => {
         }
       }
     },
-    60_000,
   );
 
   it("a batch is one statement, and a claim one round trip", async () => {

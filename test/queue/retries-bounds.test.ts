@@ -135,5 +135,5 @@ eachDatabase("runs under random policies", (database) => {
       expect(dead?.attempt).toBeLessThanOrEqual(Number(runs.get(messageId)));
       expect(dead?.failures).toHaveLength(Number(dead?.attempt));
     }
-  }, 60_000);
+  });
 });

@@ -46,7 +46,7 @@ async function finish(knex: Knex, table = "outbox_messages"): Promise<void> {
     );
     return count;
   });
-  await until(async () => (await found(knex, table)).dead >= dead + gone, { timeoutMs: 20_000 });
+  await until(async () => (await found(knex, table)).dead >= dead + gone);
 }
 
 const state = (rest: Partial<TableState> = {}): TableState => ({
@@ -68,116 +68,96 @@ eachDatabase("the vacuum of upkeep", (database) => {
     if (database.dialect === "postgres") expect(await found(knex)).toMatchObject({ vacuums: 0 });
   });
 
-  onPostgres(
-    "makes the place of finished messages free for new ones",
-    async () => {
-      const { knex } = await database.fresh();
-      const { queue } = watched(knex);
-      await alone(knex, "outbox_messages");
-      await queue.sendMessages(many());
-      const { bytes } = await found(knex);
-      await finish(knex);
-      expect(await queue.maintain()).toMatchObject({ vacuumed: 1, failed: [], more: false });
-      expect(await found(knex)).toMatchObject({ dead: 0, vacuums: 1 });
-      expect((await queue.maintain()).vacuumed).toBe(0);
-      await queue.sendMessages(many());
-      expect((await found(knex)).bytes).toBeLessThanOrEqual(bytes * 1.05);
-    },
-    60_000,
-  );
+  onPostgres("makes the place of finished messages free for new ones", async () => {
+    const { knex } = await database.fresh();
+    const { queue } = watched(knex);
+    await alone(knex, "outbox_messages");
+    await queue.sendMessages(many());
+    const { bytes } = await found(knex);
+    await finish(knex);
+    expect(await queue.maintain()).toMatchObject({ vacuumed: 1, failed: [], more: false });
+    expect(await found(knex)).toMatchObject({ dead: 0, vacuums: 1 });
+    expect((await queue.maintain()).vacuumed).toBe(0);
+    await queue.sendMessages(many());
+    expect((await found(knex)).bytes).toBeLessThanOrEqual(bytes * 1.05);
+  });
 
-  onPostgres(
-    "is taken by a worker",
-    async () => {
-      const { knex } = await database.fresh();
-      const { queue } = watched(knex);
-      await alone(knex, "outbox_messages");
-      await queue.sendMessages(many("elsewhere"));
-      await finish(knex);
-      const worker = queue.work(mailbox(), () => undefined);
-      await until(async () => (await found(knex)).vacuums === 1, { timeoutMs: 20_000 });
-      await worker.stop();
-    },
-    60_000,
-  );
+  onPostgres("is taken by a worker", async () => {
+    const { knex } = await database.fresh();
+    const { queue } = watched(knex);
+    await alone(knex, "outbox_messages");
+    await queue.sendMessages(many("elsewhere"));
+    await finish(knex);
+    const worker = queue.work(mailbox(), () => undefined);
+    await until(async () => (await found(knex)).vacuums === 1);
+    await worker.stop();
+  });
 
-  onPostgres(
-    "can be switched off",
-    async () => {
-      const { knex } = await database.fresh();
-      const { queue } = watched(knex, { vacuum: false });
-      await alone(knex, "outbox_messages");
-      await queue.sendMessages(many());
-      await finish(knex);
-      expect(await queue.maintain()).toMatchObject({ vacuumed: 0, failed: [] });
-      expect(await found(knex)).toMatchObject({ vacuums: 0 });
-    },
-    60_000,
-  );
+  onPostgres("can be switched off", async () => {
+    const { knex } = await database.fresh();
+    const { queue } = watched(knex, { vacuum: false });
+    await alone(knex, "outbox_messages");
+    await queue.sendMessages(many());
+    await finish(knex);
+    expect(await queue.maintain()).toMatchObject({ vacuumed: 0, failed: [] });
+    expect(await found(knex)).toMatchObject({ vacuums: 0 });
+  });
 
-  onPostgres(
-    "leaves a table to who holds it, and to the first of many",
-    async () => {
-      const { knex } = await database.fresh();
-      const queues = Array.from({ length: 10 }, () => watched(knex).queue);
-      await alone(knex, "outbox_messages");
-      await queues[0]?.sendMessages(many());
-      await finish(knex);
-      await knex.transaction(async (trx) => {
-        await trx.raw("LOCK TABLE outbox_messages IN SHARE UPDATE EXCLUSIVE MODE");
-        expect(await queues[0]?.maintain()).toMatchObject({ vacuumed: 0, failed: [] });
-        // Whoever did not see the lock in time does not wait for it either.
-        const vacuuming = vacuumingOf(knex, dialectFor("postgres", "outbox_"), "outbox_");
-        await vacuuming?.vacuum("outbox_messages");
-      });
-      expect(await found(knex)).toMatchObject({ vacuums: 0 });
-      const reports = await Promise.all(queues.map((queue) => queue.maintain()));
-      expect(reports.flatMap(({ failed }) => failed)).toEqual([]);
-      expect((await found(knex)).dead).toBeLessThan(MANY / 10);
-    },
-    60_000,
-  );
+  onPostgres("leaves a table to who holds it, and to the first of many", async () => {
+    const { knex } = await database.fresh();
+    const queues = Array.from({ length: 10 }, () => watched(knex).queue);
+    await alone(knex, "outbox_messages");
+    await queues[0]?.sendMessages(many());
+    await finish(knex);
+    await knex.transaction(async (trx) => {
+      await trx.raw("LOCK TABLE outbox_messages IN SHARE UPDATE EXCLUSIVE MODE");
+      expect(await queues[0]?.maintain()).toMatchObject({ vacuumed: 0, failed: [] });
+      // Whoever did not see the lock in time does not wait for it either.
+      const vacuuming = vacuumingOf(knex, dialectFor("postgres", "outbox_"), "outbox_");
+      await vacuuming?.vacuum("outbox_messages");
+    });
+    expect(await found(knex)).toMatchObject({ vacuums: 0 });
+    const reports = await Promise.all(queues.map((queue) => queue.maintain()));
+    expect(reports.flatMap(({ failed }) => failed)).toEqual([]);
+    expect((await found(knex)).dead).toBeLessThan(MANY / 10);
+  });
 
-  onPostgres(
-    "is not tried by an account that may not, until it may",
-    async () => {
-      const { knex, url } = await database.fresh();
-      await alone(knex, "outbox_messages");
-      await watched(knex).queue.sendMessages(many());
-      await finish(knex);
-      const role = new URL(url).pathname.slice(1);
-      await knex.raw(`CREATE ROLE ${role}`);
-      await knex.raw(
-        `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO ${role}`,
-      );
-      const notices: unknown[] = [];
-      const config = knexConfig(url);
-      const guest = newKnex({
-        ...config,
-        pool: {
-          ...config.pool,
-          afterCreate: (connection: Client, done: (error: Error | null) => void) => {
-            connection.on("notice", (notice) => notices.push(notice));
-            void connection.query(`SET ROLE ${role}`, done);
-          },
+  onPostgres("is not tried by an account that may not, until it may", async () => {
+    const { knex, url } = await database.fresh();
+    await alone(knex, "outbox_messages");
+    await watched(knex).queue.sendMessages(many());
+    await finish(knex);
+    const role = new URL(url).pathname.slice(1);
+    await knex.raw(`CREATE ROLE ${role}`);
+    await knex.raw(
+      `GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO ${role}`,
+    );
+    const notices: unknown[] = [];
+    const config = knexConfig(url);
+    const guest = newKnex({
+      ...config,
+      pool: {
+        ...config.pool,
+        afterCreate: (connection: Client, done: (error: Error | null) => void) => {
+          connection.on("notice", (notice) => notices.push(notice));
+          void connection.query(`SET ROLE ${role}`, done);
         },
-      });
-      onTestFinished(async () => {
-        await guest.destroy();
-        await knex.raw(`DROP OWNED BY ${role}`);
-        await knex.raw(`DROP ROLE ${role}`);
-      });
-      const { queue } = watched(guest);
-      expect(await queue.maintain()).toMatchObject({ vacuumed: 0, failed: [] });
-      expect(await found(knex)).toMatchObject({ vacuums: 0 });
-      expect(notices).toEqual([]);
-      const owner = (await knex.raw("SELECT current_user AS name")).rows[0].name;
-      await knex.raw(`GRANT ${owner} TO ${role}`);
-      expect(await queue.maintain()).toMatchObject({ vacuumed: 1, failed: [] });
-      expect(await found(knex)).toMatchObject({ vacuums: 1 });
-    },
-    60_000,
-  );
+      },
+    });
+    onTestFinished(async () => {
+      await guest.destroy();
+      await knex.raw(`DROP OWNED BY ${role}`);
+      await knex.raw(`DROP ROLE ${role}`);
+    });
+    const { queue } = watched(guest);
+    expect(await queue.maintain()).toMatchObject({ vacuumed: 0, failed: [] });
+    expect(await found(knex)).toMatchObject({ vacuums: 0 });
+    expect(notices).toEqual([]);
+    const owner = (await knex.raw("SELECT current_user AS name")).rows[0].name;
+    await knex.raw(`GRANT ${owner} TO ${role}`);
+    expect(await queue.maintain()).toMatchObject({ vacuumed: 1, failed: [] });
+    expect(await found(knex)).toMatchObject({ vacuums: 1 });
+  });
 
   onPostgres(
     "comes ever more rarely while an open transaction might see what is dead",
@@ -213,28 +193,23 @@ eachDatabase("the vacuum of upkeep", (database) => {
       await finish(knex);
       expect(await dueAfter(EVERY_MS)).toBe(true);
     },
-    60_000,
   );
 
-  onPostgres(
-    "finds tables of any prefix by the search path",
-    async () => {
-      const { knex, url } = await database.unmigrated();
-      await knex.raw("CREATE SCHEMA elsewhere");
-      const other = new URL(url);
-      other.searchParams.set("options", "-c search_path=elsewhere");
-      const own = connect(other.href).knex;
-      onTestFinished(() => own.destroy());
-      await migrate(own, { prefix: "billing_" });
-      await alone(own, "billing_messages");
-      const { queue } = watched(own, { prefix: "billing_" });
-      await queue.sendMessages(many());
-      await finish(own, "billing_messages");
-      expect(await queue.maintain()).toMatchObject({ vacuumed: 1, failed: [] });
-      expect(await found(own, "billing_messages")).toMatchObject({ dead: 0, vacuums: 1 });
-    },
-    60_000,
-  );
+  onPostgres("finds tables of any prefix by the search path", async () => {
+    const { knex, url } = await database.unmigrated();
+    await knex.raw("CREATE SCHEMA elsewhere");
+    const other = new URL(url);
+    other.searchParams.set("options", "-c search_path=elsewhere");
+    const own = connect(other.href).knex;
+    onTestFinished(() => own.destroy());
+    await migrate(own, { prefix: "billing_" });
+    await alone(own, "billing_messages");
+    const { queue } = watched(own, { prefix: "billing_" });
+    await queue.sendMessages(many());
+    await finish(own, "billing_messages");
+    expect(await queue.maintain()).toMatchObject({ vacuumed: 1, failed: [] });
+    expect(await found(own, "billing_messages")).toMatchObject({ dead: 0, vacuums: 1 });
+  });
 });
 
 it("a table is due when enough is dead by what lives, and some seconds after the last vacuum", () => {

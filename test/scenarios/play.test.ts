@@ -3,10 +3,8 @@ import { SCENARIOS } from "../../demo/scenarios/index.ts";
 import { runDemo, temporaryFolder } from "../demo/support.ts";
 import { eachDatabase } from "../support/databases.ts";
 
-const LONG = { timeout: 60_000 };
-
 describe("npm run demo -- --scenario", () => {
-  it("lists what there is", LONG, async () => {
+  it("lists what there is", async () => {
     const { code, stdout } = await runDemo(["--list"], await temporaryFolder());
     expect(code).toBe(0);
     const names = [...stdout.matchAll(/^ {2}(\S+) {2,}\S/gm)].map(([, name]) => name);
@@ -14,7 +12,7 @@ describe("npm run demo -- --scenario", () => {
     expect(new Set(names).size).toBe(names.length);
   });
 
-  it("tells a story, and leaves nothing behind", LONG, async () => {
+  it("tells a story, and leaves nothing behind", async () => {
     const cwd = await temporaryFolder();
     const { code, stdout, stderr } = await runDemo(["--scenario", "incident"], cwd);
     expect([code, stderr]).toEqual([0, ""]);
@@ -24,7 +22,7 @@ describe("npm run demo -- --scenario", () => {
     expect(stdout).not.toContain("\u001b");
   });
 
-  it("prints what came of it as JSON, and the story beside it", LONG, async () => {
+  it("prints what came of it as JSON, and the story beside it", async () => {
     const cwd = await temporaryFolder();
     const { code, stdout, stderr } = await runDemo(["--scenario", "upload", "--json"], cwd);
     expect(code).toBe(0);
@@ -35,7 +33,7 @@ describe("npm run demo -- --scenario", () => {
   it.each([
     ["an unknown one", ["--scenario", "lunch"], /--scenario takes upload, .*, got "lunch"/],
     ["one with a folder", ["--scenario", "upload", "src"], /needs no folder, got src/],
-  ])("%s is a wrong command line", LONG, async (_, args, message) => {
+  ])("%s is a wrong command line", async (_, args, message) => {
     const { code, stdout, stderr } = await runDemo(args, await temporaryFolder());
     expect([code, stdout]).toEqual([2, ""]);
     expect(stderr).toMatch(message);
@@ -43,7 +41,7 @@ describe("npm run demo -- --scenario", () => {
 });
 
 eachDatabase("a scenario in a database of the caller's", (database) => {
-  it("has tables of its own there, and takes them away", LONG, async () => {
+  it("has tables of its own there, and takes them away", async () => {
     const args = ["--scenario", "upload", "--database", database.url()];
     const { code, stderr } = await runDemo(args, await temporaryFolder());
     expect([code, stderr]).toEqual([0, ""]);

@@ -8,10 +8,8 @@ import { upload } from "../../demo/scenarios/upload.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { played } from "./support.ts";
 
-const LONG = { timeout: 60_000 };
-
 eachDatabase("SOLEil: an uploaded file", (database) => {
-  it("goes from module to module, each step once, in one conversation", LONG, async () => {
+  it("goes from module to module, each step once, in one conversation", async () => {
     const { result, events, said } = await played(upload, await database.fresh());
     expect(result.told).toEqual(["user-ana", "user-ben", "user-caro"]);
     expect(
@@ -40,59 +38,51 @@ eachDatabase("SOLEil: an uploaded file", (database) => {
 });
 
 eachDatabase("SOLEil: a change of an API", (database) => {
-  it(
-    "goes through its eight steps, waits for its approval, and is tested on both sides",
-    LONG,
-    async () => {
-      const { result, said, outbox } = await played(apiChange, await database.fresh());
-      const { workflow } = result;
-      expect(workflow.state).toBe("completed");
-      const order = [...workflow.steps]
-        .sort((a, b) => Number(a.completion) - Number(b.completion))
-        .map(({ stepId }) => stepId);
-      expect(order.slice(0, 5)).toEqual(["submit", "review", "approve", "implement", "update"]);
-      expect(order.slice(5, 7).sort()).toEqual(["test_consumer", "test_provider"]);
-      expect(order[7]).toBe("complete");
-      expect(workflow.result).toMatchObject({
-        review: { breaking_changes: false, estimated_effort: "small" },
-        approve: { approved: true },
-        complete: { provider: "31 passed", consumer: "12 passed", version: 2 },
-      });
-      expect(result).toMatchObject({ version: 2, told: ["content-module", "drive-module"] });
-      expect(result.moves).toEqual([
-        ...["submitted", "in_review", "approved", "implementing", "testing", "completed"],
-      ]);
-      const at = (line: string) => said.findIndex((one) => one.startsWith(line));
-      expect(at("drive-owner: approves")).toBeLessThan(at("drive-module: implemented"));
-      expect((await outbox.queue.getQueueStats()).pending).toBe(0);
-    },
-  );
+  it("goes through its eight steps, waits for its approval, and is tested on both sides", async () => {
+    const { result, said, outbox } = await played(apiChange, await database.fresh());
+    const { workflow } = result;
+    expect(workflow.state).toBe("completed");
+    const order = [...workflow.steps]
+      .sort((a, b) => Number(a.completion) - Number(b.completion))
+      .map(({ stepId }) => stepId);
+    expect(order.slice(0, 5)).toEqual(["submit", "review", "approve", "implement", "update"]);
+    expect(order.slice(5, 7).sort()).toEqual(["test_consumer", "test_provider"]);
+    expect(order[7]).toBe("complete");
+    expect(workflow.result).toMatchObject({
+      review: { breaking_changes: false, estimated_effort: "small" },
+      approve: { approved: true },
+      complete: { provider: "31 passed", consumer: "12 passed", version: 2 },
+    });
+    expect(result).toMatchObject({ version: 2, told: ["content-module", "drive-module"] });
+    expect(result.moves).toEqual([
+      ...["submitted", "in_review", "approved", "implementing", "testing", "completed"],
+    ]);
+    const at = (line: string) => said.findIndex((one) => one.startsWith(line));
+    expect(at("drive-owner: approves")).toBeLessThan(at("drive-module: implemented"));
+    expect((await outbox.queue.getQueueStats()).pending).toBe(0);
+  });
 });
 
 eachDatabase("SOLEil: maintenance", (database) => {
-  it(
-    "makes all modules read-only, parks what is to be written, and loses none of it",
-    LONG,
-    async () => {
-      const { result } = await played(maintenance, await database.fresh());
-      expect(result).toMatchObject({
-        readOnly: ["content-module", "sync-module"],
-        readMeanwhile: ["content-module", "sync-module"],
-        parked: 4,
-        writtenBefore: 2,
-      });
-      expect(result.written).toHaveLength(6);
-      for (const module of ["content-module", "sync-module"]) {
-        expect(result.written.filter((one) => one.startsWith(module))).toEqual(
-          [1, 2, 3].map((n) => `${module} ${n}`),
-        );
-      }
-    },
-  );
+  it("makes all modules read-only, parks what is to be written, and loses none of it", async () => {
+    const { result } = await played(maintenance, await database.fresh());
+    expect(result).toMatchObject({
+      readOnly: ["content-module", "sync-module"],
+      readMeanwhile: ["content-module", "sync-module"],
+      parked: 4,
+      writtenBefore: 2,
+    });
+    expect(result.written).toHaveLength(6);
+    for (const module of ["content-module", "sync-module"]) {
+      expect(result.written.filter((one) => one.startsWith(module))).toEqual(
+        [1, 2, 3].map((n) => `${module} ${n}`),
+      );
+    }
+  });
 });
 
 eachDatabase("SentinelOps: an incident", (database) => {
-  it("goes through its four steps in order, one of them handed over", LONG, async () => {
+  it("goes through its four steps in order, one of them handed over", async () => {
     const { result, outbox } = await played(incident, await database.fresh());
     const { workflow, handoffs } = result;
     expect(workflow.state).toBe("completed");
@@ -133,42 +123,38 @@ eachDatabase("SentinelOps: an incident", (database) => {
 });
 
 eachDatabase("SnapMap: the pipeline", (database) => {
-  it(
-    "goes on after a warning, and rolls back in reverse order when the delivery fails",
-    LONG,
-    async () => {
-      const { result, outbox, said } = await played(pipeline, await database.fresh());
-      const { workflow, stored, late } = result;
-      expect(workflow.state).toBe("compensated");
-      expect(workflow.steps.map(({ stepId, state }) => [stepId, state])).toEqual([
-        ["upload", "completed"],
-        ["map", "completed"],
-        ["validate", "failed"],
-        ["transform", "completed"],
-        ["export", "completed"],
-        ["deliver", "failed"],
-      ]);
-      expect(workflow.warnings).toMatchObject([
-        { stepId: "validate", message: expect.stringContaining("A-2") },
-      ]);
-      expect(workflow.failure).toMatchObject({ stepId: "deliver", agentId: "sftp-agent" });
-      const delivery = await outbox.tasks.get(String(workflow.steps[5]?.taskId));
-      expect(delivery?.lastError?.code).toBe("TASK_TIMEOUT");
-      expect(stored).toEqual([]);
-      const undone = said.filter((line) => line.includes("rollback"));
-      expect(undone).toEqual([
-        "export-agent: rollback: removed export/products.xml",
-        "upload-agent: rollback: removed upload/products.csv",
-      ]);
-      expect(late).toContain("export-agent");
-      expect(result.refused).toContain("may not send FILE_TAKEN to");
-      expect((await outbox.topology.get()).mode).toBe("mesh");
-    },
-  );
+  it("goes on after a warning, and rolls back in reverse order when the delivery fails", async () => {
+    const { result, outbox, said } = await played(pipeline, await database.fresh());
+    const { workflow, stored, late } = result;
+    expect(workflow.state).toBe("compensated");
+    expect(workflow.steps.map(({ stepId, state }) => [stepId, state])).toEqual([
+      ["upload", "completed"],
+      ["map", "completed"],
+      ["validate", "failed"],
+      ["transform", "completed"],
+      ["export", "completed"],
+      ["deliver", "failed"],
+    ]);
+    expect(workflow.warnings).toMatchObject([
+      { stepId: "validate", message: expect.stringContaining("A-2") },
+    ]);
+    expect(workflow.failure).toMatchObject({ stepId: "deliver", agentId: "sftp-agent" });
+    const delivery = await outbox.tasks.get(String(workflow.steps[5]?.taskId));
+    expect(delivery?.lastError?.code).toBe("TASK_TIMEOUT");
+    expect(stored).toEqual([]);
+    const undone = said.filter((line) => line.includes("rollback"));
+    expect(undone).toEqual([
+      "export-agent: rollback: removed export/products.xml",
+      "upload-agent: rollback: removed upload/products.csv",
+    ]);
+    expect(late).toContain("export-agent");
+    expect(result.refused).toContain("may not send FILE_TAKEN to");
+    expect((await outbox.topology.get()).mode).toBe("mesh");
+  });
 });
 
 eachDatabase("a backend supervisor", (database) => {
-  it("splits a project into tasks, and releases it when its parts are done", LONG, async () => {
+  it("splits a project into tasks, and releases it when its parts are done", async () => {
     const { result } = await played(project, await database.fresh());
     expect(result).toMatchObject({
       autonomous_tasks: ["api", "ui", "release"],

@@ -133,7 +133,7 @@ eachDatabase("locks", (database) => {
         .list({ limit: 10 })
         .then((all) => all.filter(({ resourceId }) => "xyz".includes(resourceId))),
     ).toEqual([]);
-  }, 60_000);
+  });
 
   it("fence the writes of their owner until its transaction ends", async () => {
     const { locks, knex } = await opened();

@@ -39,5 +39,5 @@ eachDatabase("senders that are killed", (database) => {
     // At most the one message each that was on its way when the sender died.
     expect(got.size - committed.size).toBeLessThanOrEqual(3);
     await queue.close();
-  }, 90_000);
+  });
 });

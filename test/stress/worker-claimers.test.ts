@@ -39,5 +39,5 @@ eachDatabase("eight claiming processes", (database) => {
     }
     expect(handled).toHaveLength(messages);
     expect(new Set(handled)).toEqual(new Set(sent.map(({ messageId }) => messageId)));
-  }, 90_000);
+  });
 });

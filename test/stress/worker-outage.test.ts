@@ -90,7 +90,7 @@ async function allDone({ queue, committed, end }: Load, knex: Knex): Promise<voi
       const { pending, scheduled, leased } = await queue.getQueueStats(EFFECTS);
       return pending + scheduled + leased === 0;
     },
-    { timeoutMs: 20_000, everyMs: 50 },
+    { everyMs: 50 },
   );
   const counts = await effects(knex);
   expect(committed.filter((messageId) => counts.get(messageId) !== 1)).toEqual([]);
@@ -106,9 +106,8 @@ async function processed([script, worker]: Load["workers"]): Promise<[number, nu
 /** Goes on when both workers have moved on by this many messages. */
 async function progress({ workers }: Load, by: number): Promise<void> {
   const before = await processed(workers);
-  await until(
-    async () => (await processed(workers)).every((now, n) => now >= Number(before[n]) + by),
-    { timeoutMs: 15_000 },
+  await until(async () =>
+    (await processed(workers)).every((now, n) => now >= Number(before[n]) + by),
   );
 }
 
@@ -131,7 +130,7 @@ describe.skipIf(!canOwnPostgres)(
       await server.start();
       await progress(load, 20);
       await allDone(load, knex);
-    }, 60_000);
+    });
   },
 );
 

@@ -72,7 +72,7 @@ export function spawnScript(
   return {
     child,
     pid: child.pid ?? -1,
-    message: <T>({ timeoutMs = 40_000 } = {}) => inbox.take(timeoutMs, () => output) as Promise<T>,
+    message: <T>({ timeoutMs = 60_000 } = {}) => inbox.take(timeoutMs, () => output) as Promise<T>,
     messages: <T>() => inbox.drain() as T[],
     send: (message) => void child.send(message as object),
     kill: (signal = "SIGKILL") => void child.kill(signal),
@@ -135,7 +135,7 @@ class Inbox {
 }
 
 export interface UntilOptions {
-  /** How long to go on trying, in milliseconds. Default 20,000. */
+  /** How long to go on trying, in milliseconds. Default 60,000. */
   readonly timeoutMs?: number;
   /** The pause between two tries, in milliseconds. Default 20. */
   readonly everyMs?: number;
@@ -144,7 +144,7 @@ export interface UntilOptions {
 /** Tries until `check` returns something truthy, and returns that. A failing check counts as not yet. */
 export async function until<T>(
   check: () => T | Promise<T>,
-  { timeoutMs = 20_000, everyMs = 20 }: UntilOptions = {},
+  { timeoutMs = 60_000, everyMs = 20 }: UntilOptions = {},
 ): Promise<NonNullable<T>> {
   const deadline = performance.now() + timeoutMs;
   let last: unknown;

@@ -123,7 +123,7 @@ eachDatabase("a supervisor that dies at any statement of a workflow", (database)
       "undo left": ["running 1", "waiting 1", "running 2", "completed 2"],
       "undo right": ["running 1", "completed 1"],
     });
-  }, 300_000);
+  });
 
   it("changes nothing: signals, pauses, a cancel with what is under way, and going on after a failure", async () => {
     ran.length = 0;
@@ -178,5 +178,5 @@ eachDatabase("a supervisor that dies at any statement of a workflow", (database)
       slow: ["running 1", "stopping 1", "canceled 1"],
       other: ["running 1", "stopping 1", "canceled 1"],
     });
-  }, 300_000);
+  });
 });

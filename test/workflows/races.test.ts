@@ -50,7 +50,7 @@ eachDatabase("supervisors of workflows at once", (database) => {
     expect(Object.values(lives)).toEqual(
       Array.from({ length: width + 1 }, () => ["running 1", "completed 1"]),
     );
-  }, 120_000);
+  });
 
   it("agree where a cancel, a failure, a signal and the end of a step come together", async () => {
     const workflowIds: string[] = [];
@@ -95,7 +95,7 @@ eachDatabase("supervisors of workflows at once", (database) => {
       }
     }
     if (database.dialect !== "mssql") await checkOrder(on.knex);
-  }, 120_000);
+  });
 
   it("are killed again and again, and every workflow comes to its end", async () => {
     const count = 12;
@@ -160,5 +160,5 @@ eachDatabase("supervisors of workflows at once", (database) => {
     expect([...ran.values()].every((times) => times === 1)).toBe(true);
     expect(ran.size).toBe((count / 2) * 4 + (count / 2) * (5 + 3));
     if (database.dialect !== "mssql") await checkOrder(on.knex);
-  }, 180_000);
+  });
 });

@@ -5,6 +5,8 @@ import type { Workflow, WorkflowInput, WorkflowStepInput } from "../../lib/index
 import { Observers, type OutboxEvent } from "../../lib/protocol/events.ts";
 import type { Db } from "../../lib/store/dialect.ts";
 
+const DAY_MS = 86_400_000;
+
 /** What an agent answers to a task; what it throws fails the task. */
 export type Answers = Record<string, (parameters: Record<string, unknown>) => unknown>;
 
@@ -26,8 +28,9 @@ export function stage(knex: Db, supervisorId = "workflows") {
     queue,
     boss,
 
+    /** Its promise to beat outlasts any test, on any machine. */
     agent: (agentId = "agent", capabilities: string[] = [], maxConcurrentTasks = 100) =>
-      registry.registerAgent({ agentId, capabilities, maxConcurrentTasks }),
+      registry.registerAgent({ agentId, capabilities, maxConcurrentTasks, staleAfterMs: DAY_MS }),
 
     start: (steps: WorkflowStepInput[], more: Partial<WorkflowInput> = {}) =>
       workflows.start({ workflowType: "test", steps, ...more }),

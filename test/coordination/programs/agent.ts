@@ -3,14 +3,14 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { runAgent } from "../../../lib/coordination/agent-runner.ts";
 import { connect } from "../../../lib/store/connect.ts";
 
-const [url = "", agentId = "", heartbeatMs = "200"] = process.argv.slice(2);
+const [url = "", agentId = "", heartbeatMs = "200", leaseMs = "1000"] = process.argv.slice(2);
 const { knex } = connect(url, { poolMax: 3 });
 await runAgent(knex, {
   agentId,
   capabilities: ["x"],
   maxConcurrentTasks: 2,
   heartbeatIntervalMs: Number(heartbeatMs),
-  leaseMs: 1_000,
+  leaseMs: Number(leaseMs),
   tasks: {
     slow: async (task, { signal }) => {
       process.send?.({ began: task.taskId, assignment: task.assignment });
