@@ -14,5 +14,7 @@ export default defineConfig({
     testTimeout: 300_000,
     hookTimeout: 300_000,
     teardownTimeout: 20_000,
+    // Of `expect.poll`, which waits for what must come; a second by default.
+    expect: { poll: { timeout: 60_000 } },
   },
 });

@@ -29,6 +29,8 @@ export const MAIN = "(test)";
 
 /** Nothing happened in so many turns of the event loop: nothing will, by itself. */
 const CALM_TURNS = 6;
+/** A turn of the event loop that took longer was held up. */
+const LONGEST_TURN_MS = 10;
 const MOST_ROUNDS = 200;
 /** After so many rounds a change counts only if it is one that a test could mean. */
 const LOOK_CLOSER_AFTER = 4;
@@ -239,7 +241,7 @@ export class World {
 
   /** Until nothing is under way. Handlers are waited for, but not for ever. */
   async #quiet(): Promise<void> {
-    let deadline = performance.now() + this.#patienceMs;
+    let patience = this.#patienceMs;
     let answered = this.database.answered;
     for (let calm = 0; calm < CALM_TURNS && !this.#endless; ) {
       await told();
@@ -248,15 +250,19 @@ export class World {
       );
       if (this.database.answered !== answered) {
         // It moves: patience is for what does not.
-        deadline = performance.now() + this.#patienceMs;
+        patience = this.#patienceMs;
         answered = this.database.answered;
         calm = 0;
       } else if (this.database.quiet && busy.length === 0 && !this.#recovering()) {
         calm++;
       } else {
         calm = 0;
-        if (performance.now() < deadline || this.#recovering()) await sleep(1);
-        else {
+        if (patience > 0 || this.#recovering()) {
+          const since = performance.now();
+          await sleep(1);
+          // Where the whole process was held up, nobody was waited for.
+          patience -= Math.min(performance.now() - since, LONGEST_TURN_MS);
+        } else {
           for (const one of busy) one.stuck = true;
           if (!this.database.quiet) return;
         }

@@ -3,6 +3,7 @@ import { bulkDead, deadIds, deadWith, liveIds } from "../queue/dead-letters-supp
 import { eachDatabase } from "../support/databases.ts";
 import { until } from "../support/processes.ts";
 import { mailbox, watched } from "../support/queue.ts";
+import { TIMED } from "../support/timed.ts";
 import { type CliOptions, runCli, spawnCli } from "./support.ts";
 
 eachDatabase("dlq", (database) => {
@@ -148,21 +149,25 @@ eachDatabase("dlq", (database) => {
     expect(out).toBe("Sent 250 dead letters again.\n");
   });
 
-  it("Ctrl-C in the middle leaves each message in one place, and says how far it came", async () => {
-    const { queue } = watched(database.knex());
-    const to = mailbox("dlq");
-    const ids = await bulkDead(queue, database, to, 4_000);
-    const argv = ["dlq", "redrive", "--agent", to, "--limit", "5000"];
-    const child = spawnCli(argv, { database: database.url() });
-    await until(async () => (await liveIds(database.knex(), to)).length > 0, { everyMs: 5 });
-    child.child.kill("SIGINT");
-    expect((await child.exited).code).toBe(130);
-    const live = await liveIds(database.knex(), to);
-    expect(child.out()).toBe(
-      `Sent ${live.length} dead letters again.\nStopped: the rest are dead letters still.\n`,
-    );
-    const dead = await deadIds(database.knex(), to);
-    expect(dead.length).toBeGreaterThan(0);
-    expect([...live, ...dead].sort()).toEqual([...ids].sort());
-  });
+  it(
+    "Ctrl-C in the middle leaves each message in one place, and says how far it came",
+    TIMED,
+    async () => {
+      const { queue } = watched(database.knex());
+      const to = mailbox("dlq");
+      const ids = await bulkDead(queue, database, to, 4_000);
+      const argv = ["dlq", "redrive", "--agent", to, "--limit", "5000"];
+      const child = spawnCli(argv, { database: database.url() });
+      await until(async () => (await liveIds(database.knex(), to)).length > 0, { everyMs: 5 });
+      child.child.kill("SIGINT");
+      expect((await child.exited).code).toBe(130);
+      const live = await liveIds(database.knex(), to);
+      expect(child.out()).toBe(
+        `Sent ${live.length} dead letters again.\nStopped: the rest are dead letters still.\n`,
+      );
+      const dead = await deadIds(database.knex(), to);
+      expect(dead.length).toBeGreaterThan(0);
+      expect([...live, ...dead].sort()).toEqual([...ids].sort());
+    },
+  );
 });

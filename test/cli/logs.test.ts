@@ -39,13 +39,13 @@ it("new lines follow until Ctrl-C", async () => {
   let ended = false;
   const following = runCli(["logs", "tail", "--dir", dir, "-n", "0", "-f", "--json"], {
     signal: stop.signal,
+    onOutput: () => stop.abort("SIGINT"),
   }).finally(() => {
     ended = true;
   });
   const logger = new FileLogger(dir);
   onTestFinished(() => logger.close());
   let n = 0;
-  setTimeout(() => stop.abort("SIGINT"), 1_000);
   await until(async () => {
     logger.logAgentActivity("worker-3", "beat", { n: n++ });
     return ended;

@@ -77,6 +77,9 @@ eachDatabase("the command in a process of its own", (database) => {
     await until(() => watching.out().includes("pending"));
     watching.child.kill("SIGINT");
     expect(await watching.exited).toEqual({ code: 130, signal: null });
+    // It is noted among the consumers of its mailbox once it looks there.
+    const { queue } = watched(database.knex());
+    await until(async () => (await queue.consumers("nobody")).length === 1);
     waiting.child.kill("SIGTERM");
     expect(await waiting.exited).toEqual({ code: 143, signal: null });
     expect(watching.err() + waiting.err()).toBe("");
@@ -87,7 +90,7 @@ eachDatabase("the command in a process of its own", (database) => {
     const to = mailbox("work");
     const { messageId } = await queue.sendMessage({ toAgent: to, messageType: "t", content: {} });
     const working = spawnCli(
-      ["work", to, "--lease-ms", "1000", "--exec", "echo started $$ >&2; sleep 60; true"],
+      ["work", to, "--lease-ms", "5000", "--exec", "echo started $$ >&2; sleep 60; true"],
       options(),
     );
     const [, pid] = await until(() => /started (\d+)/.exec(working.err()));
@@ -98,7 +101,7 @@ eachDatabase("the command in a process of its own", (database) => {
     expect(await working.exited).toEqual({ code: 130, signal: null });
     await until(() => !running(Number(pid)));
     // Its lease passes, and the message is there for others: nothing is lost.
-    const [claim] = await queue.getMessages(to, { waitMs: 5_000 });
+    const [claim] = await queue.getMessages(to, { waitMs: 30_000 });
     expect(claim).toMatchObject({ messageId, attempt: 2 });
   });
 });

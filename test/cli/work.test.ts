@@ -5,6 +5,7 @@ import { expect, it, onTestFinished } from "vitest";
 import { eachDatabase } from "../support/databases.ts";
 import { until } from "../support/processes.ts";
 import { mailbox, watched } from "../support/queue.ts";
+import { TIMED } from "../support/timed.ts";
 import { type CliOptions, runCli } from "./support.ts";
 
 interface Line {
@@ -100,6 +101,8 @@ eachDatabase("work", (database) => {
     const { queue } = watched(database.knex());
     const to = mailbox("work");
     const { messageId } = await queue.sendMessage({ toAgent: to, messageType: "t", content: {} });
+    const later = { initialDelayMs: 60_000, maxDelayMs: 60_000 };
+    await queue.mailboxes.set(to, { retryPolicy: later });
     const failing = await work(to, "echo first >&2; echo no such customer >&2; exit 3", "--once");
     expect(failing.code).toBe(0);
     expect(failing.lines<Line>()).toMatchObject([{ outcome: "failed", attempt: 1 }]);
@@ -179,12 +182,12 @@ eachDatabase("work", (database) => {
     expect(none).toMatchObject({ code: 0, out: "Nothing to do.\n" });
   });
 
-  it("keeps the lease of a long program alive, and stops within its deadline", async () => {
+  it("keeps the lease of a long program alive, and stops within its deadline", TIMED, async () => {
     const { queue } = watched(database.knex());
     const to = mailbox("work");
     const { messageId } = await queue.sendMessage({ toAgent: to, messageType: "t", content: {} });
     const stop = new AbortController();
-    const working = start(to, "sleep 60", ["--lease-ms", "300", "--stop-ms", "500", "--json"], {
+    const working = start(to, "sleep 60", ["--lease-ms", "3000", "--stop-ms", "500", "--json"], {
       signal: stop.signal,
     });
     await until(async () => (await queue.getMessage(messageId))?.state === "leased");
@@ -209,7 +212,7 @@ eachDatabase("work", (database) => {
     const note = { toAgent: to, messageType: "t", content: {} };
     const [first] = await queue.sendMessages([note, note]);
     const stop = new AbortController();
-    const working = start(to, "sleep 0.5", ["--json"], { signal: stop.signal });
+    const working = start(to, "sleep 3", ["--json"], { signal: stop.signal });
     await until(async () => (await queue.getMessage(first?.messageId ?? ""))?.state === "leased");
     stop.abort("SIGTERM");
     const { code, lines } = await working;

@@ -13,6 +13,9 @@ import { elapse } from "../support/queue.ts";
 import { TIMED } from "../support/timed.ts";
 import { stage, wipe } from "./stage.ts";
 
+/** Of agents in processes of their own: how often they beat, and their lease. A machine that holds them up for a second loses none. */
+const PATIENT = ["2000", "10000"] as const;
+
 eachDatabase("an agent that runs", (database) => {
   let on: ReturnType<typeof stage>;
   beforeEach(async () => {
@@ -249,6 +252,8 @@ eachDatabase("an agent that runs", (database) => {
         },
       },
     });
+    // It beats often, to be told soon; a machine that holds it up is not to make it lost.
+    await on.knex("outbox_agents").update({ stale_after_ms: 86_400_000 });
     // As if a supervisor had given it to another agent, and the cancelled message had been claimed before.
     await on.queue.pause("a");
     const stale = await assign("work");
@@ -401,7 +406,7 @@ eachDatabase("an agent that runs", (database) => {
 
   it("loses its tasks to another one when its process is killed", async () => {
     const scripts = ["p", "q"].map((agentId) =>
-      spawnScript("test/coordination/programs/agent.ts", [database.url(), agentId]),
+      spawnScript("test/coordination/programs/agent.ts", [database.url(), agentId, ...PATIENT]),
     );
     await Promise.all(scripts.map((script) => script.message()));
     const { taskId, agentId } = await assign("slow");
@@ -418,7 +423,8 @@ eachDatabase("an agent that runs", (database) => {
   });
 
   it("drops its task when its process was frozen and wakes up", async () => {
-    const frozen = spawnScript("test/coordination/programs/agent.ts", [database.url(), "frozen"]);
+    const args = [database.url(), "frozen", ...PATIENT];
+    const frozen = spawnScript("test/coordination/programs/agent.ts", args);
     await frozen.message();
     const { taskId } = await assign("slow");
     expect(await frozen.message()).toEqual({ began: taskId, assignment: 1 });

@@ -80,7 +80,7 @@ eachDatabase("supervisors and agents in processes that are killed", (database) =
         );
       // Killed while they have tasks, and begun anew under the same names.
       for (const share of [0.15, 0.4]) {
-        await until(async () => (await done()) >= share * TASKS, { timeoutMs: 60_000 });
+        await until(async () => (await done()) >= share * TASKS, { timeoutMs: 120_000 });
         const agent = agents[share < 0.2 ? 0 : 2] as (typeof agents)[number];
         const supervisor = supervisors[share < 0.2 ? 0 : 1] as (typeof supervisors)[number];
         agent.script.kill();
@@ -91,7 +91,7 @@ eachDatabase("supervisors and agents in processes that are killed", (database) =
         agents.push({ ...agent, script: start("agent", agent.id, agent.slots) });
       }
       const all = SUPERVISORS.length * TASKS;
-      await until(async () => (await done()) === all, { timeoutMs: 90_000, everyMs: 100 });
+      await until(async () => (await done()) === all, { timeoutMs: 240_000, everyMs: 100 });
       const changes = await readTaskJournal(knex);
       expect(faultsOf(changes, SLOTS)).toEqual([]);
       const completed = changes.filter(
@@ -102,5 +102,6 @@ eachDatabase("supervisors and agents in processes that are killed", (database) =
       // The kills did hit something, and the slots were what held the agents back.
       expect(changes.some(({ after }) => after.assignment > 1)).toBe(true);
     },
+    600_000,
   );
 });

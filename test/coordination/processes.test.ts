@@ -67,7 +67,7 @@ eachDatabase("eight supervisors in processes of their own", (database) => {
     expect(new Set(taskIds).size).toBe(taskIds.length);
 
     await until(async () => (await on.boss.getCoordinationStats()).completed === taskIds.length, {
-      timeoutMs: 60_000,
+      timeoutMs: 200_000,
     });
     watching.abort();
     await watcher;

@@ -3,6 +3,7 @@ import { beforeEach, describe, expect, it } from "vitest";
 import { configFromEnv } from "../../lib/config.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { until } from "../support/processes.ts";
+import { TIMED } from "../support/timed.ts";
 import { wipe } from "./stage.ts";
 import { taskStage } from "./task-stage.ts";
 
@@ -169,7 +170,7 @@ eachDatabase("tasks that are paused, or out of time", (database) => {
     expect(await limitOf("none", "plain")).toBeNull();
   });
 
-  it("end at their limit, and another agent tries", async () => {
+  it("end at their limit, and another agent tries", TIMED, async () => {
     const reasons: unknown[] = [];
     await on.run({
       card: { sla: { targetMs: 1, maxMs: 60_000 } },
@@ -219,7 +220,7 @@ eachDatabase("tasks that are paused, or out of time", (database) => {
     await on.run({
       tasks: {
         work: {
-          timeoutMs: 700,
+          timeoutMs: 3_000,
           run: async (_task, context) => {
             const answer = await context.requestInput({ prompt: "Well?" });
             return { answer, aborted: context.signal.aborted };
@@ -231,7 +232,7 @@ eachDatabase("tasks that are paused, or out of time", (database) => {
     const { taskId } = await on.boss.assignTask(on.needsX());
     await on.becomes(taskId, "input_required");
     expect(await on.tasks.get(taskId)).toMatchObject({ runDeadlineAt: null });
-    await sleep(900);
+    await sleep(3_500);
     const [input] = await on.tasks.inputs();
     await on.tasks.answer(String(input?.inputId), "yes");
     expect(await on.tasks.wait(taskId)).toMatchObject({

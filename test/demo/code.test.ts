@@ -2,6 +2,7 @@ import { describe, expect, test } from "vitest";
 import { analyseCode } from "../../demo/analysis/code.ts";
 import { findFunctions } from "../../demo/analysis/functions.ts";
 import { tokenize } from "../../demo/analysis/tokenize.ts";
+import { TIMED } from "../support/timed.ts";
 
 const tokens = (source: string, options = {}) =>
   tokenize(source, options).map(({ kind, text }) => `${kind} ${text}`);
@@ -100,7 +101,7 @@ describe("tokens", () => {
     ["backticks", "`${".repeat(60_000)],
     ["quotes", "'".repeat(200_000)],
     ["colons", "(a) : (b) => ".repeat(15_000)],
-  ])("200 kB of %s take no more than a moment", (_, source) => {
+  ])("200 kB of %s take no more than a moment", TIMED, (_, source) => {
     const started = performance.now();
     analyseCode(source);
     expect(performance.now() - started).toBeLessThan(2_000);

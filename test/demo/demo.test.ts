@@ -7,6 +7,7 @@ import type { Report } from "../../demo/report.ts";
 import { JQ_RECIPES } from "../observability/jq-recipes.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { until } from "../support/processes.ts";
+import { TIMED } from "../support/timed.ts";
 import {
   childrenOf,
   fixture,
@@ -18,7 +19,6 @@ import {
   temporaryFolder,
 } from "./support.ts";
 
-const SLOW = 90_000;
 const FILES = 22;
 const hasJq = spawnSync("sh", ["-c", "jq --version"]).status === 0;
 
@@ -123,9 +123,7 @@ function expectFindings({ findings }: Report): void {
 }
 
 eachDatabase("the demo", (database) => {
-  test("finds what is there, recovers the killed task once, and takes its tables away", {
-    timeout: SLOW,
-  }, async () => {
+  test("finds what is there, recovers the killed task once, and takes its tables away", async () => {
     const root = await fixture();
     const cwd = await temporaryFolder();
     const finished = await runDemo([root, "--json", "--database", database.url()], cwd, SOURCE);
@@ -143,9 +141,7 @@ eachDatabase("the demo", (database) => {
 });
 
 describe("the demo as a newcomer starts it, on SQLite", () => {
-  test("tells people what happened, and leaves database and logs to look at", {
-    timeout: SLOW,
-  }, async () => {
+  test("tells people what happened, and leaves database and logs to look at", async () => {
     const root = await fixture();
     const cwd = await temporaryFolder();
     const { code, stdout, stderr } = await runDemo([root], cwd);
@@ -172,7 +168,7 @@ describe("the demo as a newcomer starts it, on SQLite", () => {
     expect(log).toContain('"report"');
   });
 
-  test("runs compiled, too, and jq answers from its logs", { timeout: SLOW }, async () => {
+  test("runs compiled, too, and jq answers from its logs", async () => {
     const root = await fixture();
     const built = await temporaryFolder();
     const compiler = resolve("node_modules/typescript/bin/tsc");
@@ -193,7 +189,7 @@ describe("the demo as a newcomer starts it, on SQLite", () => {
     expect(sent.reduce((sum, n) => sum + n, 0)).toBe(report.throughput.messagesSent);
   });
 
-  test("Ctrl-C stops everything, and says where things are", { timeout: SLOW }, async () => {
+  test("Ctrl-C stops everything, and says where things are", async () => {
     const demo = startDemo([await fixture()], await temporaryFolder());
     await demo.said("killed (SIGKILL)");
     const children = childrenOf(demo.pid);
@@ -207,9 +203,7 @@ describe("the demo as a newcomer starts it, on SQLite", () => {
     await until(() => children.every((pid) => !isRunning(pid)));
   });
 
-  test("Ctrl-C while the first tasks are given away stops everything", {
-    timeout: SLOW,
-  }, async () => {
+  test("Ctrl-C while the first tasks are given away stops everything", async () => {
     const demo = startDemo([await fixture()], await temporaryFolder());
     await demo.said("each in a process of its own");
     const children = childrenOf(demo.pid);
@@ -220,9 +214,7 @@ describe("the demo as a newcomer starts it, on SQLite", () => {
     await until(() => children.every((pid) => !isRunning(pid)));
   });
 
-  test("Ctrl-C while it opens its database begins nothing, and leaves nothing", {
-    timeout: SLOW,
-  }, async () => {
+  test("Ctrl-C while it opens its database begins nothing, and leaves nothing", TIMED, async () => {
     const cwd = await temporaryFolder();
     const demo = startDemo([await fixture()], cwd);
     // The folder of its run is there before it listens for signals, the file after that.
@@ -239,7 +231,7 @@ describe("the demo as a newcomer starts it, on SQLite", () => {
     expect(await readdir(cwd)).toEqual([]);
   });
 
-  test("its workers end when it is killed itself", { timeout: SLOW }, async () => {
+  test("its workers end when it is killed itself", async () => {
     const demo = startDemo([await fixture()], await temporaryFolder());
     await demo.said("killed (SIGKILL)");
     const children = childrenOf(demo.pid);

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { checkLinks } from "../../demo/analysis/links.ts";
 import { outlineOf, parseMarkdown, slugOf } from "../../demo/analysis/markdown.ts";
+import { TIMED } from "../support/timed.ts";
 
 const lines = (...text: string[]) => parseMarkdown(text.join("\n"));
 const headings = (...text: string[]) => lines(...text).headings.map(({ text: title }) => title);
@@ -138,6 +139,7 @@ describe("links", () => {
 
 test.each(["`` ` ", "](", "[", "<a ", 'href="', "# ", "- [x](", "> "])(
   "200 kB of %j take no more than a moment",
+  TIMED,
   (piece) => {
     const started = performance.now();
     parseMarkdown(piece.repeat(200_000 / piece.length));

@@ -4,6 +4,7 @@ import { openOutbox } from "../../lib/index.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { until } from "../support/processes.ts";
 import { mailbox, note } from "../support/queue.ts";
+import { TIMED } from "../support/timed.ts";
 
 const writing = (toAgent: string, n: number) => ({
   ...note(toAgent, { n }),
@@ -41,52 +42,56 @@ eachDatabase("maintenance", (database) => {
     expect([0, null]).toContain(row.gated);
   });
 
-  it("stops claimers that run, also such as have not heard of it, and all is handled once after it", async () => {
-    const { knex } = await database.fresh();
-    await using outbox = await openOutbox({ database: knex });
-    const to = mailbox();
-    const others = await Promise.all(
-      Array.from({ length: database.dialect === "sqlite" ? 0 : 3 }, () =>
-        openOutbox({ database: database.url() }),
-      ),
-    );
-    const handled: { n: number; at: number }[] = [];
-    const workers = [outbox, ...others].flatMap(({ queue }) => [
-      queue.work(
-        to,
-        async ({ content }) => {
-          handled.push({ n: (content as { n: number }).n, at: performance.now() });
-        },
-        { pollMs: { min: 1, max: 50 } },
-      ),
-    ]);
-    let sent = 0;
-    let stop = false;
-    const sending = (async () => {
-      while (!stop) {
-        await outbox.queue.sendMessages(
-          Array.from({ length: 10 }, (_, n) => writing(to, sent + n)),
-        );
-        sent += 10;
-        await sleep(5);
-      }
-    })();
-    await until(() => handled.length > 50);
-    await outbox.system.enterMaintenance({ reason: "update" });
-    const since = performance.now();
-    await sleep(700);
-    expect(handled.filter(({ at }) => at > since)).toEqual([]);
-    expect(sent).toBeGreaterThan(handled.length);
-    await outbox.system.ready();
-    stop = true;
-    await sending;
-    await until(() => handled.length >= sent);
-    await Promise.all(workers.map((worker) => worker.stop()));
-    expect(handled.map(({ n }) => n).sort((a, b) => a - b)).toEqual(
-      Array.from({ length: sent }, (_, n) => n),
-    );
-    for (const other of others) await other.close();
-  });
+  it(
+    "stops claimers that run, also such as have not heard of it, and all is handled once after it",
+    TIMED,
+    async () => {
+      const { knex } = await database.fresh();
+      await using outbox = await openOutbox({ database: knex });
+      const to = mailbox();
+      const others = await Promise.all(
+        Array.from({ length: database.dialect === "sqlite" ? 0 : 3 }, () =>
+          openOutbox({ database: database.url() }),
+        ),
+      );
+      const handled: { n: number; at: number }[] = [];
+      const workers = [outbox, ...others].flatMap(({ queue }) => [
+        queue.work(
+          to,
+          async ({ content }) => {
+            handled.push({ n: (content as { n: number }).n, at: performance.now() });
+          },
+          { pollMs: { min: 1, max: 50 } },
+        ),
+      ]);
+      let sent = 0;
+      let stop = false;
+      const sending = (async () => {
+        while (!stop) {
+          await outbox.queue.sendMessages(
+            Array.from({ length: 10 }, (_, n) => writing(to, sent + n)),
+          );
+          sent += 10;
+          await sleep(5);
+        }
+      })();
+      await until(() => handled.length > 50);
+      await outbox.system.enterMaintenance({ reason: "update" });
+      const since = performance.now();
+      await sleep(700);
+      expect(handled.filter(({ at }) => at > since)).toEqual([]);
+      expect(sent).toBeGreaterThan(handled.length);
+      await outbox.system.ready();
+      stop = true;
+      await sending;
+      await until(() => handled.length >= sent);
+      await Promise.all(workers.map((worker) => worker.stop()));
+      expect(handled.map(({ n }) => n).sort((a, b) => a - b)).toEqual(
+        Array.from({ length: sent }, (_, n) => n),
+      );
+      for (const other of others) await other.close();
+    },
+  );
 
   it("is announced to all agents, and tells who has acknowledged it", async () => {
     const { knex } = await database.fresh();

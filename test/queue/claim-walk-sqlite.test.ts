@@ -6,6 +6,7 @@ import { dialectFor } from "../../lib/store/dialects.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { statementsOf } from "../support/plans.ts";
 import { mailbox, note, watched } from "../support/queue.ts";
+import { TIMED } from "../support/timed.ts";
 
 const ALL: Look = {};
 /** So many leased messages are worth to be passed over. */
@@ -103,6 +104,7 @@ eachDatabase("claims past what is leased", (database) => {
 
   onSqlite(
     "find what another process gave back far behind although there is always more",
+    TIMED,
     async () => {
       const { url, knex, to, leased } = await stage(1_000);
       const other = knexFactory(knexConfig(url));

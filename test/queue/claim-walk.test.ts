@@ -233,11 +233,12 @@ eachDatabase("claims that begin behind what was claimed", (database) => {
           ...{ agentId: "a", limit: 500, leaseMs: 30_000, workerId: "w", messageTypes: null },
           walk: over,
         });
+      let last: Awaited<ReturnType<typeof claim>> = [];
       for (let n = 0; n < 12; n++) {
         await queue.sendMessages(Array.from({ length: 500 }, () => note("a")));
-        const rows = await claim();
-        await dialect.complete(knex, rows, true);
-        walk.found(ALL, rows, DEAR_MS, 0);
+        last = await claim();
+        await dialect.complete(knex, last, true);
+        walk.found(ALL, last, DEAR_MS, 0);
       }
 
       const asker = new pg.Client({ connectionString: url });
@@ -251,7 +252,10 @@ eachDatabase("claims that begin behind what was claimed", (database) => {
         );
         return rows[0]["QUERY PLAN"][0].Plan["Shared Hit Blocks"];
       };
-      const [all, beyond] = [await pagesOf(), await pagesOf(walk)];
+      const all = await pagesOf();
+      // Anew: on a slow machine it was time to look further back meanwhile.
+      walk.found(ALL, last, DEAR_MS, 0);
+      const beyond = await pagesOf(walk);
       // The margin of a thousand is a sixth of the six thousand that have ended.
       expect(beyond).toBeLessThan(all / 3);
     },

@@ -264,7 +264,7 @@ eachDatabase("large contents", (database) => {
       get: async (key: string) => {
         loads++;
         // Longer than the message lives.
-        await new Promise((resolve) => setTimeout(resolve, 2_100));
+        await new Promise((resolve) => setTimeout(resolve, 6_100));
         return files.get(key);
       },
     };
@@ -274,7 +274,7 @@ eachDatabase("large contents", (database) => {
     const worker = queue.work(to, () => {
       handled++;
     });
-    const { messageId } = await queue.sendMessage({ ...note(to, wordy(30_000)), ttlMs: 2_000 });
+    const { messageId } = await queue.sendMessage({ ...note(to, wordy(30_000)), ttlMs: 6_000 });
     await until(
       async () => (await queue.deadLetters.list({ messageIds: [messageId] })).length === 1,
     );

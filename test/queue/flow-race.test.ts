@@ -50,7 +50,7 @@ eachDatabase("flow control between processes", (database) => {
     };
     const worker = queue.work("full", count, { concurrency: 3 });
     const watch = deepest();
-    const flow = { window: 6, whenFull: "wait", waitMs: 60_000 };
+    const flow = { window: 6, whenFull: "wait", waitMs: 150_000 };
     const told = await floods(fresh, flow, 60).finally(() => {
       ended = true;
     });

@@ -73,10 +73,10 @@ eachDatabase("limits", (database) => {
     const { queue } = watched(knex);
     await queue.limits.set("one", { agentId: "a", maxInFlight: 1 });
     await queue.sendMessage({ ...note("a", { n: 1 }), priority: "LOW" });
-    const [frozen] = await queue.getMessages("a", { leaseMs: 1_000 });
+    const [frozen] = await queue.getMessages("a", { leaseMs: 60_000 });
     await queue.sendMessage({ ...note("a", { n: 2 }), priority: "HIGH" });
     expect(await queue.getMessages("a")).toEqual([]);
-    await elapse(knex, 1_000, frozen?.messageId);
+    await elapse(knex, 60_000, frozen?.messageId);
     expect(await queue.getMessages("a")).toMatchObject([{ content: { n: 2 } }]);
     expect(await frozen?.extend(60_000)).toBe("stale");
     expect(await frozen?.ack()).toBe("stale");

@@ -6,6 +6,7 @@ import { eachDatabase } from "../support/databases.ts";
 import { allStatementsOf, planOf } from "../support/plans.ts";
 import { until } from "../support/processes.ts";
 import { note, watched } from "../support/queue.ts";
+import { TIMED } from "../support/timed.ts";
 
 eachDatabase("plans", (database) => {
   // SQL Server's plans need SHOWPLAN, which the stand-in that it is tested with does not give.
@@ -99,7 +100,7 @@ eachDatabase("plans", (database) => {
     },
   );
 
-  it("a batch is one statement, and a claim one round trip", async () => {
+  it("a batch is one statement, and a claim one round trip", TIMED, async () => {
     const { knex } = await database.fresh();
     // Without the wake-up of other processes, which follows a send and is not part of it.
     const { queue } = watched(knex, { notify: false });

@@ -4,6 +4,7 @@ import { MessageQueueManager } from "../../lib/index.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { until } from "../support/processes.ts";
 import { failure, note, watched } from "../support/queue.ts";
+import { TIMED } from "../support/timed.ts";
 
 /** Statements about consumers from now on. */
 function counted(knex: Knex): string[] {
@@ -56,9 +57,9 @@ eachDatabase("consumers", (database) => {
     await until(async () => (await queue.consumers()).length === 1);
     const later = (ms: number) =>
       knex("outbox_consumers").update({ seen_at: knex.raw("seen_at - ?", [ms]) });
-    await later(40_000);
+    await later(25_000);
     expect(await queue.consumers()).toMatchObject([{ workerId: "w1", live: true }]);
-    await later(6_000);
+    await later(21_000);
     expect(await queue.consumers()).toMatchObject([{ workerId: "w1", live: false }]);
     expect((await queue.getQueueStats("a")).consumers).toBe(0);
   });
@@ -81,28 +82,32 @@ eachDatabase("consumers", (database) => {
     expect(asked).toHaveLength(4);
   });
 
-  it("callers of many mailboxes are noted together, whoever noted some of them before", async () => {
-    const { knex } = await database.fresh();
-    const { queue } = watched(knex);
-    const { queue: other } = watched(knex);
-    const asked = counted(knex);
-    const mailboxes = Array.from({ length: 12 }, (_, n) => `box-${n}`);
-    const calls = (by: MessageQueueManager, of: readonly string[], messageTypes?: string[]) =>
-      Promise.all(of.map((to) => by.getMessages(to, { workerId: "w", messageTypes })));
-    await calls(queue, mailboxes.slice(0, 10));
-    await until(async () => (await queue.consumers()).length === 10);
-    expect(asked.length).toBeLessThan(5);
-    // It cannot know that some are there.
-    await calls(other, mailboxes, ["T"]);
-    await calls(other, mailboxes.slice(0, 1), ["U"]);
-    const typed = async () =>
-      (await queue.consumers()).filter(({ messageTypes }) => messageTypes !== null).length;
-    await until(async () => (await typed()) === 12);
-    expect((await queue.consumers("box-0"))[0]?.messageTypes).toEqual(["T", "U"]);
-    expect(new Set((await queue.consumers()).map(({ agentId }) => agentId))).toEqual(
-      new Set(mailboxes),
-    );
-  });
+  it(
+    "callers of many mailboxes are noted together, whoever noted some of them before",
+    TIMED,
+    async () => {
+      const { knex } = await database.fresh();
+      const { queue } = watched(knex);
+      const { queue: other } = watched(knex);
+      const asked = counted(knex);
+      const mailboxes = Array.from({ length: 12 }, (_, n) => `box-${n}`);
+      const calls = (by: MessageQueueManager, of: readonly string[], messageTypes?: string[]) =>
+        Promise.all(of.map((to) => by.getMessages(to, { workerId: "w", messageTypes })));
+      await calls(queue, mailboxes.slice(0, 10));
+      await until(async () => (await queue.consumers()).length === 10);
+      expect(asked.length).toBeLessThan(5);
+      // It cannot know that some are there.
+      await calls(other, mailboxes, ["T"]);
+      await calls(other, mailboxes.slice(0, 1), ["U"]);
+      const typed = async () =>
+        (await queue.consumers()).filter(({ messageTypes }) => messageTypes !== null).length;
+      await until(async () => (await typed()) === 12);
+      expect((await queue.consumers("box-0"))[0]?.messageTypes).toEqual(["T", "U"]);
+      expect(new Set((await queue.consumers()).map(({ agentId }) => agentId))).toEqual(
+        new Set(mailboxes),
+      );
+    },
+  );
 
   it("a caller with an id of its own for each call does not fill the list", async () => {
     const { knex } = await database.fresh();

@@ -149,6 +149,8 @@ eachDatabase("the history of failed runs", (database) => {
     );
     await until(() => worker.stats.active === 1);
     await worker.stop({ deadlineMs: 200 });
+    // A stop does not wait longer than it may for the database to take the message back.
+    await until(async () => (await queue.getMessage(messageId))?.attempt === 0);
     expect(await queue.getMessage(messageId)).toMatchObject({ attempt: 0, failures: [] });
     const [why] = await queue.why(messageId);
     expect(why?.failures).toEqual([]);

@@ -48,7 +48,7 @@ eachDatabase("schedules with several processes", (database) => {
     const survivor = start();
     await Promise.all([...killed, survivor].map((each) => each.message()));
     await elapseSchedules(knex, missed * HOUR);
-    for (const each of [...killed, survivor]) each.send({ begin: true });
+    for (const each of killed) each.send({ begin: true });
     const sent = async () =>
       Number((await knex("outbox_messages").count({ sent: "*" }))[0]?.sent ?? 0);
     for (const each of killed) {
@@ -59,6 +59,7 @@ eachDatabase("schedules with several processes", (database) => {
       await each.exited;
     }
     expect(await sent()).toBeLessThan(missed * boxes.length);
+    survivor.send({ begin: true });
     await until(
       async () => {
         const all = await queue.schedules.list();

@@ -17,7 +17,7 @@ eachDatabase("an idle worker", (database) => {
     await sleep(500);
     // No wake-up: it comes into the mailbox beside the queue.
     await knex("outbox_messages").where({ message_id: messageId }).update({ to_agent: to });
-    await until(() => worker.stats.processed === 1, { timeoutMs: 8_000 });
+    await until(() => worker.stats.processed === 1);
   });
 
   // On SQLite the look has the only connection.

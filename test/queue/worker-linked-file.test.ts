@@ -25,6 +25,6 @@ it("commits to a SQLite file are heard also where a link leads to it", async () 
   });
   onTestFinished(() => listener?.close());
   await outbox.queue.sendMessage(note(mailbox()));
-  await until(() => heard > 0, { timeoutMs: 3_000 });
+  await until(() => heard > 0);
   expect(heard).toBeGreaterThan(0);
 });

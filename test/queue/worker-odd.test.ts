@@ -63,6 +63,7 @@ eachDatabase("a worker whose handler does odd things", (database) => {
       expect(dead).toMatchObject({ reason: "max_attempts", attempt: 2 });
       expect(typeof dead.lastError?.message).toBe("string");
     }
+    await until(() => worker.stats.failed === 2 * names.length);
     expect(worker.stats).toMatchObject({ failed: 2 * names.length, lost: 0 });
   });
 
@@ -165,6 +166,7 @@ eachDatabase("a worker whose handler does odd things", (database) => {
       expect(dead).toMatchObject({ reason: "expired", attempt: 0 });
     }
     expect(seen).toHaveLength(21);
+    await until(() => worker.stats.processed === 21);
     expect(worker.stats).toMatchObject({ processed: 21, failed: 0, lost: 0 });
   });
 

@@ -47,7 +47,7 @@ eachDatabase("waking a worker", (database) => {
     const send = await sender(database, to);
     const worker = queue.work(to, () => undefined, { pollMs: { min: 5, max: 100 } });
     await send(3);
-    await until(() => worker.stats.processed === 3, { timeoutMs: 3_000 });
+    await until(() => worker.stats.processed === 3);
   });
 
   describe.runIf(database.dialect !== "mssql")("by the database (all but SQL Server)", () => {
@@ -212,7 +212,7 @@ eachDatabase("waking a worker", (database) => {
       for (let round = 1; round <= 2; round++) {
         await listeners(database).select(database.knex().raw("pg_terminate_backend(pid)"));
         await send(1);
-        await until(() => worker.stats.processed === round, { timeoutMs: 8_000 });
+        await until(() => worker.stats.processed === round, { timeoutMs: 15_000 });
       }
     });
 

@@ -100,6 +100,7 @@ eachDatabase("a worker", (database) => {
     expect(second - first).toBeGreaterThanOrEqual(99);
     expect(third - second).toBeGreaterThanOrEqual(199);
     expect(told).toEqual([1, 2, 3].map((run) => [`run ${run}`, "handle"]));
+    await until(() => worker.stats.failed === 3);
     expect(worker.stats).toMatchObject({ processed: 0, failed: 3 });
     await until(() => named(messageId).includes("dead_lettered"));
     expect(named(messageId).filter((event) => event === "retried")).toHaveLength(2);
@@ -183,9 +184,9 @@ eachDatabase("a worker", (database) => {
     const worker = queue.work(to, () => undefined, { pollMs: { min: 20_000, max: 20_000 } });
     // After the first look has found nothing.
     await queue.sendMessage(note(to));
-    await until(() => worker.stats.processed === 1, { timeoutMs: 5_000 });
+    await until(() => worker.stats.processed === 1, { timeoutMs: 15_000 });
     await queue.sendMessage(note(to));
-    await until(() => worker.stats.processed === 2, { timeoutMs: 5_000 });
+    await until(() => worker.stats.processed === 2, { timeoutMs: 15_000 });
   });
 
   it("takes only the types it was asked to", async () => {

@@ -162,7 +162,7 @@ eachDatabase("the command line's cards of agents", (database) => {
     );
     const history = await cli("agents", "history", id);
     expect(history.out).toMatch(
-      /^SEQ +WHEN.*\n *\d+ +now +draining.*\n *\d+ +\S+.* +registered +card/,
+      /^SEQ +WHEN.*\n *\d+ +(now|\d+ s ago) +draining.*\n *\d+ +\S+.* +registered +card/,
     );
     await cli("agents", "resume", id);
     const find = (...argv: string[]) => cli("agents", "find", `${skill} >= 2`, ...argv);

@@ -35,7 +35,7 @@ eachDatabase("the connections of statements that run past knex", (database) => {
     return { knex, queue, tarn, asked };
   }
 
-  it.skipIf(!there)("stay from one statement to the next", async () => {
+  it.skipIf(!there)("stay from one statement to the next", TIMED, async () => {
     const { queue, asked } = await pooled(4);
     const to = mailbox();
     await queue.sendMessage(note(to));

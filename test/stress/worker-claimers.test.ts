@@ -28,7 +28,7 @@ eachDatabase("eight claiming processes", (database) => {
         const { pending, leased } = await queue.getQueueStats(to);
         return pending + leased === 0;
       },
-      { timeoutMs: 60_000, everyMs: 100 },
+      { timeoutMs: 150_000, everyMs: 100 },
     );
     const handled: string[] = [];
     for (const claimer of claimers) {

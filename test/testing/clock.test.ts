@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { createTestOutbox, NotSettled } from "../../lib/testing/index.ts";
+import { TIMED } from "../support/timed.ts";
 import { testOutbox } from "./support.ts";
 
 const START = Date.UTC(2026, 0, 1);
@@ -62,7 +63,7 @@ describe("the virtual clock", () => {
     expect(seen.at(-1)).toEqual(["late", 60_000]);
   });
 
-  it("runs all tries of a failing message without waiting for any", async () => {
+  it("runs all tries of a failing message without waiting for any", TIMED, async () => {
     const harness = await testOutbox();
     const runs: number[] = [];
     await harness.consumer("a", () => {
@@ -171,7 +172,7 @@ describe("settle", () => {
   });
 
   it("names the handler that does not return", async () => {
-    const harness = await testOutbox({ patienceMs: 100 });
+    const harness = await testOutbox({ patienceMs: 1_000 });
     let release = () => {};
     const hanging = new Promise<void>((done) => {
       release = done;
@@ -182,7 +183,7 @@ describe("settle", () => {
     expect(error).toBeInstanceOf(NotSettled);
     expect((error as NotSettled).moving).toEqual([
       expect.stringContaining(
-        'a handler of "a" runs for 100 ms of real time: the message stuck (NOTE)',
+        'a handler of "a" runs for 1000 ms of real time: the message stuck (NOTE)',
       ),
     ]);
     await harness.clock.advance(1_000);

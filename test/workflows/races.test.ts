@@ -148,7 +148,7 @@ eachDatabase("supervisors of workflows at once", (database) => {
         .update({ visible_at: 0, attempt: 0 });
     }
     spawnScript("test/workflows/programs/supervisor.ts", [database.url()]);
-    await until(async () => (await over()) === count, { timeoutMs: 60_000 });
+    await until(async () => (await over()) === count, { timeoutMs: 150_000 });
     await agent.stop();
     await checkConsistent(on.knex);
     const states = new Map<string, number>();

@@ -18,7 +18,7 @@ import type { Acknowledged, SystemStore } from "../../store/system.ts";
 import { broadcast } from "../broadcast.ts";
 import type { Parts, Tx } from "../parts.ts";
 
-/** Claims that were under way when the maintenance began are over by then. */
+/** Claims that were under way when the maintenance began are over by then, unless the database is very slow. */
 const SETTLE_MS = 1_000;
 const MOST_LISTED = 1_000;
 
@@ -51,8 +51,9 @@ export class SystemModes {
 
   /**
    * Holds back what writes (tasks and commands, unless told otherwise) and tells all agents, in one commit. Resolves
-   * a second later: from then on nothing of it is handed out, also by processes that have not heard of it, and what
-   * was handed out before may finish. In maintenance already, it changes nothing.
+   * a second later: from then on no claim finds any of it, also of processes that have not heard of it. What was
+   * handed out before may finish, also where a claim began before and is answered only now. In maintenance already,
+   * it changes nothing.
    *
    * @throws ValidationFailed
    */

@@ -47,6 +47,8 @@ export class RunWaits {
   readonly #run: WaitingRun;
   /** Questions that this run waits for. */
   #open = 0;
+  /** These, and those that are being asked: who keeps its clock from going on. */
+  #holds = 0;
   #asks: "input_required" | "auth_required" = "input_required";
   /** How often it made each part, for those that are told apart by nothing else. */
   readonly #made = new Map<string, number>();
@@ -66,21 +68,27 @@ export class RunWaits {
     const fence = this.#stored("ask");
     const { coordination, clock } = this.#run;
     const { tasks } = coordination.parts;
-    const asked = await tasks.transaction((trx) => ask(coordination.parts, trx, fence, request));
-    if (asked === undefined) throw lost(fence);
-    if (asked.input.state !== "open") return answerOf(asked.input);
-    this.#open++;
-    this.#asks = asked.input.kind === "auth" ? "auth_required" : "input_required";
+    // From the commit of the question on the task has time; so its clock stands still before that.
     const leftMs = clock.hold();
+    this.#holds++;
     try {
-      return await this.#answer(asked.input.inputId, patienceMs);
-    } finally {
-      this.#open--;
-      if (this.#open === 0 && !this.#run.signal.aborted) {
-        // Its clock goes on; nobody else moves it back where another question of the task is still open.
-        clock.start(leftMs);
-        await tasks.report(fence, "working", undefined, undefined, leftMs);
+      const asked = await tasks.transaction((trx) => ask(coordination.parts, trx, fence, request));
+      if (asked === undefined) throw lost(fence);
+      if (asked.input.state !== "open") return answerOf(asked.input);
+      this.#open++;
+      this.#asks = asked.input.kind === "auth" ? "auth_required" : "input_required";
+      try {
+        return await this.#answer(asked.input.inputId, patienceMs);
+      } finally {
+        this.#open--;
+        if (this.#open === 0 && !this.#run.signal.aborted) {
+          // Nobody else moves it back where another question of the task is still open.
+          await tasks.report(fence, "working", undefined, undefined, leftMs);
+        }
       }
+    } finally {
+      this.#holds--;
+      if (this.#holds === 0 && !this.#run.signal.aborted) clock.start(leftMs);
     }
   }
 

@@ -9,7 +9,7 @@ const supervisor = new SupervisorCoordinator(supervisorId, knex, { sweepInterval
 process.send?.({ ready: true });
 
 process.once("message", async () => {
-  const background = supervisor.run({ signal: AbortSignal.timeout(60_000), intervalMs: 100 });
+  const background = supervisor.run({ signal: AbortSignal.timeout(280_000), intervalMs: 100 });
   const taskIds: string[] = [];
   for (let n = 0; n < Number(count); n++) {
     const task = await supervisor.assignTask({
@@ -21,5 +21,5 @@ process.once("message", async () => {
     if (!task.duplicate) taskIds.push(task.taskId);
   }
   process.send?.({ taskIds });
-  await Promise.race([background, sleep(120_000)]);
+  await Promise.race([background, sleep(300_000)]);
 });

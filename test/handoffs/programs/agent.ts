@@ -16,8 +16,8 @@ await runAgent(knex, {
   agentId,
   capabilities: [agentId],
   maxConcurrentTasks: 3,
-  heartbeatIntervalMs: 300,
-  leaseMs: 2_000,
+  heartbeatIntervalMs: 1_000,
+  leaseMs: 5_000,
   tasks: {
     relay: async (task, context) => {
       await tell("began");
