@@ -102,9 +102,9 @@ describe("tokens", () => {
     ["quotes", "'".repeat(200_000)],
     ["colons", "(a) : (b) => ".repeat(15_000)],
   ])("200 kB of %s take no more than a moment", TIMED, (_, source) => {
-    const started = performance.now();
+    const before = process.cpuUsage();
     analyseCode(source);
-    expect(performance.now() - started).toBeLessThan(2_000);
+    expect(process.cpuUsage(before).user).toBeLessThan(2_000_000);
   });
 });
 
