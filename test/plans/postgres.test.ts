@@ -1,7 +1,8 @@
 import type { Knex } from "knex";
 import { expect, it } from "vitest";
-import { ClaimWalk } from "../../lib/store/claim-walk.ts";
+import { ClaimWalk, rankEnds } from "../../lib/store/claim-walk.ts";
 import { postgres } from "../../lib/store/postgres.ts";
+import { query } from "../../lib/store/sql.ts";
 import { eachDatabase, type TestDatabase } from "../support/databases.ts";
 import { watched } from "../support/queue.ts";
 import { type Call, COUNTED, COUNTS, calls, RETENTIONS } from "./calls.ts";
@@ -107,6 +108,16 @@ async function inFlight(knex: Knex, filling: Filling, now: string): Promise<Call
   };
 }
 
+/** What the first claim that reads others for long asks, to begin behind them. */
+const endsOfRanks = (knex: Knex): Call => ({
+  name: "where the ranks of a mailbox end",
+  most: 60,
+  run: async () => {
+    const ends = await query(knex, rankEnds("outbox_messages"), { agent: "busy" });
+    expect(ends.length).toBeGreaterThan(0);
+  },
+});
+
 const hot = (all: readonly Call[]) => all.filter(({ cold }) => cold !== true);
 
 /** Statistics that were right once: of tables that were empty, or that had nothing to claim. */
@@ -143,7 +154,7 @@ eachDatabase("plans as they are executed", (database) => {
       await filling.step(LARGE - SMALL);
       const behind = await inFlight(knex, filling, now);
       await knex.raw("VACUUM ANALYZE");
-      const run = [behind, ...calls(knex, queue, "large")];
+      const run = [behind, endsOfRanks(knex), ...calls(knex, queue, "large")];
       const large = await lookAt(explained, run, "100,000 rows");
       expect(large.found.join("\n\n")).toBe("");
       const grown = [...large.touched].filter(
@@ -158,7 +169,8 @@ eachDatabase("plans as they are executed", (database) => {
       const { knex, explained, filling, queue, now } = await stage(database);
       await prepare(knex, filling, now);
       await filling.step(LARGE);
-      const run = [await inFlight(knex, filling, now), ...hot(calls(knex, queue, "stale"))];
+      const others = [await inFlight(knex, filling, now), endsOfRanks(knex)];
+      const run = [...others, ...hot(calls(knex, queue, "stale"))];
       const { found } = await lookAt(explained, run, name);
       expect(found.join("\n\n")).toBe("");
     });
