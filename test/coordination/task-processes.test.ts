@@ -6,6 +6,8 @@ import { wipe } from "./stage.ts";
 import { taskStage } from "./task-stage.ts";
 
 const AGENT = "test/coordination/programs/agent.ts";
+/** Heartbeats and a lease that a machine busy with other things does not miss. */
+const PATIENT = ["10000", "60000"] as const;
 const ASKING = "test/coordination/programs/asking-agent.ts";
 
 eachDatabase("tasks in processes of their own", (database) => {
@@ -20,8 +22,7 @@ eachDatabase("tasks in processes of their own", (database) => {
     "are stopped by a cancel within two seconds, also while all places are taken",
     TIMED,
     async () => {
-      // A lease and heartbeats that a machine busy with other things does not miss.
-      const agent = spawnScript(AGENT, [database.url(), "p", "10000", "60000"]);
+      const agent = spawnScript(AGENT, [database.url(), "p", ...PATIENT]);
       await agent.message();
       const tasks = [
         await on.boss.assignTask(on.needsX({ taskType: "slow" })),
@@ -41,7 +42,7 @@ eachDatabase("tasks in processes of their own", (database) => {
   );
 
   it("are stopped in a frozen process as soon as it wakes up", async () => {
-    const agent = spawnScript(AGENT, [database.url(), "p", "10000", "60000"]);
+    const agent = spawnScript(AGENT, [database.url(), "p", ...PATIENT]);
     await agent.message();
     const { taskId } = await on.boss.assignTask(on.needsX({ taskType: "slow" }));
     await agent.message();

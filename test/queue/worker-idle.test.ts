@@ -4,9 +4,10 @@ import { expect, it, onTestFinished } from "vitest";
 import { eachDatabase } from "../support/databases.ts";
 import { until } from "../support/processes.ts";
 import { mailbox, note, watched } from "../support/queue.ts";
+import { TIMED } from "../support/timed.ts";
 
 eachDatabase("an idle worker", (database) => {
-  it("finds what nobody told of behind many messages in flight", async () => {
+  it("finds what nobody told of behind many messages in flight", TIMED, async () => {
     const { knex } = await database.fresh();
     const { queue } = watched(knex, { notify: false });
     const [to, elsewhere] = [mailbox(), mailbox()];
@@ -17,7 +18,7 @@ eachDatabase("an idle worker", (database) => {
     await sleep(500);
     // No wake-up: it comes into the mailbox beside the queue.
     await knex("outbox_messages").where({ message_id: messageId }).update({ to_agent: to });
-    await until(() => worker.stats.processed === 1);
+    await until(() => worker.stats.processed === 1, { timeoutMs: 8_000 });
   });
 
   // On SQLite the look has the only connection.

@@ -1,3 +1,4 @@
+import type { Knex } from "knex";
 import { expect, it, onTestFinished } from "vitest";
 import { connect, LeaseLost, type MessageQueueManager } from "../../lib/index.ts";
 import { eachDatabase } from "../support/databases.ts";
@@ -13,6 +14,15 @@ eachDatabase("a worker's leases", (database) => {
       const [stolen] = await queue.getMessages(to, { leaseMs: 60_000 });
       return stolen;
     });
+  }
+
+  /** Takes the only connection until the transaction ends: no extension gets through. */
+  async function silenced(knex: Knex): Promise<Knex.Transaction> {
+    const held = await knex.transaction();
+    onTestFinished(async () => {
+      if (!held.isCompleted()) await held.rollback();
+    });
+    return held;
   }
 
   it("G6: are made longer for as long as a handler runs", async () => {
@@ -92,11 +102,7 @@ eachDatabase("a worker's leases", (database) => {
       { leaseMs: 500, onError: () => {} },
     );
     await until(() => worker.stats.active === 1);
-    // The only connection is taken: no extension gets through.
-    const held = await knex.transaction();
-    onTestFinished(async () => {
-      if (!held.isCompleted()) await held.rollback();
-    });
+    const held = await silenced(knex);
     await until(() => reasons.length === 1);
     // Not before the lease of 500 ms is about to end; it counts from the moment when the claim was sent.
     expect(performance.now() - since).toBeGreaterThan(400);
@@ -124,10 +130,7 @@ eachDatabase("a worker's leases", (database) => {
       { leaseMs: 3_000, onError: () => {} },
     );
     await until(() => worker.stats.active === 1);
-    const held = await knex.transaction();
-    onTestFinished(async () => {
-      if (!held.isCompleted()) await held.rollback();
-    });
+    const held = await silenced(knex);
     await until(() => reasons.length === 1);
     expect(await queue.cancelMessage(messageId, { tx: held })).toBe(true);
     await held.commit();

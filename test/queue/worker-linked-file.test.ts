@@ -7,8 +7,9 @@ import { connect } from "../../lib/store/connect.ts";
 import { sqliteChannel } from "../../lib/store/sqlite-watch.ts";
 import { until } from "../support/processes.ts";
 import { mailbox, note } from "../support/queue.ts";
+import { TIMED } from "../support/timed.ts";
 
-it("commits to a SQLite file are heard also where a link leads to it", async () => {
+it("commits to a SQLite file are heard also where a link leads to it", TIMED, async () => {
   const folder = mkdtempSync(join(tmpdir(), "outbox-link-"));
   onTestFinished(() => rmSync(folder, { recursive: true }));
   mkdirSync(join(folder, "data"));
@@ -25,6 +26,6 @@ it("commits to a SQLite file are heard also where a link leads to it", async () 
   });
   onTestFinished(() => listener?.close());
   await outbox.queue.sendMessage(note(mailbox()));
-  await until(() => heard > 0);
+  await until(() => heard > 0, { timeoutMs: 3_000 });
   expect(heard).toBeGreaterThan(0);
 });

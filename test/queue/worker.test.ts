@@ -3,6 +3,7 @@ import { connect, migrate, type Worker } from "../../lib/index.ts";
 import { eachDatabase } from "../support/databases.ts";
 import { until } from "../support/processes.ts";
 import { failure, mailbox, note, watched } from "../support/queue.ts";
+import { TIMED } from "../support/timed.ts";
 import { content, gate, stopped } from "./worker-support.ts";
 
 const now = { retryPolicy: { strategy: "fixed", initialDelayMs: 0 } } as const;
@@ -178,15 +179,15 @@ eachDatabase("a worker", (database) => {
     expect(await queue.getMessage(messageId)).toMatchObject({ state: "processed", attempt: 2 });
   });
 
-  it("hears at once of what this process sends, however rarely it looks", async () => {
+  it("hears at once of what this process sends, however rarely it looks", TIMED, async () => {
     const { queue } = watched(database.knex());
     const to = mailbox();
     const worker = queue.work(to, () => undefined, { pollMs: { min: 20_000, max: 20_000 } });
     // After the first look has found nothing.
     await queue.sendMessage(note(to));
-    await until(() => worker.stats.processed === 1, { timeoutMs: 15_000 });
+    await until(() => worker.stats.processed === 1, { timeoutMs: 5_000 });
     await queue.sendMessage(note(to));
-    await until(() => worker.stats.processed === 2, { timeoutMs: 15_000 });
+    await until(() => worker.stats.processed === 2, { timeoutMs: 5_000 });
   });
 
   it("takes only the types it was asked to", async () => {
